@@ -1,0 +1,94 @@
+"""The project's errors: one sentence that names the clip, the field and the remedy, and a class that decides retries."""
+
+from __future__ import annotations
+
+
+class EditError(Exception):
+    """Base of every error this project raises on purpose.
+
+    `kind` is one of bad_input, out_of_memory, storage, model, cancelled, bug; `retryable` says whether the same
+    work may succeed when tried again unchanged.
+    """
+
+    kind = "bug"
+    retryable = False
+
+
+class ClipError(EditError):
+    """A clip that can't be used: "clip 'a.mp4': it has no video stream; remove it from the manifest"."""
+
+    kind = "bad_input"
+
+    def __init__(self, clip: str, problem: str, remedy: str, field: str = "clip") -> None:
+        super().__init__(f"{field} {clip!r}: {problem}; {remedy}")
+        self.clip, self.problem, self.remedy, self.field = clip, problem, remedy, field
+
+    def __reduce__(self) -> tuple[type[ClipError], tuple[str, str, str, str]]:
+        return type(self), (self.clip, self.problem, self.remedy, self.field)
+
+
+class MissingClip(ClipError):
+    """There is no such file."""
+
+
+class EmptyClip(ClipError):
+    """The file has zero bytes."""
+
+
+class NotAVideo(ClipError):
+    """The file is not in an allowed container, or can't be parsed."""
+
+
+class NoVideoStream(ClipError):
+    """The file holds audio or data, but no video."""
+
+
+class TruncatedClip(ClipError):
+    """The file ends before its video does."""
+
+
+class ClipTooLarge(ClipError):
+    """More bytes, pixels, frames or seconds than the limits allow."""
+
+
+class ClipTooShort(ClipError):
+    """Fewer seconds than the model needs."""
+
+
+class ClipTimeout(ClipError):
+    """Reading took longer than the limit."""
+
+
+class ForbiddenUri(ClipError):
+    """A URI outside the allowed protocols or outside the input root."""
+
+
+class BadManifest(EditError):
+    """A manifest or prompts file that can't be read as one."""
+
+    kind = "bad_input"
+
+
+class BadSpec(EditError):
+    """Settings that contradict each other or the model."""
+
+    kind = "bad_input"
+
+
+class ModelError(EditError):
+    """A model folder that can't be used."""
+
+    kind = "model"
+
+
+class StorageError(EditError):
+    """The store did not do what was asked; another try may succeed."""
+
+    kind = "storage"
+    retryable = True
+
+
+class CorruptObject(StorageError):
+    """Stored bytes that are not what was committed."""
+
+    retryable = False

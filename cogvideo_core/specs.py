@@ -1,0 +1,201 @@
+"""What to do, as data: frozen groups of settings that are the flows' parameters, the UI's form and part of every key.
+
+One level deep, no optional fields ("" and 0 mean "none" or "the model's own"), so that Prefect's form shows them well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces: the same text for the same value in every process."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def fingerprint(value: object) -> str:
+    """sha256 (hex, 64 characters) of a JSON value's canonical text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+class Spec(BaseModel):
+    """Base of all groups: frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def as_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    @property
+    def fingerprint(self) -> str:
+        """Independent of process, field order and of how defaults were given."""
+        return fingerprint(self.as_json())
+
+
+class DatasetSpec(Spec):
+    """Which clips, which prompts, and how frames are taken from them."""
+
+    source: str = Field(
+        "out/demo/clips/manifest.jsonl",
+        title="Source",
+        description="Folder of videos, or a manifest (CSV, JSONL, Parquet) with columns clip, source_prompt, "
+        "target_prompts. Any fsspec URL.",
+        min_length=1,
+    )
+    prompts: str = Field(
+        "",
+        title="Prompts file",
+        description="For a folder: text file with one target prompt a line, applied to every clip, or JSONL with "
+        "clip, source_prompt, target_prompts. Empty: the manifest's own.",
+    )
+    window: Literal["first", "middle", "all"] = Field(
+        "first", title="Window", description="Which part of a longer clip is edited; all = one unit per window."
+    )
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        "crop", title="Fit", description="How a clip of another aspect ratio becomes the model's size."
+    )
+    frames: int = Field(0, title="Frames", ge=0, le=241, description="Per window, 8k+1. 0: the model's own.")
+    height: int = Field(0, title="Height", ge=0, le=2160, description="Pixels. 0: the model's own.")
+    width: int = Field(0, title="Width", ge=0, le=3840, description="Pixels. 0: the model's own.")
+    max_seconds: float = Field(600, title="Longest clip", gt=0, description="Seconds; longer clips are refused.")
+    max_pixels: int = Field(
+        3840 * 2160, title="Largest frame", ge=256, description="Pixels a frame; larger clips are refused."
+    )
+    max_megabytes: int = Field(4096, title="Largest file", ge=1, description="Megabytes; larger files are refused.")
+    timeout_s: float = Field(300, title="Time-out", gt=0, description="Seconds that reading one clip may take.")
+    allow_outside: bool = Field(
+        False, title="Allow clips outside", description="Permit local clip paths and symlinks outside the source folder."
+    )
+
+    @model_validator(mode="after")
+    def _frames_rule(self) -> DatasetSpec:
+        if self.frames and self.frames % 8 != 1:
+            below = max(1, (self.frames - 1) // 8) * 8 + 1
+            raise ValueError(f"frames must be 8k+1 (9, 17, 25, 49, 81 ...), not {self.frames}; use {below}")
+        return self
+
+
+class ModelSpec(Spec):
+    """Which CogVideoX, and how it is held in memory."""
+
+    path: str = Field(
+        "shapes",
+        title="Model",
+        min_length=1,
+        description="A diffusers folder, a hub id (THUDM/CogVideoX-5b), or shapes: the small model that comes along.",
+    )
+    revision: str = Field("", title="Revision", description="Of a hub id. Empty: its default.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", title="Precision", description="Of transformer and text encoder; the denoised state stays float32."
+    )
+    vae_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", title="VAE precision", description="float32 avoids colour shift."
+    )
+    device: str = Field("auto", title="Device", description="auto, cpu, cuda, cuda:1 ...", pattern=r"^[a-z]+(:\d+)?$")
+    offload: Literal["none", "model", "sequential"] = Field(
+        "none", title="CPU offload", description="Trade speed for GPU memory."
+    )
+    vae_tiling: bool = Field(False, title="VAE tiling", description="Less memory; seams are possible.")
+    vae_slicing: bool = Field(False, title="VAE slicing", description="One clip at a time through the VAE.")
+
+
+class InversionSpec(Spec):
+    """How a clip becomes a trajectory, and how that is stored."""
+
+    method: Literal["fixed_point", "ddim", "none"] = Field(
+        "fixed_point",
+        title="Inverter",
+        description="fixed_point reconstructs; ddim is cheaper and does not; none uses the noised source.",
+    )
+    iterations: int = Field(3, title="Iterations", ge=1, le=20, description="Of fixed_point, per step.")
+    steps: int = Field(50, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
+    spacing: Literal["trailing", "linspace", "leading"] = Field(
+        "trailing", title="Timestep spacing", description="trailing starts at zero SNR, as CogVideoX was trained."
+    )
+    prompt: Literal["source", "empty"] = Field(
+        "source", title="Inversion prompt", description="The clip's source prompt, or the empty one."
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "float16", title="Stored precision", description="Of the trajectory on disk."
+    )
+    container: Literal["arrow", "zarr"] = Field("arrow", title="Container", description="Arrow IPC or Zarr v3 shards.")
+
+
+class RecipeSpec(Spec):
+    """Everything that steers an edit."""
+
+    name: str = Field(
+        "balanced", title="Name", description="Shown in tables and file names.", pattern=r"^[A-Za-z0-9_.-]{1,40}$"
+    )
+    guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
+    reference_prompt: Literal["inversion", "source", "edit", "per_half"] = Field(
+        "inversion", title="Reference prompt", description="Which prompt the reference row is given."
+    )
+    reference_weight: float = Field(
+        1.0, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
+    )
+    reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
+    reference_end: Fraction01 = Field(0.4, title="Reference until", description="Fraction of the steps.")
+    layer_start: Fraction01 = Field(0.0, title="Layers from", description="Fraction of the transformer's depth.")
+    layer_end: Fraction01 = Field(1.0, title="Layers until", description="Fraction of the transformer's depth.")
+    start: Literal["inverted", "noised", "fresh"] = Field(
+        "inverted", title="Start from", description="Inverted noise, the noised source, or fresh noise."
+    )
+    start_at: Fraction01 = Field(
+        0.0, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
+    )
+    negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
+    seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
+
+    @model_validator(mode="after")
+    def _windows(self) -> RecipeSpec:
+        for what in ("reference", "layer"):
+            start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
+            if start > end:
+                raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
+            raise ValueError("seeds must be distinct and in 0 .. 2**63 - 1")
+        return self
+
+
+class OutputSpec(Spec):
+    """Where results go and what is kept."""
+
+    root: str = Field("out/demo", title="Output", min_length=1, description="Folder or fsspec URL of the run.")
+    audio: Literal["copy", "none"] = Field("copy", title="Audio", description="Copy the window's audio, or drop it.")
+    crf: int = Field(12, title="Quality", ge=0, le=40, description="x264 constant rate factor; lower is better.")
+    keep_trajectories: Literal["all", "until_edited", "none"] = Field(
+        "all", title="Keep trajectories", description="A trajectory is a cache: keep it to add prompts later."
+    )
+    verify: Literal["none", "size", "full"] = Field(
+        "size", title="Verify", description="How committed files are checked before they are trusted."
+    )
+    gallery: bool = Field(True, title="Gallery", description="Write index.html.")
+
+
+class EngineSpec(Spec):
+    """How the work is spread and when a run counts as failed."""
+
+    engine: Literal["threads"] = Field("threads", title="Engine", description="Who runs the batches.")
+    clips_per_batch: int = Field(1, title="Clips per batch", ge=1, le=1024, description="Clips a task run.")
+    edits_per_batch: int = Field(4, title="Edits per batch", ge=1, le=64, description="Edits a transformer call.")
+    batches_in_flight: int = Field(2, title="Batches in flight", ge=1, le=256, description="Submitted at a time.")
+    min_success_ratio: Fraction01 = Field(
+        0.5, title="Least success", description="The run fails when a smaller share of the clips succeeds."
+    )
+    retries: int = Field(2, title="Retries", ge=0, le=10, description="Of errors that may pass by themselves.")
+
+
+PRESETS: dict[str, RecipeSpec] = {
+    "balanced": RecipeSpec(),
+    "faithful": RecipeSpec(name="faithful", reference_end=1.0),
+    "bold": RecipeSpec(name="bold", reference_end=0.2),
+    "seed": RecipeSpec(name="seed", reference_prompt="per_half", reference_end=1.0, start="fresh"),
+    "text": RecipeSpec(name="text", reference_end=0.0, reference_weight=0.0, start="fresh"),
+}
