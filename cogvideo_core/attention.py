@@ -1,0 +1,81 @@
+"""Attention over a row's own keys and over a shared reference, as pure tensor mathematics.
+
+Shapes: q, k, v are [E,H,S,d] for the edit rows; k_ref, v_ref are [R,H,S_ref,d] for the reference rows. Edit row e sees
+reference row e mod R, so one reference row serves all rows (R = 1), one serves both guidance halves of an edit, or
+each row has its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The state of one transformer call: its first `rows` rows are reference rows, all others see them.
+
+    layers: where they are seen. weight: of the reference in the softmax; 1 equals concatenating the keys.
+    """
+
+    rows: int
+    layers: range
+    weight: float = 1.0
+
+
+def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Softmax attention [E,H,S,d] and its log-sum-exp [E,H,S] (natural log, float32); None if no kernel gives both."""
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
+    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+    return None
+
+
+def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
+    """Attention over the union of two key sets from the attention over each. Source: arXiv 2205.14135, section 3."""
+    share_b = torch.sigmoid(lse_b - lse_a)[..., None].to(out_a.dtype)
+    return torch.lerp(out_a, out_b, share_b)
+
+
+def attend_in_two_parts(
+    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0
+) -> Tensor:
+    """Own keys and reference keys attended apart and merged; reference keys are never expanded to the edit rows."""
+    folded = rearrange(q, "(g r) h s d -> r h (g s) d", r=len(k_ref)).contiguous()
+    own, ref = attend_with_lse(q, k, v), attend_with_lse(folded, k_ref, v_ref)
+    if own is None or ref is None:
+        return attend_concatenated(q, k, v, k_ref, v_ref, weight)
+    groups = len(q) // len(k_ref)
+    out_ref = rearrange(ref[0], "r h (g s) d -> (g r) h s d", g=groups)
+    lse_ref = rearrange(ref[1], "r h (g s) -> (g r) h s", g=groups)
+    return merge(own[0], own[1], out_ref, lse_ref + math.log(weight))
+
+
+def attend_concatenated(
+    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0
+) -> Tensor:
+    """The plain form: reference keys repeated for each row and appended to its own. The two-part form equals it."""
+    groups = len(q) // len(k_ref)
+    keys = torch.cat([k, repeat(k_ref, "r h s d -> (g r) h s d", g=groups)], dim=2)
+    values = torch.cat([v, repeat(v_ref, "r h s d -> (g r) h s d", g=groups)], dim=2)
+    bias = None
+    if weight != 1.0:
+        bias = q.new_zeros(q.shape[2], keys.shape[2])
+        bias[:, k.shape[2] :] = math.log(weight)
+    return scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, reference: Reference | None, layer: int) -> Tensor:
+    """All rows of one call, [reference rows | edit rows]: [R+E,H,S,d]. Reference rows see themselves alone."""
+    if reference is None or layer not in reference.layers or reference.weight == 0:
+        return scaled_dot_product_attention(q, k, v)
+    n = reference.rows
+    out_ref = scaled_dot_product_attention(q[:n], k[:n], v[:n])
+    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n], v[:n], reference.weight)
+    return torch.cat([out_ref, out])

@@ -1,0 +1,252 @@
+"""The one adapter that knows diffusers: loads a CogVideoX, embeds prompts, turns frames into latents, makes velocities."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cogvideo_core import processors
+from cogvideo_core.attention import Reference
+from cogvideo_core.errors import BadSpec, ModelError
+from cogvideo_core.schedule import Schedule, schedule_from_config
+from cogvideo_core.specs import ModelSpec, fingerprint
+
+PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline")
+COMPONENTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
+PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """What the model is fed: frames at a rate and a size in pixels."""
+
+    frames: int
+    height: int
+    width: int
+    fps: int
+
+
+def model_folder(spec: ModelSpec) -> Path:
+    """A local diffusers folder: the shipped one for "shapes", the folder itself, or the hub's download of safetensors."""
+    if spec.path == "shapes":
+        return Path(str(resources.files("cogvideo_core.shapes"))) / "model"
+    folder = Path(spec.path)
+    if folder.exists():
+        return folder
+    if spec.path.count("/") != 1 or spec.path.startswith((".", "/")):
+        raise ModelError(f"field model: {spec.path!r} is no folder and no hub id; give shapes, a diffusers folder or a hub id")
+    try:
+        return Path(
+            diffusers.DiffusionPipeline.download(
+                spec.path, revision=spec.revision or None, use_safetensors=True, trust_remote_code=False
+            )
+        )
+    except Exception as error:  # the hub raises many kinds; all mean the same to the user
+        raise ModelError(
+            f"field model: {spec.path!r} could not be had from the hub ({type(error).__name__}); "
+            "check the id and the network, or download it and give the folder"
+        ) from error
+
+
+def check_folder(folder: Path) -> str:
+    """The pipeline class named in model_index.json, after the checks that need no weights. Raises ModelError."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(f"field model: {str(folder)!r} has no model_index.json; give a folder in the diffusers layout")
+    name = json.loads(index.read_text()).get("_class_name")
+    if name not in PIPELINES:
+        raise ModelError(f"field model: {str(folder)!r} is a {name}; supported are {', '.join(PIPELINES)}")
+    for part in ("vae", "transformer", "text_encoder"):
+        files = [file.suffix for file in (folder / part).glob("*")]
+        if ".safetensors" not in files:
+            found = "only pickled weights, which are never loaded" if PICKLED & set(files) else "no weights"
+            raise ModelError(f"field model: {str(folder / part)!r} holds {found}; convert or download safetensors")
+    return str(name)
+
+
+def component_fingerprints(folder: Path) -> dict[str, str]:
+    """sha256 by component, over the names and bytes of its files."""
+    found = {}
+    for part in COMPONENTS:
+        digest = hashlib.sha256()
+        for file in sorted((folder / part).glob("*")):
+            if file.suffix in PICKLED or file.name.startswith(".") or not file.is_file():
+                continue
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        found[part] = digest.hexdigest()
+    return found
+
+
+class VideoModel:
+    """A loaded CogVideoX. Processors are installed once; one forward at a time (`lock`); `evaluations` counts rows."""
+
+    def __init__(self, pipeline: Any, spec: ModelSpec, fingerprints: dict[str, str] | None = None) -> None:
+        self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
+        self.vae, self.transformer = pipeline.vae, pipeline.transformer
+        self.lock, self.evaluations = threading.RLock(), 0
+        self.device = torch.device(pipeline._execution_device)
+        self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
+        processors.install(self.transformer)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all components and of the precisions they run in."""
+        return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype])
+
+    @property
+    def layers(self) -> int:
+        return len(self.transformer.transformer_blocks)
+
+    @property
+    def text_tokens(self) -> int:
+        """Prompts are padded to this many tokens: 226 on the released models, 16 on the shapes one."""
+        return int(self.transformer.config.max_text_seq_length)
+
+    @property
+    def is_image_to_video(self) -> bool:
+        return bool(self.transformer.config.in_channels != self.transformer.config.out_channels)
+
+    @property
+    def shape(self) -> VideoShape:
+        """The size, length and rate the model was trained at."""
+        config = self.transformer.config
+        spatial = self.pipe.vae_scale_factor_spatial
+        height, width = config.sample_height * spatial, config.sample_width * spatial
+        if config.patch_size_t is not None and config.sample_height >= 300:
+            height, width = 768, 1360  # the 1.5 configurations hold their largest grid here, not their usual size
+        return VideoShape(config.sample_frames, height, width, 16 if config.sample_frames > 49 else 8)
+
+    def schedule(self, steps: int, spacing: str = "trailing") -> Schedule:
+        return schedule_from_config(self.pipe.scheduler.config, steps, spacing)
+
+    @torch.inference_mode()
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Each distinct prompt once through T5: [P,S,D] in the order given."""
+        distinct = list(dict.fromkeys(prompts))
+        with self.lock:
+            embedded = self.pipe.encode_prompt(
+                distinct, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens, device=self.device
+            )[0]
+        return embedded[[distinct.index(prompt) for prompt in prompts]]
+
+    @property
+    def front_padding(self) -> int:
+        """Latent frames put in front: one for CogVideoX 1.5, whose transformer takes them in pairs (8k+1 is odd)."""
+        return 0 if self.transformer.config.patch_size_t is None else 1
+
+    @torch.inference_mode()
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """frames uint8 [F,H,W,3] -> latents float32 [f,C,h,w] on the CPU, deterministic (the posterior's mode)."""
+        pixels = torch.from_numpy(frames).to(self.device, self.vae.dtype) / 127.5 - 1
+        with self.lock:
+            latents = self.vae.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
+        latents = rearrange(latents.float(), "1 c f h w -> f c h w") * self.vae.config.scaling_factor
+        return torch.cat([latents[: self.front_padding], latents]).cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """latents [f,C,h,w] -> frames uint8 [F,H,W,3]; the padding in front is dropped."""
+        z = latents[self.front_padding :].to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+        with self.lock:
+            pixels = self.vae.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
+        pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+    def _rotary(self, latent_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        """RoPE tables for a latent grid, made by the pipeline's own method; None for absolute positions (2B)."""
+        if not self.transformer.config.use_rotary_positional_embeddings:
+            return None
+        key = (latent_frames, height, width)
+        if key not in self._rope:
+            scale = self.pipe.vae_scale_factor_spatial
+            self._rope[key] = self.pipe._prepare_rotary_positional_embeddings(
+                height * scale, width * scale, latent_frames, self.device
+            )
+        return self._rope[key]
+
+    @torch.inference_mode()
+    def velocity(self, x: Tensor, t: int, text: Tensor, reference: Reference | None = None) -> Tensor:
+        """v [R,f,C,h,w] float32 for rows x [R,f,C,h,w] at timestep t with prompts text [R,S,D]."""
+        dtype = self.transformer.dtype
+        with self.lock:
+            self.evaluations += len(x)
+            v = self.transformer(
+                hidden_states=x.to(self.device, dtype),
+                encoder_hidden_states=text.to(self.device, dtype),
+                timestep=torch.full((len(x),), t, device=self.device),
+                image_rotary_emb=self._rotary(x.shape[1], x.shape[3], x.shape[4]),
+                attention_kwargs=None if reference is None else {"reference": reference},
+                return_dict=False,
+            )[0]
+        return v.float()
+
+    def one_row(self, text: Tensor) -> Callable[[Tensor, int], Tensor]:
+        """velocity(x [f,C,h,w], t) of a single row with one prompt [1,S,D]: what inversion and `ddim.sample` take."""
+        return lambda x, t: self.velocity(x[None], t, text)[0].to(x.device)
+
+
+def load(spec: ModelSpec) -> VideoModel:
+    """Loads and places a model; checks come first, so that a bad folder costs no time."""
+    folder = model_folder(spec)
+    name = check_folder(folder)
+    if name == "CogVideoXImageToVideoPipeline":
+        raise ModelError(f"field model: {spec.path!r} is an image-to-video model, which is not supported yet; use the text-to-video one")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else torch.device(spec.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BadSpec(f"field device: {spec.device!r} asked for, but torch sees no GPU; use auto or cpu")
+    if device.type == "cpu" and spec.offload != "none":
+        raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
+    dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
+    pipe = getattr(diffusers, name).from_pretrained(
+        folder, torch_dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True
+    )
+    pipe.set_progress_bar_config(disable=True)
+    if spec.vae_tiling:
+        pipe.vae.enable_tiling()
+    if spec.vae_slicing:
+        pipe.vae.enable_slicing()
+    place = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}.get(spec.offload)
+    if place:
+        getattr(pipe, place)(device=device)
+    else:
+        pipe.to(device)
+    return VideoModel(pipe, spec, component_fingerprints(folder))
+
+
+_loaded: dict[str, VideoModel] = {}
+_loading = threading.Lock()
+loads = 0  # of this process; one a model, however many threads ask
+
+
+def loaded(spec: ModelSpec) -> VideoModel:
+    """The process's own copy of this model, loaded on first use and kept; another spec replaces it."""
+    global loads
+    with _loading:
+        if spec.fingerprint not in _loaded:
+            _loaded.clear()
+            _loaded[spec.fingerprint] = load(spec)
+            loads += 1
+        return _loaded[spec.fingerprint]
+
+
+@contextlib.contextmanager
+def unloaded() -> Iterator[None]:
+    """Forgets the kept model before and after: for tests and for processes that change models."""
+    _loaded.clear()
+    yield
+    _loaded.clear()
