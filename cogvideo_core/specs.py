@@ -25,9 +25,9 @@ def fingerprint(value: object) -> str:
 
 
 class Spec(BaseModel):
-    """Base of all groups: frozen, no unknown fields."""
+    """Base of all groups: frozen, no unknown fields, only finite numbers (a key's JSON has no others)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Prefect tasks: thin shells over cogvideo_core, one verb each."""
