@@ -1,1 +1,1 @@
-"""Prefect flows: what runs when, fan-out and collecting."""
+"""Prefect flows and the command line: what runs when."""

@@ -1,1 +1,1 @@
-"""Prefect tasks: thin shells over cogvideo_core, one verb each."""
+"""Prefect tasks: thin shells over cogvideo_core, one verb each. JSON records in, JSON records out."""

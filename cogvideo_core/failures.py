@@ -1,0 +1,61 @@
+"""One clip's trouble becomes a record, not an exception; what may pass by itself is tried again first."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cogvideo_core.errors import EditError
+
+Record = dict[str, Any]
+MESSAGE_CHARS = 500
+
+
+def is_failure(record: Record) -> bool:
+    return "error" in record
+
+
+def kind_of(error: Exception) -> tuple[str, bool]:
+    """(kind, retryable) of any exception."""
+    if isinstance(error, EditError):
+        return error.kind, error.retryable
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return "out_of_memory", False
+    if isinstance(error, OSError):
+        return "storage", True
+    return "bug", False
+
+
+def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record:
+    """The row of the error table."""
+    kind, retryable = kind_of(error)
+    kept = {name: clip[name] for name in ("source_id", "clip", "name", "window") if name in clip}
+    return kept | {
+        "stage": stage,
+        "error": type(error).__name__,
+        "kind": kind,
+        "message": str(error)[:MESSAGE_CHARS] or type(error).__name__,
+        "attempts": attempts,
+        "retryable": retryable,
+        "timings": clip.get("timings", []),
+    }
+
+
+def attempt(
+    step: Callable[[Record], Record], clip: Record, stage: str, retries: int = 0, pause_s: float = 1.0
+) -> Record:
+    """step(clip), or a failure record. Retryable errors are tried `retries` times more, waiting longer each time."""
+    if is_failure(clip):
+        return clip
+    for tried in range(1, retries + 2):
+        try:
+            return step(clip)
+        except Exception as error:
+            if tried > retries or not kind_of(error)[1]:
+                return failure(clip, stage, error, tried)
+            time.sleep(pause_s * 2 ** (tried - 1) * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable: the last try returns")

@@ -1,0 +1,108 @@
+"""The plan: which clips, which windows of them, which edits, written down before any work starts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cogvideo_core import sources, video
+from cogvideo_core.errors import BadManifest, BadSpec
+from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core.model import VideoModel
+from cogvideo_core.specs import DatasetSpec, EngineSpec, RecipeSpec
+from cogvideo_core.units import shape_of
+
+Record = dict[str, Any]
+
+TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt", "target_prompts")
+CLIPS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in TEXTS[:-1]]
+    + [("target_prompts", pa.list_(pa.string())), ("size", pa.int64()), ("window", pa.int32()), ("batch", pa.int32())]
+)
+EDITS_SCHEMA = pa.schema(
+    [("source_id", pa.string()), ("window", pa.int32()), ("batch", pa.int32()), ("target_prompt", pa.string())]
+    + [("recipe", pa.string()), ("seed", pa.int64())]
+)
+
+
+def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
+    """Refuses sizes the model can't take, before anything is read."""
+    shape = shape_of(dataset, model)
+    config = model.transformer.config
+    multiple = model.pipe.vae_scale_factor_spatial * config.patch_size
+    for field, value in (("height", shape.height), ("width", shape.width)):
+        if value % multiple:
+            raise BadSpec(f"field {field}: {value} is no multiple of {multiple}, which this model needs; use another")
+    learned = not config.use_rotary_positional_embeddings or config.use_learned_positional_embeddings
+    own = model.shape
+    if learned and config.use_learned_positional_embeddings and shape != own:
+        raise BadSpec(f"field height: this model takes {own.frames} frames of {own.height}x{own.width} only; leave them 0")
+
+
+def planned_clips(dataset: DatasetSpec, model: VideoModel) -> Iterator[Record]:
+    """Clip records and failures; with window "all" each clip is opened and gives one record a window."""
+    for clip in sources.read_clips(dataset):
+        if is_failure(clip) or dataset.window != "all":  # type: ignore[arg-type]
+            yield dict(clip)
+            continue
+        yield from _all_windows(dataset, model, dict(clip))
+
+
+def _all_windows(dataset: DatasetSpec, model: VideoModel, clip: Record) -> Iterator[Record]:
+    shape, limits = shape_of(dataset, model), video.Limits.of(dataset)
+
+    def count(record: Record) -> Record:
+        with tempfile.TemporaryDirectory() as folder:
+            path = sources.fetch(record, Path(folder), dataset.max_megabytes * 10**6)  # type: ignore[arg-type]
+            found = video.probe(path, record["clip"], limits)
+            return {"windows": len(video.windows(found, record["clip"], shape.frames, shape.fps, "all"))}
+
+    counted = attempt(count, clip, "discover")
+    if is_failure(counted):
+        yield counted
+        return
+    for window in range(counted["windows"]):
+        yield clip | {"window": window}
+
+
+def write_plan(root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: EngineSpec) -> list[Record]:
+    """Writes plan/clips.parquet and plan/edits.parquet under `root`; returns the records, failures included."""
+    records = list(clips)
+    good = [record for record in records if not is_failure(record)]
+    if not records:
+        raise BadManifest("field source: no clips were found; give a folder with videos or a manifest with rows")
+    for index, record in enumerate(good):
+        record["batch"] = index // engine.clips_per_batch
+    edits = [
+        {**{name: record[name] for name in ("source_id", "window", "batch")}, "target_prompt": prompt, "seed": seed}
+        | {"recipe": recipe.name}
+        for record in good
+        for prompt in record["target_prompts"]
+        for seed in recipe.seeds
+    ]
+    _write(f"{root}/plan/clips.parquet", good, CLIPS_SCHEMA)
+    _write(f"{root}/plan/edits.parquet", edits, EDITS_SCHEMA)
+    return records
+
+
+def _write(url: str, rows: list[Record], schema: pa.Schema) -> None:
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    picked = [{name: row[name] for name in schema.names} for row in rows]
+    with fs.open(path, "wb") as file:
+        pq.write_table(pa.Table.from_pylist(picked, schema=schema), file)
+
+
+def batches(records: list[Record]) -> list[list[Record]]:
+    """Good clips by their planned batch, in order."""
+    found: dict[int, list[Record]] = {}
+    for record in records:
+        if not is_failure(record):
+            found.setdefault(record["batch"], []).append(record)
+    return [found[index] for index in sorted(found)]

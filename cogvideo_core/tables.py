@@ -1,0 +1,88 @@
+"""From a run's records to the tables and the dataset: what earlier runs of the same root left is kept and merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import fsspec
+import pyarrow.parquet as pq
+
+from cogvideo_core import dataset
+from cogvideo_core.failures import is_failure
+from cogvideo_core.ledger import Commit, Ledger
+from cogvideo_core.specs import OutputSpec
+
+Record = dict[str, Any]
+
+
+def read_table(root: str, name: str) -> list[Record]:
+    """Rows of tables/`name`.parquet; none where there is no such table yet."""
+    fs, path = fsspec.core.url_to_fs(f"{root}/tables/{name}.parquet")
+    if not fs.exists(path):
+        return []
+    with fs.open(path, "rb") as file:
+        return pq.read_table(file).to_pylist()
+
+
+def clip_of(row: Record) -> tuple[object, ...]:
+    return row.get("source_id") or row.get("clip"), row.get("window") or 0
+
+
+def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[Record]:
+    """This run's edits and earlier ones, each with where its files are; only what is committed."""
+    merged = {(*clip_of(row), row["edit_key"]): row for row in [*earlier_edits(root), *rows]}
+    found = []
+    for row in merged.values():
+        edit, latents = ledger.find("edits", row["edit_key"]), ledger.find("latents", row["latents_key"])
+        if edit is not None and latents is not None:
+            objects = {
+                "edit_object": url_of(ledger, edit, "edit.mp4"),
+                "source_object": url_of(ledger, latents, "source.mp4"),
+            }
+            found.append(row | objects)
+    return found
+
+
+def url_of(ledger: Ledger, commit: Commit, name: str) -> str:
+    fs, path = ledger.open_url(commit, name)
+    return str(fs.unstrip_protocol(path))
+
+
+def earlier_edits(root: str) -> list[Record]:
+    """Rows of the last collection, scores folded back from their columns."""
+    rows = []
+    for row in read_table(root, "edits"):
+        scores = {k.removeprefix("score_"): row.pop(k) for k in list(row) if k.startswith("score_")}
+        rows.append(row | {"scores": {k: v for k, v in scores.items() if v is not None}})
+    return rows
+
+
+def merged_failures(root: str, records: list[Record]) -> list[Record]:
+    """This run's failures, and earlier ones of clips that this run did not touch."""
+    touched = {clip_of(record) for record in records}
+    kept = [row for row in read_table(root, "errors") if clip_of(row) not in touched]
+    return kept + [record for record in records if is_failure(record)]
+
+
+def timings_of(records: Iterable[Record]) -> list[Record]:
+    """A row for each stage of each clip that did work."""
+    return [
+        {"clip": record.get("clip", ""), "source_id": record.get("source_id", ""), **row}
+        for record in records
+        for row in record.get("timings", [])
+        if not row["reused"]
+    ]
+
+
+def collect_run(output: OutputSpec, ledger: Ledger, records: list[Record], about: Record) -> Record:
+    """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives."""
+    rows = [edit for record in records for edit in record.get("edits", [])]
+    return dataset.collect(
+        output.root,
+        merged_edits(ledger, output.root, rows),
+        merged_failures(output.root, records),
+        [*read_table(output.root, "timings"), *timings_of(records)],
+        about,
+        output.gallery,
+    )

@@ -1,0 +1,91 @@
+"""Keys of the work: each stage's unit is named by the hash of everything that determines its bytes."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from cogvideo_core.model import VideoModel, VideoShape
+from cogvideo_core.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
+
+FORMAT = 1  # raised when the meaning of stored bytes changes
+
+
+class Edit(TypedDict):
+    """One planned edit of a clip."""
+
+    edit_key: str
+    target_prompt: str
+    seed: int
+
+
+def shape_of(dataset: DatasetSpec, model: VideoModel) -> VideoShape:
+    """The model's own frames and size, unless the dataset asks for others."""
+    own = model.shape
+    return VideoShape(
+        dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps
+    )
+
+
+def frames_spec(dataset: DatasetSpec, output: OutputSpec, model: VideoModel, window: int) -> dict[str, Any]:
+    """What is done to a file on its way to latents, whatever the file."""
+    shape = shape_of(dataset, model)
+    return {
+        "format": FORMAT,
+        "window": [dataset.window, window],
+        "fit": dataset.fit,
+        "shape": [shape.frames, shape.height, shape.width, shape.fps],
+        "vae": model.fingerprints.get("vae", ""),
+        "vae_dtype": model.spec.vae_dtype,
+        "tiling": model.spec.vae_tiling,
+        "source_video": [output.crf, output.audio],
+    }
+
+
+def trajectory_spec(latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str) -> dict[str, Any]:
+    """`inversion.iterations` counts only where the inverter iterates."""
+    settings = inversion.as_json() | {"prompt": prompt}
+    if inversion.method != "fixed_point":
+        del settings["iterations"]
+    return {
+        "format": FORMAT,
+        "latents": latents_key,
+        "inversion": settings,
+        "model": {part: model.fingerprints.get(part, "") for part in ("transformer", "text_encoder", "scheduler")},
+        "tokenizer": model.fingerprints.get("tokenizer", ""),
+        "dtype": model.spec.dtype,
+    }
+
+
+def edit_spec(
+    trajectory_key: str, recipe: RecipeSpec, output: OutputSpec, source_prompt: str, target_prompt: str, seed: int
+) -> dict[str, Any]:
+    """The recipe's name and its list of seeds don't change an edit; the source prompt only where it is used."""
+    steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds")}
+    return {
+        "format": FORMAT,
+        "trajectory": trajectory_key,
+        "recipe": steering,
+        "reference_prompt": source_prompt if recipe.reference_prompt == "source" else "",
+        "target_prompt": target_prompt,
+        "seed": seed,
+        "video": [output.crf, output.audio],
+    }
+
+
+def inversion_prompt(inversion: InversionSpec, source_prompt: str) -> str:
+    return source_prompt if inversion.prompt == "source" else ""
+
+
+def planned_edits(
+    trajectory_key: str, recipe: RecipeSpec, output: OutputSpec, source_prompt: str, target_prompts: list[str]
+) -> list[Edit]:
+    """All edits of a clip in their planned order: prompts, then seeds."""
+    return [
+        Edit(
+            edit_key=fingerprint(edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed)),
+            target_prompt=prompt,
+            seed=seed,
+        )
+        for prompt in target_prompts
+        for seed in recipe.seeds
+    ]

@@ -1,0 +1,221 @@
+"""The command line: `cogvideo-edit`. Exit codes: 0 all done, 1 the run failed, 2 wrong settings, 3 some clips failed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from cogvideo_core.errors import EditError
+from cogvideo_core.specs import PRESETS, DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Edit a whole dataset of videos with CogVideoX.",
+)
+shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving shapes that comes along.")
+app.add_typer(shapes_app, name="shapes")
+console = Console(stderr=True)
+
+GROUPS = {
+    "dataset": DatasetSpec,
+    "model": ModelSpec,
+    "inversion": InversionSpec,
+    "recipe": RecipeSpec,
+    "output": OutputSpec,
+    "engine": EngineSpec,
+}
+OK, FAILED, USAGE, PARTLY = 0, 1, 2, 3
+Set = Annotated[
+    list[str], typer.Option("--set", help="Any setting, as group.field=value, e.g. --set recipe.reference_end=0.3")
+]
+
+
+def parse_sets(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """["recipe.seeds=[0,1]"] -> {"recipe": {"seeds": [0, 1]}}; values are JSON where they parse as such, else text."""
+    found: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        group, dot, field = path.partition(".")
+        if not equals or not dot or group not in GROUPS:
+            raise typer.BadParameter(f"{pair!r} is not group.field=value; groups are {', '.join(GROUPS)}", param_hint="--set")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        found.setdefault(group, {})[field] = value
+    return found
+
+
+def settings_of(recipe: str, given: dict[str, dict[str, Any]], sets: list[str]) -> dict[str, Any]:
+    """The six groups from a preset, the command's own options and --set, the last of which wins."""
+    if recipe not in PRESETS:
+        raise typer.BadParameter(f"{recipe!r} is no preset; there are {', '.join(PRESETS)}", param_hint="--recipe")
+    given = {"recipe": PRESETS[recipe].as_json(), **given}
+    for group, fields in parse_sets(sets).items():
+        given[group] = given.get(group, {}) | fields
+    try:
+        return {name: kind(**given.get(name, {})) for name, kind in GROUPS.items()}
+    except ValidationError as error:
+        lines = [f"{error.title}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise typer.BadParameter("; ".join(lines)) from error
+
+
+def quiet_prefect() -> None:
+    """Telemetry off, and no server log between the bars, unless the user says otherwise. Before Prefect's import."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+
+
+def execute(flow_name: str, settings: dict[str, Any]) -> None:
+    """Runs a flow in this process and ends with the exit code of its outcome."""
+    quiet_prefect()
+    from flows import edit_dataset as flows
+
+    try:
+        counts = getattr(flows, flow_name)(**settings)
+    except EditError as error:
+        console.print(f"[red]failed:[/red] {error}", highlight=False, markup=True, soft_wrap=True)
+        raise typer.Exit(USAGE if error.kind == "bad_input" and "min_success_ratio" not in str(error) else FAILED) from error
+    report(counts)
+    raise typer.Exit(PARTLY if counts["failed"] else OK)
+
+
+def report(counts: dict[str, Any]) -> None:
+    """The closing table, on standard output."""
+    table = Table("what", "count", title="Edited dataset")
+    for name, label in (
+        ("clips", "clips"),
+        ("succeeded", "succeeded"),
+        ("failed", "failed"),
+        ("edits_made", "edits made"),
+        ("edits_reused", "edits reused"),
+        ("evaluations", "model evaluations"),
+        ("dataset_edits", "edits in the dataset"),
+    ):
+        table.add_row(label, str(counts[name]))
+    out = Console()
+    out.print(table)
+    out.print(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html", highlight=False, soft_wrap=True)
+
+
+Output = Annotated[str, typer.Option(help="Folder or fsspec URL of the run.")]
+Model = Annotated[str, typer.Option(help="shapes, a diffusers folder, or a hub id.")]
+Source = Annotated[str, typer.Argument(help="Folder of videos, or a manifest (CSV, JSONL, Parquet).")]
+Prompts = Annotated[str, typer.Option(help="Prompts file, for a folder.")]
+
+
+@app.command()
+def run(
+    source: Source,
+    output: Output = "out/run",
+    prompts: Prompts = "",
+    model: Model = "shapes",
+    recipe: Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}.")] = "balanced",
+    sets: Set = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Edit every clip for every prompt. What is committed already is reused.
+
+    [dim]cogvideo-edit run clips/ --prompts prompts.txt --output out/run[/dim]
+    [dim]cogvideo-edit run s3://bucket/manifest.parquet --model THUDM/CogVideoX-5b --set model.dtype=bfloat16[/dim]
+    """
+    given = {"dataset": {"source": source, "prompts": prompts}, "model": {"path": model}, "output": {"root": output}}
+    execute("edit_dataset", settings_of(recipe, given, sets))
+
+
+@app.command()
+def invert(
+    source: Source, output: Output = "out/run", prompts: Prompts = "", model: Model = "shapes", sets: Set = []  # noqa: B006
+) -> None:
+    """Encode and invert every clip, so that later runs on the same output only edit.
+
+    [dim]cogvideo-edit invert manifest.jsonl --output out/run[/dim]
+    """
+    given = {"dataset": {"source": source, "prompts": prompts}, "model": {"path": model}, "output": {"root": output}}
+    settings = settings_of("balanced", given, sets)
+    del settings["recipe"]
+    execute("invert_dataset", settings)
+
+
+@app.command()
+def demo(
+    output: Output = "out/demo",
+    clips: Annotated[int, typer.Option(min=1, max=48, help="How many clips.")] = 3,
+    sets: Set = [],  # noqa: B006
+) -> None:
+    """Make a few shapes clips and edit each for four prompts, with the model that comes along.
+
+    [dim]cogvideo-edit demo && xdg-open out/demo/index.html[/dim]
+    """
+    from cogvideo_core.shapes.make import make_clips
+
+    manifest = make_clips(Path(output) / "clips", clips, prompts=4)
+    given = {"dataset": {"source": str(manifest)}, "output": {"root": output}}
+    execute("edit_dataset", settings_of("balanced", given, sets))
+
+
+@app.command()
+def collect(output: Annotated[str, typer.Argument(help="Root of a run.")]) -> None:
+    """Rebuild dataset, tables and gallery from what is committed under a run's root.
+
+    [dim]cogvideo-edit collect out/run[/dim]
+    """
+    from cogvideo_core.ledger import Ledger
+    from cogvideo_core.tables import collect_run
+
+    counts = collect_run(OutputSpec(root=output), Ledger(output), [], {})
+    Console().print(f"{counts['edits']} edits of {counts['clips']} clips, {counts['errors']} errors in the table")
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(help="A unit's folder or URL, or a key (or its beginning).")],
+    root: Annotated[str, typer.Option(help="Root of the run, where a key is given.")] = "out/demo",
+) -> None:
+    """Show what is stored under a key: specification, files, checksums.
+
+    [dim]cogvideo-edit inspect 3f9a --root out/demo[/dim]
+    [dim]cogvideo-edit inspect out/demo/trajectories/3f/3f9a...[/dim]
+    """
+    from cogvideo_core.inspection import describe, find_units
+
+    units = find_units(target, root)
+    if not units:
+        console.print(f"[red]nothing committed[/red] under {target!r} in {root!r}; check the key and --root", markup=True)
+        raise typer.Exit(FAILED)
+    damaged = False
+    for ledger, commit in units:
+        text, good = describe(ledger, commit)
+        damaged |= not good
+        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(FAILED if damaged else OK)
+
+
+@shapes_app.command()
+def make(
+    folder: Annotated[Path, typer.Argument(help="Where the clips and the manifest go.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 12,
+    prompts: Annotated[int, typer.Option(min=1, max=4, help="Target prompts a clip.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first clip.")] = 0,
+) -> None:
+    """Write mp4 clips of moving shapes with captions, target prompts and a manifest.
+
+    [dim]cogvideo-edit shapes make clips/ --clips 40[/dim]
+    """
+    from cogvideo_core.shapes.make import make_clips
+
+    Console().print(str(make_clips(folder, clips, prompts, seed)), highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

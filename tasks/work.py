@@ -1,0 +1,86 @@
+"""The verbs of a run. A list of clip records in, one record a clip out, failures included."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cogvideo_core import clips, plan, prompts, tables
+from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core.units import inversion_prompt
+from tasks.progress import advance
+from tasks.settings import Settings
+
+Record = dict[str, Any]
+verb = partial(task, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+
+
+def _names(records: list[Record]) -> str:
+    more = f" +{len(records) - 1}" if len(records) > 1 else ""
+    return f"{records[0].get('name') or records[0].get('clip')}{more}" if records else "none"
+
+
+def _run_name(verb_name: str) -> Any:
+    def name() -> str:
+        from prefect.runtime import task_run
+
+        return f"{verb_name} {_names(task_run.parameters.get('records') or [])}"
+
+    return name
+
+
+@verb(name="discover_clips")
+def discover_clips(settings: Settings) -> list[Record]:
+    """Reads folder or manifest and writes the plan; bad rows come back as failures."""
+    model = settings.work().model
+    plan.check_shape(settings.dataset, model)
+    return plan.write_plan(
+        settings.output.root, plan.planned_clips(settings.dataset, model), settings.recipe, settings.engine
+    )
+
+
+@verb(name="embed_prompts")
+def embed_prompts(settings: Settings, records: list[Record]) -> int:
+    """Embeds each distinct prompt of the plan once; returns how many were new."""
+    good = [record for record in records if not is_failure(record)]
+    wanted = [settings.recipe.negative_prompt]
+    for record in good:
+        wanted += [inversion_prompt(settings.inversion, record["source_prompt"]), *record["target_prompts"]]
+        if settings.recipe.reference_prompt == "source":
+            wanted.append(record["source_prompt"])
+    work = settings.work()
+    return prompts.embed_missing(work.model, work.ledger, wanted)
+
+
+@verb(name="encode_batch", task_run_name=_run_name("encode"))
+def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
+    """Clips to latents."""
+    step = partial(clips.encode_clip, settings.work())
+    return [attempt(step, record, "encode", settings.engine.retries) for record in records]
+
+
+@verb(name="invert_batch", task_run_name=_run_name("invert"))
+def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
+    """Latents to trajectories."""
+    step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
+    return [attempt(step, record, "invert", settings.engine.retries) for record in records]
+
+
+@verb(name="edit_batch", task_run_name=_run_name("edit"))
+def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
+    """Trajectories and prompts to edited clips."""
+    step, done = partial(clips.edit_clip, settings.work()), []
+    for record in records:
+        done.append(attempt(step, record, "edit", settings.engine.retries))
+        advance("clips")
+        advance("edits", len(done[-1].get("edits", [])))
+    return done
+
+
+@verb(name="collect_dataset")
+def collect_dataset(settings: Settings, records: list[Record]) -> Record:
+    """All committed edits of the run's root to the dataset folder, the tables and the gallery."""
+    return tables.collect_run(settings.output, settings.work().ledger, records, settings.as_json())

@@ -1,0 +1,173 @@
+"""The editing loop against plain implementations, on small models of the released variants, in float32."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from cogvideo_core import editing
+from cogvideo_core.attention import Reference
+from cogvideo_core.ddim import ddim_step
+from cogvideo_core.inversion import invert
+from cogvideo_core.model import VideoModel
+from cogvideo_core.shapes import build, world
+from cogvideo_core.specs import ModelSpec, RecipeSpec
+
+STEPS = 4
+VARIANTS = ["5b", "2b", "1.5-5b"]
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def model(request: pytest.FixtureRequest) -> VideoModel:
+    return VideoModel(build.build_pipeline(request.param), ModelSpec())
+
+
+@pytest.fixture(scope="module")
+def model_5b() -> VideoModel:
+    return VideoModel(build.build_pipeline("5b"), ModelSpec())
+
+
+class Clip:
+    """One inverted clip and the prompts of its edits."""
+
+    def __init__(self, model: VideoModel, seed: int = 0, edits: int = 3) -> None:
+        scene = world.scene_from_seed(seed)
+        self.model, self.schedule = model, model.schedule(STEPS)
+        prompts = [scene.edited(colour=colour).combination.caption() for colour in list(world.COLOURS)[:edits]]
+        text = model.embed([*prompts, "", scene.combination.caption()])
+        self.texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
+        x_0 = model.encode(world.render(scene))
+        self.states = list(invert(model.one_row(text[-1:]), x_0, self.schedule, "fixed_point", 1))
+
+    def edit(self, recipe: RecipeSpec, rows: slice = slice(None)) -> Tensor:
+        texts = editing.Texts(self.texts.cond[rows], self.texts.uncond, self.texts.reference)
+        seeds = list(range(len(self.texts.cond)))[rows]
+        x = torch.stack([editing.start_latents(recipe, self.schedule, self.states.__getitem__, s) for s in seeds])
+        *_, last = editing.edit(
+            self.model.velocity, x, texts, self.states.__getitem__, self.schedule, recipe, self.model.layers
+        )
+        return last
+
+
+def plain_edit(clip: Clip, recipe: RecipeSpec, edit: int) -> Tensor:
+    """One edit, spelled out: each half with a reference row of its own, duplicated, no batching."""
+    model, schedule = clip.model, clip.schedule
+    x = editing.start_latents(recipe, schedule, clip.states.__getitem__, edit)[None]
+    cond, uncond = clip.texts.cond[edit : edit + 1], clip.texts.uncond
+    text_ref = {"edit": (cond, cond), "per_half": (uncond, cond)}.get(
+        recipe.reference_prompt, (clip.texts.reference, clip.texts.reference)
+    )
+    for step in range(STEPS):
+        level = schedule.level(step)
+        t = schedule.timesteps[level]
+        halves = []
+        for text, ref in zip((uncond, cond), text_ref, strict=True):
+            if step in editing.window(recipe.reference_start, recipe.reference_end, STEPS):
+                rows = torch.cat([clip.states[level][None], x])
+                layers = editing.window(recipe.layer_start, recipe.layer_end, model.layers)
+                halves.append(model.velocity(rows, t, torch.cat([ref, text]), Reference(1, layers))[1:])
+            else:
+                halves.append(model.velocity(x, t, text))
+        v = halves[0] + recipe.guidance_scale * (halves[1] - halves[0])
+        x = ddim_step(x, v, schedule.thetas[level], schedule.thetas[level - 1])
+    return x[0]
+
+
+@pytest.mark.parametrize("reference_prompt", ["inversion", "source", "edit", "per_half"])
+def test_shared_reference_equals_duplicated(model: VideoModel, reference_prompt: str) -> None:
+    """The shared reference row gives what a reference row for each half and edit gives, within 1e-4, on every variant."""
+    clip = Clip(model)
+    recipe = RecipeSpec(reference_prompt=reference_prompt, reference_end=1.0)
+    together = clip.edit(recipe)
+    for edit in range(3):
+        assert (together[edit] - plain_edit(clip, recipe, edit)).abs().max() < 1e-4
+
+
+def test_windows_of_steps_and_layers_equal_plain(model_5b: VideoModel) -> None:
+    """A reference in the middle steps and the first layer only equals the plain loop with that window."""
+    clip = Clip(model_5b)
+    recipe = RecipeSpec(reference_start=0.25, reference_end=0.75, layer_end=0.5)
+    assert (clip.edit(recipe)[1] - plain_edit(clip, recipe, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("start", ["inverted", "noised", "fresh"])
+def test_batching_does_not_matter(model: VideoModel, start: str) -> None:
+    """Three edits in one batch equal the same edits one by one, within 1e-4."""
+    clip = Clip(model)
+    recipe = RecipeSpec(start=start, start_at=0.25 if start == "noised" else 0.0)
+    together = clip.edit(recipe)
+    for edit in range(3):
+        assert (together[edit : edit + 1] - clip.edit(recipe, slice(edit, edit + 1))).abs().max() < 1e-4
+
+
+def test_two_threads_on_one_model_equal_each_alone(model_5b: VideoModel) -> None:
+    """Two clips edited at the same time by two threads come out as they do alone."""
+    clips = [Clip(model_5b, 1), Clip(model_5b, 2)]
+    recipe = RecipeSpec(reference_end=1.0)
+    alone = [clip.edit(recipe) for clip in clips]
+    together: dict[int, Tensor] = {}
+    barrier = threading.Barrier(2)
+
+    def work(i: int) -> None:
+        barrier.wait()
+        together[i] = clips[i].edit(recipe)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        assert (together[i] - alone[i]).abs().max() < 1e-4
+
+
+def test_reference_is_felt_and_zero_weight_is_not(model_5b: VideoModel) -> None:
+    """The reference changes the result; weight 0 and an empty window both give the plain generation exactly."""
+    clip = Clip(model_5b)
+    full = clip.edit(RecipeSpec(reference_end=1.0))
+    off = clip.edit(RecipeSpec(reference_end=0.0))
+    assert (full - off).abs().max() > 1e-3
+    assert torch.equal(clip.edit(RecipeSpec(reference_end=1.0, reference_weight=0.0)), off)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        RecipeSpec(),
+        RecipeSpec(reference_end=1.0, reference_prompt="per_half"),
+        RecipeSpec(reference_prompt="edit", start="noised", start_at=0.5, reference_end=1.0),
+        RecipeSpec(guidance_scale=1.0, reference_start=0.5, reference_end=1.0),
+        RecipeSpec(reference_weight=0.0),
+    ],
+)
+def test_evaluations_are_as_announced(model_5b: VideoModel, recipe: RecipeSpec) -> None:
+    """`edit_evaluations` counts exactly the rows that go through the transformer."""
+    clip = Clip(model_5b)
+    before = model_5b.evaluations
+    clip.edit(recipe)
+    assert model_5b.evaluations - before == editing.edit_evaluations(recipe, STEPS, 3)
+
+
+def test_guidance_one_needs_no_unguided_rows(model_5b: VideoModel) -> None:
+    """Guidance 1 gives what the guided formula gives at scale 1, at half the rows."""
+    clip = Clip(model_5b)
+    one = clip.edit(RecipeSpec(guidance_scale=1.0))
+    almost = clip.edit(RecipeSpec(guidance_scale=1.0 + 1e-9))
+    assert (one - almost).abs().max() < 1e-4
+
+
+def test_seed_matters_to_its_own_edit_only(model_5b: VideoModel) -> None:
+    """An edit from fresh noise depends on its own seed: rows of other seeds beside it change nothing."""
+    clip = Clip(model_5b)
+    recipe = RecipeSpec(start="fresh")
+    start = editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 2)
+    assert torch.equal(start, editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 2))
+    assert not torch.equal(start, editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 1))
+
+
+def test_windows_cover_their_fractions() -> None:
+    """A window of fractions: all, none, halves that meet without overlap."""
+    assert editing.window(0, 1, 50) == range(50)
+    assert len(editing.window(0.4, 0.4, 50)) == 0
+    assert [*editing.window(0, 0.5, 7), *editing.window(0.5, 1, 7)] == list(range(7))
