@@ -15,7 +15,9 @@ E2E_DEBIAN :=
 
 PIP_QUIET := $(if $(CI),--quiet)
 CONSTRAINTS := $(VENV)/constraints.txt
-INSTALL = $(BIN)/python -m pip install $(PIP_QUIET) --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS)
+# --no-compile: only what is imported gets compiled, at first import, which saves half a minute on two cores
+INSTALL = $(BIN)/python -m pip install $(PIP_QUIET) --no-compile --disable-pip-version-check -c $(CONSTRAINTS) $(PIP_ARGS)
+unexport PYTHONDONTWRITEBYTECODE
 # Nothing that runs from here reports its use to anyone
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
