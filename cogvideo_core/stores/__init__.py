@@ -1,0 +1,104 @@
+"""Trajectories on disk: every state of an inversion, written as it comes and read one level at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from torch import Tensor
+
+from cogvideo_core.errors import BadSpec
+from cogvideo_core.stores.layout import DTYPES, Layout, Unrepresentable, make_layout
+from cogvideo_core.stores.reader import Trajectory, open_trajectory
+
+__all__ = ["CONTAINERS", "DTYPES", "Step", "Trajectory", "Unrepresentable", "open_trajectory", "write_trajectory"]
+
+CONTAINERS = ("arrow", "zarr")
+
+
+class Step(TypedDict):
+    """One stored level: where its bytes lie in the object (a logical file name) and what they must hash to."""
+
+    level: int
+    timestep: int
+    object: str
+    offset: int
+    size: int
+    sha256: str
+
+
+def write_trajectory(
+    folder: Path,
+    states: Iterable[Tensor],
+    timesteps: Sequence[int],
+    dtype: str = "float16",
+    container: str = "arrow",
+    levels: Sequence[int] | None = None,
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Stream the states of an inversion into local files under `folder`, holding no more than two at a time.
+
+    Args:
+        states: N+1 tensors [f,C,h,w], level 0 = clean, ascending noise.
+        timesteps: their N+1 timesteps, ascending, timesteps[0] == -1.
+        levels: those to keep; None keeps all.
+
+    Returns (files for `Ledger.commit`, record with shape [N+1,f,C,h,w], dtype, container, timesteps and a table of
+    steps). Raises BadSpec for settings or states that don't fit together, ModelError for NaN or infinity, and
+    Unrepresentable for values that `dtype` can't hold.
+    """
+    if container not in CONTAINERS:
+        raise BadSpec(f"container {container!r}: not known; use one of {', '.join(CONTAINERS)}")
+    write: Callable[..., Any] = import_module(f"cogvideo_core.stores.{container}").write
+    iterator = iter(states)
+    first = next(iterator, None)
+    if first is None:
+        raise BadSpec("trajectory: no states; give one for each timestep")
+    layout, hashes = make_layout(first, timesteps, dtype, levels), list[str]()
+    planes = _planes(chain([first], iterator), layout, hashes)
+    del first  # or the first state would live as long as the whole inversion
+    folder.mkdir(parents=True, exist_ok=True)
+    files, offsets = write(folder, layout, planes)
+    return files, _record(layout, container, _steps(layout, next(iter(files)), offsets, hashes))
+
+
+def _planes(states: Iterator[Tensor], layout: Layout, hashes: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """(level, bits) of the levels to keep; their sha256 go to `hashes`. Raises BadSpec for a wrong number or shape."""
+    for level in count():
+        state = next(states, None)
+        if (state is None) != (level == layout.shape[0]):
+            few = "fewer" if state is None else "more"
+            raise BadSpec(f"trajectory: {few} states than its {layout.shape[0]} timesteps; give one for each")
+        if state is None:
+            return
+        if tuple(state.shape) != layout.shape[1:]:
+            raise BadSpec(f"trajectory level {level}: shape {tuple(state.shape)}, not {layout.shape[1:]} as before")
+        if level in layout.levels:
+            bits = layout.encode(state, level)
+            hashes.append(hashlib.sha256(bits.data).hexdigest())
+            del state
+            yield level, bits
+
+
+def _steps(layout: Layout, name: str, offsets: list[int], hashes: list[str]) -> list[Step]:
+    rows = zip(layout.levels, offsets, hashes, strict=True)
+    return [
+        Step(level=j, timestep=layout.timesteps[j], object=name, offset=at, size=layout.step_bytes, sha256=digest)
+        for j, at, digest in rows
+    ]
+
+
+def _record(layout: Layout, container: str, steps: list[Step]) -> dict[str, Any]:
+    return {
+        "kind": "states",
+        "container": container,
+        "codec": "none",
+        "dtype": layout.dtype,
+        "shape": list(layout.shape),
+        "timesteps": list(layout.timesteps),
+        "steps": steps,
+    }

@@ -1,0 +1,93 @@
+"""Reading a committed trajectory: one range request a level, checked against that level's sha256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from cogvideo_core.errors import BadSpec, CorruptObject
+from cogvideo_core.stores.layout import DTYPES, Layout
+
+if TYPE_CHECKING:
+    from cogvideo_core.ledger import Commit, Ledger
+    from cogvideo_core.stores.objects import Objects
+
+_REMEDY = "run again with verify='full', which sets it aside and inverts the clip anew"
+
+
+class Trajectory:
+    """The states of one inversion on disk. `timesteps` and `shape` [N+1,f,C,h,w] count all levels; `levels` names
+    those that are stored. Threads may share one."""
+
+    def __init__(self, objects: Objects, key: str, names: Mapping[str, str], record: Mapping[str, Any], verify: bool):
+        self.key, self.verify = key, verify
+        self._objects, self._names = objects, dict(names)
+        self._steps = {int(step["level"]): step for step in record["steps"]}
+        shape, timesteps = tuple(record["shape"]), tuple(record["timesteps"])
+        self._layout = Layout(record["dtype"], shape, timesteps, tuple(sorted(self._steps)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._layout.shape
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        return self._layout.timesteps
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return self._layout.levels
+
+    def read(self, level: int) -> Tensor:
+        """The state at a level, float32 [f,C,h,w] on the CPU; reads that level's bytes only.
+
+        Raises BadSpec for a level that isn't stored, CorruptObject for bytes that are not what was committed.
+        """
+        step = self._steps.get(level)
+        if step is None:
+            raise BadSpec(f"trajectory {self.key}: level {level} isn't stored; use one of {list(self.levels)}")
+        return self._layout.decode(self._bytes(step))
+
+    def stream(self, levels: Iterable[int] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """(level, state) in the given order, noisiest first by default; the next one is read meanwhile in a thread."""
+        order = list(reversed(self.levels) if levels is None else levels)
+        with ThreadPoolExecutor(1, thread_name_prefix="trajectory") as pool:
+            ahead = pool.submit(self.read, order[0]) if order else None
+            for level, following in zip(order, [*order[1:], None], strict=False):
+                assert ahead is not None
+                state = ahead.result()
+                ahead = None if following is None else pool.submit(self.read, following)
+                yield level, state
+
+    def _bytes(self, step: Mapping[str, Any]) -> bytes:
+        start, size = int(step["offset"]), int(step["size"])
+        try:
+            raw = self._objects.read(self._names[step["object"]], start, start + size)
+        except FileNotFoundError:
+            raise self._corrupt(step, "is missing") from None
+        if len(raw) != size:
+            raise self._corrupt(step, f"ends early ({len(raw)} bytes of {size})")
+        if self.verify and hashlib.sha256(raw).hexdigest() != step["sha256"]:
+            raise self._corrupt(step, "does not match its sha256")
+        return raw
+
+    def _corrupt(self, step: Mapping[str, Any], problem: str) -> CorruptObject:
+        where = f"trajectory {self.key}: level {step['level']} of {step['object']!r}"
+        return CorruptObject(f"{where} {problem}; {_REMEDY}")
+
+
+def open_trajectory(ledger: Ledger, commit: Commit, verify: bool = True) -> Trajectory:
+    """The trajectory of a commit; `verify` checks each level's sha256 when it is read.
+
+    Raises BadSpec for a commit that isn't a trajectory this version can read.
+    """
+    record = commit.record
+    known = record.get("kind") == "states" and record.get("codec") == "none" and record.get("dtype") in DTYPES
+    if not known:
+        raise BadSpec(f"{commit.stage} {commit.key}: not a trajectory this version can read; invert the clip anew")
+    names = {name: ledger.object_name(commit, name) for name in commit.files}
+    return Trajectory(ledger.objects, commit.key, names, record, verify)
