@@ -1,0 +1,208 @@
+"""What a video file says about itself, checked against the limits before a single frame is decoded."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from cogvideo_core.errors import ClipTooLarge, NotAVideo, NoVideoStream, TruncatedClip
+from cogvideo_core.video_boxes import truncation
+from cogvideo_core.video_tools import Limits, check_file, ffprobe_exe, file_url, reason, run, source_options
+
+ENTRIES = (
+    "format=duration,start_time:stream=index,codec_type,codec_name,width,height,pix_fmt,sample_aspect_ratio,"
+    "avg_frame_rate,r_frame_rate,duration,start_time,nb_frames,color_space,color_range:"
+    "stream_disposition=attached_pic:stream_tags=DURATION:stream_side_data=rotation"
+)
+MATRICES = {
+    "bt709": "bt709",
+    "smpte170m": "bt601",
+    "bt470bg": "bt601",
+    "fcc": "fcc",
+    "smpte240m": "smpte240m",
+    "bt2020nc": "bt2020",
+    "bt2020c": "bt2020",
+}
+MAX_FPS = 1000
+MAX_SECONDS = 1e9  # what a file may claim before it is refused
+USE_A_VIDEO = "use an mp4, mov, mkv, webm or avi file, or remove the clip"
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One clip's video stream. width, height: stored pixels, before `rotation` (degrees clockwise) and `sample_aspect`.
+
+    frames is an estimate where the container does not count. On the file's own clock the video's first frame is at
+    start_s, and the first frame or sound of all streams at origin_s. matrix (bt709, bt601, bt2020 ...) and full_range
+    say how its YCbCr becomes RGB.
+    """
+
+    width: int
+    height: int
+    sample_aspect: Fraction
+    fps: Fraction
+    frames: int
+    seconds: float
+    has_audio: bool
+    rotation: int
+    stream: int = 0
+    start_s: float = 0.0
+    origin_s: float = 0.0
+    audio_stream: int = 0
+    audio_codec: str = ""
+    matrix: str = "bt709"
+    full_range: bool = False
+
+    def as_json(self) -> Json:
+        return asdict(self) | {"sample_aspect": str(self.sample_aspect), "fps": str(self.fps)}
+
+    @classmethod
+    def from_json(cls, record: Json) -> Probe:
+        fractions = {name: Fraction(record[name]) for name in ("sample_aspect", "fps")}
+        return cls(**(record | fractions))
+
+    @property
+    def shown(self) -> tuple[int, int, Fraction]:
+        """(width, height, sample aspect) after rotation."""
+        if self.rotation in (90, 270):
+            return self.height, self.width, 1 / self.sample_aspect
+        return self.width, self.height, self.sample_aspect
+
+
+def probe(path: Path, clip: str, limits: Limits) -> Probe:
+    """Read the file's headers; `clip` is its name in error sentences.
+
+    Raises MissingClip, EmptyClip, NotAVideo, NoVideoStream, TruncatedClip, ClipTooLarge, ClipTimeout.
+    """
+    check_file(path, clip, limits)
+    if problem := truncation(path):
+        raise TruncatedClip(clip, problem, "copy or download it again, or remove it")
+    report = _report(path, clip, limits)
+    streams = report.get("streams", [])
+    audio: Json = next((s for s in streams if s.get("codec_type") == "audio" and "codec_name" in s), {})
+    found = _parse(_video_stream(streams, clip), report.get("format", {}), audio, path, clip, limits)
+    _check_size(found.width * found.height, f"{found.width}x{found.height}", clip, limits)
+    _check_seconds(found.seconds, clip, limits)
+    return found
+
+
+def _ffprobe(path: Path, limits: Limits, entries: str, *more: str) -> list[str]:
+    options = [text for key, value in source_options(limits.max_pixels).items() for text in (f"-{key}", str(value))]
+    return [ffprobe_exe(), "-v", "error", *options, "-show_entries", entries, *more, "-i", file_url(path)]
+
+
+def _report(path: Path, clip: str, limits: Limits) -> Json:
+    ran = run(_ffprobe(path, limits, ENTRIES, "-of", "json"), clip, limits.timeout_s)
+    if "exceeds specified max pixel count" in ran.stderr:  # ffprobe then gives no size at all
+        _check_size(limits.max_pixels + 1, "a frame", clip, limits)
+    try:
+        report: Json = json.loads(ran.output)
+    except ValueError:
+        report = {}
+    if ran.status or not report.get("streams"):
+        raise NotAVideo(clip, f"it can't be read as a video ({reason(ran.stderr, path)})", USE_A_VIDEO)
+    return report
+
+
+def _video_stream(streams: list[Json], clip: str) -> Json:
+    videos = [s for s in streams if s.get("codec_type") == "video"]
+    for stream in videos:
+        if not stream.get("disposition", {}).get("attached_pic"):  # cover art is no video
+            return stream
+    raise NoVideoStream(clip, "it has no video stream", "use a file with video or remove the clip")
+
+
+def _parse(stream: Json, container: Json, audio: Json, path: Path, clip: str, limits: Limits) -> Probe:
+    width, height = int(stream.get("width", 0)), int(stream.get("height", 0))
+    if width < 1 or height < 1 or "codec_name" not in stream:
+        raise NotAVideo(clip, "its video stream has no size or no known codec", "re-encode it as H.264")
+    fps = ratio(stream.get("avg_frame_rate")) or ratio(stream.get("r_frame_rate"))
+    seconds = number(stream.get("duration")) or clock(stream.get("tags", {}).get("DURATION"))
+    seconds = min(max(0.0, seconds or number(container.get("duration"))), MAX_SECONDS)
+    frames = int(number(stream.get("nb_frames"))) or round(seconds * fps)
+    if not seconds or not fps or fps > MAX_FPS:
+        frames, seconds = _measure(path, clip, int(stream["index"]), limits)
+        fps = Fraction(frames / seconds).limit_denominator(1001)
+    return Probe(
+        width=width,
+        height=height,
+        sample_aspect=ratio(stream.get("sample_aspect_ratio")) or Fraction(1),
+        fps=fps,
+        frames=max(1, frames),
+        seconds=seconds,
+        has_audio=bool(audio),
+        rotation=_rotation(stream),
+        stream=int(stream["index"]),
+        start_s=number(stream.get("start_time")),
+        origin_s=number(container.get("start_time")),
+        audio_stream=int(audio.get("index", 0)),
+        audio_codec=audio.get("codec_name", ""),
+        matrix=_matrix(stream, height),
+        full_range=_full_range(stream),
+    )
+
+
+def _measure(path: Path, clip: str, stream: int, limits: Limits) -> tuple[int, float]:
+    """(frames, seconds) from the packets' own times, for files that do not say how long they are (recorded live)."""
+    command = _ffprobe(path, limits, "packet=pts_time", "-select_streams", str(stream), "-of", "csv=p=0")
+    lines = run(command, clip, limits.timeout_s).output.decode("ascii", "replace").split()
+    times = [float(t) for t in (line.rstrip(",") for line in lines) if t.replace(".", "", 1).replace("-", "").isdigit()]
+    if len(times) < 2 or max(times) <= min(times):
+        raise NotAVideo(clip, "its length and frame rate are unknown", "remux it: ffmpeg -i IN -c copy OUT.mp4")
+    span = max(times) - min(times)
+    return len(times), span * len(times) / (len(times) - 1)
+
+
+def _rotation(stream: Json) -> int:
+    degrees = next((number(d["rotation"]) for d in stream.get("side_data_list", []) if "rotation" in d), 0.0)
+    return round(-degrees) % 360
+
+
+def _matrix(stream: Json, height: int) -> str:
+    untagged = "bt709" if height >= 720 else "bt601"
+    return MATRICES.get(stream.get("color_space", ""), untagged)
+
+
+def _full_range(stream: Json) -> bool:
+    pixels = str(stream.get("pix_fmt", ""))
+    implied = pixels.startswith(("yuvj", "rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "pal8"))
+    return stream.get("color_range") == "pc" or implied
+
+
+def _check_size(pixels: int, what: str, clip: str, limits: Limits) -> None:
+    if pixels > limits.max_pixels:
+        problem = f"{what} has more pixels than max_pixels = {limits.max_pixels}"
+        raise ClipTooLarge(clip, problem, "scale the clip down or raise dataset.max_pixels")
+
+
+def _check_seconds(seconds: float, clip: str, limits: Limits) -> None:
+    if seconds > limits.max_seconds:
+        problem = f"{seconds:.1f} s are more than max_seconds = {limits.max_seconds:g}"
+        raise ClipTooLarge(clip, problem, "cut the clip or raise dataset.max_seconds")
+
+
+def number(text: object) -> float:
+    """A finite float, or 0.0 for anything else ("N/A", None)."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0
+
+
+def ratio(text: object) -> Fraction:
+    """A fraction such as "30000/1001" or "16:11"; 0 for anything else."""
+    match = re.fullmatch(r"([0-9]{1,12})[/:]([0-9]{1,12})", str(text))
+    return Fraction(int(match[1]), int(match[2])) if match and int(match[2]) else Fraction(0)
+
+
+def clock(text: object) -> float:
+    """A time such as "00:00:02.5" in seconds; 0.0 for anything else."""
+    parts = str(text).split(":")
+    return number(sum(number(part) * 60**i for i, part in enumerate(reversed(parts)))) if len(parts) == 3 else 0.0
