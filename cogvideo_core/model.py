@@ -213,7 +213,7 @@ def load(spec: ModelSpec) -> VideoModel:
         raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
     dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
     pipe = getattr(diffusers, name).from_pretrained(
-        folder, torch_dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True
+        folder, dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True
     )
     pipe.set_progress_bar_config(disable=True)
     if spec.vae_tiling:

@@ -68,7 +68,7 @@ def _all_windows(dataset: DatasetSpec, model: VideoModel, clip: Record) -> Itera
         yield counted
         return
     for window in range(counted["windows"]):
-        yield clip | {"window": window}
+        yield dict(sources.at_window(clip, window))  # type: ignore[arg-type]
 
 
 def write_plan(root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: EngineSpec) -> list[Record]:

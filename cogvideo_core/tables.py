@@ -25,13 +25,9 @@ def read_table(root: str, name: str) -> list[Record]:
         return pq.read_table(file).to_pylist()
 
 
-def clip_of(row: Record) -> tuple[object, ...]:
-    return row.get("source_id") or row.get("clip"), row.get("window") or 0
-
-
 def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[Record]:
     """This run's edits and earlier ones, each with where its files are; only what is committed."""
-    merged = {(*clip_of(row), row["edit_key"]): row for row in [*earlier_edits(root), *rows]}
+    merged = {(row["source_id"], row["edit_key"]): row for row in [*earlier_edits(root), *rows]}
     found = []
     for row in merged.values():
         edit, latents = ledger.find("edits", row["edit_key"]), ledger.find("latents", row["latents_key"])
@@ -60,8 +56,8 @@ def earlier_edits(root: str) -> list[Record]:
 
 def merged_failures(root: str, records: list[Record]) -> list[Record]:
     """This run's failures, and earlier ones of clips that this run did not touch."""
-    touched = {clip_of(record) for record in records}
-    kept = [row for row in read_table(root, "errors") if clip_of(row) not in touched]
+    touched = {record["clip"] for record in records}
+    kept = [row for row in read_table(root, "errors") if row["clip"] not in touched]
     return kept + [record for record in records if is_failure(record)]
 
 

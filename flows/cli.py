@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,12 +76,19 @@ def quiet_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    if not sys.stderr.isatty():
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        diffusers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
 
 
 def execute(flow_name: str, settings: dict[str, Any]) -> None:
     """Runs a flow in this process and ends with the exit code of its outcome."""
     quiet_prefect()
-    from flows import edit_dataset as flows
+    from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
 
     try:
         counts = getattr(flows, flow_name)(**settings)

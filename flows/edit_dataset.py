@@ -38,9 +38,9 @@ def edit_dataset(
     )
 
     def chain(batch: list[Record]) -> Any:
-        encoded = work.encode_batch.submit(settings, batch)
-        inverted = work.invert_batch.submit(settings, encoded)  # type: ignore[arg-type]
-        return work.edit_batch.submit(settings, inverted)  # type: ignore[arg-type]
+        encoded = work.named(work.encode_batch, batch).submit(settings, batch)
+        inverted = work.named(work.invert_batch, batch).submit(settings, encoded)
+        return [encoded, inverted, work.named(work.edit_batch, batch).submit(settings, inverted)]
 
     return run(settings, chain, "edit")
 
@@ -59,8 +59,8 @@ def invert_dataset(
     )
 
     def chain(batch: list[Record]) -> Any:
-        encoded = work.encode_batch.submit(settings, batch)
-        return work.invert_batch.submit(settings, encoded, only_if_needed=False)  # type: ignore[arg-type]
+        encoded = work.named(work.encode_batch, batch).submit(settings, batch)
+        return [encoded, work.named(work.invert_batch, batch).submit(settings, encoded, only_if_needed=False)]
 
     return run(settings, chain, "invert")
 

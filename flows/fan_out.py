@@ -8,13 +8,16 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
+from cogvideo_core.failures import failure
+
 Record = dict[str, Any]
-Chain = Callable[[list[Record]], "PrefectFuture[list[Record]]"]
+Futures = list["PrefectFuture[list[Record]]"]
+Chain = Callable[[list[Record]], Futures]  # all futures of a batch: Prefect complains of one dropped unfinished
 
 
 def in_window(batches: Sequence[list[Record]], chain: Chain, in_flight: int) -> Iterator[list[Record]]:
     """Submits each batch's chain, at most `in_flight` at a time, and yields the finished batches in their order."""
-    waiting: deque[tuple[list[Record], PrefectFuture[list[Record]]]] = deque()
+    waiting: deque[tuple[list[Record], Futures]] = deque()
     for batch in batches:
         if len(waiting) >= in_flight:
             yield _finished(*waiting.popleft())
@@ -23,11 +26,9 @@ def in_window(batches: Sequence[list[Record]], chain: Chain, in_flight: int) -> 
         yield _finished(*waiting.popleft())
 
 
-def _finished(batch: list[Record], future: PrefectFuture[list[Record]]) -> list[Record]:
+def _finished(batch: list[Record], futures: Futures) -> list[Record]:
     """The batch's records; a task that broke as a whole becomes one failure a clip."""
-    from cogvideo_core.failures import failure
-
     try:
-        return future.result()
+        return futures[-1].result()
     except Exception as error:
         return [failure(record, "task", error, 1) for record in batch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
 from cogvideo_core import clips, plan, prompts, tables
@@ -18,18 +18,10 @@ Record = dict[str, Any]
 verb = partial(task, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
 
 
-def _names(records: list[Record]) -> str:
+def named(verb_task: Task[..., Any], records: list[Record]) -> Task[..., Any]:
+    """The task with a run name that says which clips it is for; their names are allow-listed characters."""
     more = f" +{len(records) - 1}" if len(records) > 1 else ""
-    return f"{records[0].get('name') or records[0].get('clip')}{more}" if records else "none"
-
-
-def _run_name(verb_name: str) -> Any:
-    def name() -> str:
-        from prefect.runtime import task_run
-
-        return f"{verb_name} {_names(task_run.parameters.get('records') or [])}"
-
-    return name
+    return verb_task.with_options(task_run_name=f"{verb_task.name.split('_')[0]} {records[0]['name']}{more}")
 
 
 @verb(name="discover_clips")
@@ -55,21 +47,21 @@ def embed_prompts(settings: Settings, records: list[Record]) -> int:
     return prompts.embed_missing(work.model, work.ledger, wanted)
 
 
-@verb(name="encode_batch", task_run_name=_run_name("encode"))
+@verb(name="encode_batch")
 def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Clips to latents."""
     step = partial(clips.encode_clip, settings.work())
     return [attempt(step, record, "encode", settings.engine.retries) for record in records]
 
 
-@verb(name="invert_batch", task_run_name=_run_name("invert"))
+@verb(name="invert_batch")
 def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
     """Latents to trajectories."""
     step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
     return [attempt(step, record, "invert", settings.engine.retries) for record in records]
 
 
-@verb(name="edit_batch", task_run_name=_run_name("edit"))
+@verb(name="edit_batch")
 def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Trajectories and prompts to edited clips."""
     step, done = partial(clips.edit_clip, settings.work()), []
