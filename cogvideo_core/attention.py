@@ -43,9 +43,7 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
     return torch.lerp(out_a, out_b, share_b)
 
 
-def attend_in_two_parts(
-    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0
-) -> Tensor:
+def attend_in_two_parts(q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0) -> Tensor:
     """Own keys and reference keys attended apart and merged; reference keys are never expanded to the edit rows."""
     folded = rearrange(q, "(g r) h s d -> r h (g s) d", r=len(k_ref)).contiguous()
     own, ref = attend_with_lse(q, k, v), attend_with_lse(folded, k_ref, v_ref)
@@ -57,9 +55,7 @@ def attend_in_two_parts(
     return merge(own[0], own[1], out_ref, lse_ref + math.log(weight))
 
 
-def attend_concatenated(
-    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0
-) -> Tensor:
+def attend_concatenated(q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0) -> Tensor:
     """The plain form: reference keys repeated for each row and appended to its own. The two-part form equals it."""
     groups = len(q) // len(k_ref)
     keys = torch.cat([k, repeat(k_ref, "r h s d -> (g r) h s d", g=groups)], dim=2)

@@ -24,7 +24,7 @@ from cogvideo_core.specs import RecipeSpec
 
 
 class RowVelocity(Protocol):
-    """velocity(x [R,f,C,h,w], t, text [R,S,D], reference) -> v [R,f,C,h,w], reference rows first where there are any."""
+    """velocity(x [R,f,C,h,w], t, text [R,S,D], reference) -> v [R,f,C,h,w], reference rows first if there are any."""
 
     def __call__(self, x: Tensor, t: int, text: Tensor, reference: Reference | None = None) -> Tensor: ...
 
@@ -94,7 +94,10 @@ def predict(
         reference = Reference(n, layers, recipe.reference_weight)
         joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
-    return guide(*v.chunk(2), recipe.guidance_scale) if guided else v
+    if not guided:
+        return v
+    v_uncond, v_cond = v.chunk(2)
+    return guide(v_uncond, v_cond, recipe.guidance_scale)
 
 
 def edit(

@@ -1,4 +1,4 @@
-"""The project's errors: one sentence that names the clip, the field and the remedy, and a class that decides retries."""
+"""The project's errors: one sentence naming clip, field and remedy, and a class that decides about retries."""
 
 from __future__ import annotations
 

@@ -44,15 +44,13 @@ def fixed_point_inversion(velocity: Velocity, x_0: Tensor, schedule: Schedule, i
 
 
 def noised_source(x_0: Tensor, schedule: Schedule, seed: int = 0) -> Iterator[Tensor]:
-    """No evaluations: the clean latents under one fixed noise at every level (the reference of DiTFlow-like editing)."""
+    """No evaluations: the clean latents under one fixed noise at every level, as the reference in DiTFlow."""
     noise = seeded_noise(x_0.shape, seed).to(x_0)
     for theta in schedule.thetas:
         yield noised(x_0, noise, theta)
 
 
-def invert(
-    velocity: Velocity, x_0: Tensor, schedule: Schedule, method: str, iterations: int = 3
-) -> Iterator[Tensor]:
+def invert(velocity: Velocity, x_0: Tensor, schedule: Schedule, method: str, iterations: int = 3) -> Iterator[Tensor]:
     """The inverter named in `InversionSpec.method`; states by level, index 0 = clean."""
     if method == "fixed_point":
         return fixed_point_inversion(velocity, x_0, schedule, iterations)

@@ -1,4 +1,4 @@
-"""The one adapter that knows diffusers: loads a CogVideoX, embeds prompts, turns frames into latents, makes velocities."""
+"""The one adapter that knows diffusers: a loaded CogVideoX, its prompts, latents, frames and velocities."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ class VideoShape:
 
 
 def model_folder(spec: ModelSpec) -> Path:
-    """A local diffusers folder: the shipped one for "shapes", the folder itself, or the hub's download of safetensors."""
+    """A local diffusers folder: the shipped one for "shapes", the one given, or the hub's download of safetensors."""
     if spec.path == "shapes":
         return Path(str(resources.files("cogvideo_core.shapes"))) / "model"
     folder = Path(spec.path)
     if folder.exists():
         return folder
     if spec.path.count("/") != 1 or spec.path.startswith((".", "/")):
-        raise ModelError(f"field model: {spec.path!r} is no folder and no hub id; give shapes, a diffusers folder or a hub id")
+        raise ModelError(
+            f"field model: {spec.path!r} is no folder and no hub id; give shapes, a diffusers folder or a hub id"
+        )
     try:
         return Path(
             diffusers.DiffusionPipeline.download(
@@ -200,17 +202,27 @@ class VideoModel:
         return lambda x, t: self.velocity(x[None], t, text)[0].to(x.device)
 
 
+def chosen_device(spec: ModelSpec) -> torch.device:
+    """The device asked for, or the GPU where there is one. Raises BadSpec for what can't be."""
+    has_gpu = torch.cuda.is_available()
+    device = torch.device(("cuda" if has_gpu else "cpu") if spec.device == "auto" else spec.device)
+    if device.type == "cuda" and not has_gpu:
+        raise BadSpec(f"field device: {spec.device!r} asked for, but torch sees no GPU; use auto or cpu")
+    if device.type == "cpu" and spec.offload != "none":
+        raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
+    return device
+
+
 def load(spec: ModelSpec) -> VideoModel:
     """Loads and places a model; checks come first, so that a bad folder costs no time."""
     folder = model_folder(spec)
     name = check_folder(folder)
     if name == "CogVideoXImageToVideoPipeline":
-        raise ModelError(f"field model: {spec.path!r} is an image-to-video model, which is not supported yet; use the text-to-video one")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else torch.device(spec.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BadSpec(f"field device: {spec.device!r} asked for, but torch sees no GPU; use auto or cpu")
-    if device.type == "cpu" and spec.offload != "none":
-        raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
+        raise ModelError(
+            f"field model: {spec.path!r} is an image-to-video model, which is not supported yet; "
+            "use the text-to-video one"
+        )
+    device = chosen_device(spec)
     dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
     pipe = getattr(diffusers, name).from_pretrained(
         folder, dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True

@@ -57,7 +57,9 @@ def schedule_from_config(config: Mapping[str, Any], steps: int, spacing: str = "
     known = {k: v for k, v in config.items() if not k.startswith("_")}
     scheduler = CogVideoXDDIMScheduler.from_config(known | {"timestep_spacing": spacing})
     scheduler.set_timesteps(steps)
-    descending = [int(t) for t in scheduler.timesteps]
+    descending = [int(t) for t in scheduler.timesteps][
+        :steps
+    ]  # diffusers gives one too many at N = 61, say: its t = -1
     alphas = scheduler.alphas_cumprod.double().numpy()
     ascending = [*reversed(descending)]
     thetas = angles(np.array([float(scheduler.final_alpha_cumprod), *alphas[ascending]]))

@@ -70,7 +70,9 @@ class DatasetSpec(Spec):
     max_megabytes: int = Field(4096, title="Largest file", ge=1, description="Megabytes; larger files are refused.")
     timeout_s: float = Field(300, title="Time-out", gt=0, description="Seconds that reading one clip may take.")
     allow_outside: bool = Field(
-        False, title="Allow clips outside", description="Permit local clip paths and symlinks outside the source folder."
+        False,
+        title="Allow clips outside",
+        description="Permit local clip paths and symlinks outside the source folder.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The command line: `cogvideo-edit`. Exit codes: 0 all done, 1 the run failed, 2 wrong settings, 3 some clips failed."""
+"""The command line. Exit codes: 0 all done, 1 the run failed, 2 wrong settings, 3 some clips failed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def parse_sets(pairs: list[str]) -> dict[str, dict[str, Any]]:
         path, equals, text = pair.partition("=")
         group, dot, field = path.partition(".")
         if not equals or not dot or group not in GROUPS:
-            raise typer.BadParameter(f"{pair!r} is not group.field=value; groups are {', '.join(GROUPS)}", param_hint="--set")
+            problem = f"{pair!r} is not group.field=value; groups are {', '.join(GROUPS)}"
+            raise typer.BadParameter(problem, param_hint="--set")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:
@@ -89,12 +90,14 @@ def execute(flow_name: str, settings: dict[str, Any]) -> None:
     """Runs a flow in this process and ends with the exit code of its outcome."""
     quiet_prefect()
     from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
+    from flows.report import TooFewSucceeded
 
     try:
         counts = getattr(flows, flow_name)(**settings)
     except EditError as error:
         console.print(f"[red]failed:[/red] {error}", highlight=False, markup=True, soft_wrap=True)
-        raise typer.Exit(USAGE if error.kind == "bad_input" and "min_success_ratio" not in str(error) else FAILED) from error
+        ran = isinstance(error, TooFewSucceeded) or error.kind != "bad_input"
+        raise typer.Exit(FAILED if ran else USAGE) from error
     report(counts)
     raise typer.Exit(PARTLY if counts["failed"] else OK)
 
@@ -114,7 +117,8 @@ def report(counts: dict[str, Any]) -> None:
         table.add_row(label, str(counts[name]))
     out = Console()
     out.print(table)
-    out.print(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html", highlight=False, soft_wrap=True)
+    root = counts["root"]
+    out.print(f"Dataset: {root}/dataset   Gallery: {root}/index.html", highlight=False, soft_wrap=True)
 
 
 Output = Annotated[str, typer.Option(help="Folder or fsspec URL of the run.")]
@@ -143,7 +147,11 @@ def run(
 
 @app.command()
 def invert(
-    source: Source, output: Output = "out/run", prompts: Prompts = "", model: Model = "shapes", sets: Set = []  # noqa: B006
+    source: Source,
+    output: Output = "out/run",
+    prompts: Prompts = "",
+    model: Model = "shapes",
+    sets: Set = [],  # noqa: B006
 ) -> None:
     """Encode and invert every clip, so that later runs on the same output only edit.
 
@@ -199,7 +207,7 @@ def inspect(
 
     units = find_units(target, root)
     if not units:
-        console.print(f"[red]nothing committed[/red] under {target!r} in {root!r}; check the key and --root", markup=True)
+        console.print(f"nothing committed under {target!r} in {root!r}; check the key and --root", markup=False)
         raise typer.Exit(FAILED)
     damaged = False
     for ledger, commit in units:

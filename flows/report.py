@@ -78,7 +78,8 @@ def finish(settings: Settings, records: list[Record], collected: Record, last_st
     if failures:
         columns = ["clip", "stage", "error", "kind", "message", "attempts", "retryable"]
         table = markdown_table(failures[:SHOWN_ERRORS], columns)
-        more = f"\n\n{len(failures) - SHOWN_ERRORS} more in tables/errors.parquet" if len(failures) > SHOWN_ERRORS else ""
+        hidden = max(len(failures) - SHOWN_ERRORS, 0)
+        more = f"\n\n{hidden} more in tables/errors.parquet" if hidden else ""
         create_markdown_artifact(key="errors", markdown=f"## Clips that failed\n\n{table}{more}")
     get_run_logger().info(
         "%(succeeded)d of %(clips)d clips succeeded; %(edits_made)d edits made, %(edits_reused)d reused", counts

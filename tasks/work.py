@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -15,16 +16,24 @@ from tasks.progress import advance
 from tasks.settings import Settings
 
 Record = dict[str, Any]
-verb = partial(task, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
 
 
-def named(verb_task: Task[..., Any], records: list[Record]) -> Task[..., Any]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def verb(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task whose result is not kept: what is done is known from the ledger, never from Prefect."""
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+
+
+def named(verb_task: Task[P, R], records: list[Record]) -> Task[..., R]:
     """The task with a run name that says which clips it is for; their names are allow-listed characters."""
     more = f" +{len(records) - 1}" if len(records) > 1 else ""
     return verb_task.with_options(task_run_name=f"{verb_task.name.split('_')[0]} {records[0]['name']}{more}")
 
 
-@verb(name="discover_clips")
+@verb("discover_clips")
 def discover_clips(settings: Settings) -> list[Record]:
     """Reads folder or manifest and writes the plan; bad rows come back as failures."""
     model = settings.work().model
@@ -34,7 +43,7 @@ def discover_clips(settings: Settings) -> list[Record]:
     )
 
 
-@verb(name="embed_prompts")
+@verb("embed_prompts")
 def embed_prompts(settings: Settings, records: list[Record]) -> int:
     """Embeds each distinct prompt of the plan once; returns how many were new."""
     good = [record for record in records if not is_failure(record)]
@@ -47,21 +56,21 @@ def embed_prompts(settings: Settings, records: list[Record]) -> int:
     return prompts.embed_missing(work.model, work.ledger, wanted)
 
 
-@verb(name="encode_batch")
+@verb("encode_batch")
 def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Clips to latents."""
     step = partial(clips.encode_clip, settings.work())
     return [attempt(step, record, "encode", settings.engine.retries) for record in records]
 
 
-@verb(name="invert_batch")
+@verb("invert_batch")
 def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
     """Latents to trajectories."""
     step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
     return [attempt(step, record, "invert", settings.engine.retries) for record in records]
 
 
-@verb(name="edit_batch")
+@verb("edit_batch")
 def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Trajectories and prompts to edited clips."""
     step, done = partial(clips.edit_clip, settings.work()), []
@@ -72,7 +81,7 @@ def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     return done
 
 
-@verb(name="collect_dataset")
+@verb("collect_dataset")
 def collect_dataset(settings: Settings, records: list[Record]) -> Record:
     """All committed edits of the run's root to the dataset folder, the tables and the gallery."""
     return tables.collect_run(settings.output, settings.work().ledger, records, settings.as_json())

@@ -76,7 +76,7 @@ def plain_edit(clip: Clip, recipe: RecipeSpec, edit: int) -> Tensor:
 
 @pytest.mark.parametrize("reference_prompt", ["inversion", "source", "edit", "per_half"])
 def test_shared_reference_equals_duplicated(model: VideoModel, reference_prompt: str) -> None:
-    """The shared reference row gives what a reference row for each half and edit gives, within 1e-4, on every variant."""
+    """The shared reference row gives what one for each half and edit gives, within 1e-4, on every variant."""
     clip = Clip(model)
     recipe = RecipeSpec(reference_prompt=reference_prompt, reference_end=1.0)
     together = clip.edit(recipe)

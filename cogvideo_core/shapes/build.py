@@ -43,9 +43,7 @@ class Architecture:
 
 ROPE = {"use_rotary_positional_embeddings": True}
 VARIANTS = {
-    "shapes": Architecture(
-        layers=6, heads=6, vae_channels=(24, 48, 64), time_embed_dim=128, transformer=ROPE
-    ),
+    "shapes": Architecture(layers=6, heads=6, vae_channels=(24, 48, 64), time_embed_dim=128, transformer=ROPE),
     "5b": Architecture(transformer=ROPE),
     "2b": Architecture(snr_shift_scale=3.0),
     "5b-i2v": Architecture(image_to_video=True, transformer=ROPE | {"use_learned_positional_embeddings": True}),

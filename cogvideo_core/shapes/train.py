@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,10 +81,20 @@ class Run:
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
 
+    @property
+    def averaged(self) -> Any:
+        """The model with the averaged weights."""
+        return self.average.module
+
     def save(self) -> None:
-        state = {"model": self.model, "average": self.average, "optimiser": self.optimiser}
         temporary = self.file.with_suffix(".part")
-        torch.save({k: v.state_dict() for k, v in state.items()} | {"step": self.step}, temporary)
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, temporary)
         os.replace(temporary, self.file)
 
     def log(self, **values: float) -> None:
@@ -113,7 +124,10 @@ class Run:
                 self.save()
 
 
-def train_vae(out: Path, steps: int, pool: int, batch: int, device: str) -> nn.Module:
+Pool = tuple[Tensor, list[world.Scene]]
+
+
+def train_vae(out: Path, steps: int, pool: Pool, batch: int, device: str) -> Any:
     """The VAE, L1 + L2 + a little KL on crops; returns the averaged model."""
     torch.manual_seed(0)
     vae = build.build_vae(build.VARIANTS["shapes"]).to(device)
@@ -121,7 +135,7 @@ def train_vae(out: Path, steps: int, pool: int, batch: int, device: str) -> nn.M
         conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
     run = Run(out, "vae", vae, steps, peak=2e-3, ema=0.995)
     if run.step < steps:
-        pixels, scenes = clips(pool)
+        pixels, scenes = pool
         test = normalised(clips(32, TEST_SEED, world.held_out_combinations())[0]).to(device)
 
         def loss_of(step: int) -> Tensor:
@@ -133,17 +147,16 @@ def train_vae(out: Path, steps: int, pool: int, batch: int, device: str) -> nn.M
 
         def check() -> dict[str, float]:
             with torch.no_grad():
-                again = run.average.module.decode(run.average.module.encode(test).latent_dist.mode()).sample
+                again = run.averaged.decode(run.averaged.encode(test).latent_dist.mode()).sample
             return {"psnr_db": round(psnr(again, test), 2)}
 
         run.train(loss_of, check, every=200)
-    return run.average.module.eval()
+    return run.averaged.eval()
 
 
 @torch.no_grad()
-def cached_latents(out: Path, vae: nn.Module, pool: int, device: str) -> tuple[Tensor, float, list[world.Scene]]:
+def cached_latents(out: Path, vae: Any, pixels: Tensor, device: str) -> tuple[Tensor, float]:
     """Latents of the training clips, [n,f,C,h,w] float16, times the scaling factor that makes their std 1."""
-    pixels, scenes = clips(pool)
     file = out / "latents.pt"
     if not file.exists():
         parts = []
@@ -153,21 +166,22 @@ def cached_latents(out: Path, vae: nn.Module, pool: int, device: str) -> tuple[T
         torch.save(torch.cat(parts), file)
     latents = torch.load(file, weights_only=True)
     scale = float(1 / latents.std())
-    return (latents * scale).transpose(1, 2).half(), scale, scenes
+    return (latents * scale).transpose(1, 2).half(), scale
 
 
-def token_ids(tokenizer: object, prompts: list[str]) -> Tensor:
+def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
     """int64 [B, MAX_TEXT_TOKENS], as CogVideoXPipeline tokenises."""
-    encoded = tokenizer(  # type: ignore[operator]
+    encoded = tokenizer(
         prompts, padding="max_length", max_length=build.MAX_TEXT_TOKENS, truncation=True, return_tensors="pt"
     )
     return encoded.input_ids
 
 
-def train_transformer(out: Path, vae: nn.Module, steps: int, pool: int, batch: int, device: str) -> object:
+def train_transformer(out: Path, vae: Any, steps: int, pool: Pool, batch: int, device: str) -> Any:
     """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline."""
-    latents, scale, scenes = cached_latents(out, vae, pool, device)
-    pipe = build.build_pipeline("shapes", seed=1)
+    scenes = pool[1]
+    latents, scale = cached_latents(out, vae, pool[0], device)
+    pipe: Any = build.build_pipeline("shapes", seed=1)
     pipe.register_modules(vae=vae)
     vae.register_to_config(scaling_factor=scale)
     both = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device)
@@ -185,7 +199,8 @@ def train_transformer(out: Path, vae: nn.Module, steps: int, pool: int, batch: i
         x_0 = latents[rows].float()
         t = torch.randint(0, 1000, (batch,), generator=noise)
         eps = torch.randn(x_0.shape, generator=noise)
-        x_t, v = (f(x_0, eps, t).to(device) for f in (pipe.scheduler.add_noise, pipe.scheduler.get_velocity))
+        x_t = pipe.scheduler.add_noise(x_0, eps, t).to(device)
+        v = pipe.scheduler.get_velocity(x_0, eps, t).to(device)
         text = both["text_encoder"](token_ids(pipe.tokenizer, captions).to(device))[0]
         guess = both["transformer"](
             hidden_states=x_t, encoder_hidden_states=text, timestep=t.to(device), image_rotary_emb=rope
@@ -193,26 +208,26 @@ def train_transformer(out: Path, vae: nn.Module, steps: int, pool: int, batch: i
         return F.mse_loss(guess.float(), v)
 
     def check() -> dict[str, float]:
-        return success(with_averages(pipe, run.average.module), prompts=24, seed=step_seed(run.step))
+        return success(with_averages(pipe, run.averaged), prompts=24, seed=step_seed(run.step))
 
     run.train(loss_of, check, every=1000)
-    return with_averages(pipe, run.average.module)
+    return with_averages(pipe, run.averaged)
 
 
 def step_seed(step: int) -> int:
     return 7_000_000 + step
 
 
-def with_averages(pipe: object, averages: nn.Module) -> object:
+def with_averages(pipe: Any, averages: Any) -> Any:
     """A pipeline that generates with the averaged weights."""
-    parts = {**pipe.components, **{k: averages[k].eval() for k in ("transformer", "text_encoder")}}  # type: ignore
+    parts = {**pipe.components, **{k: averages[k].eval() for k in ("transformer", "text_encoder")}}
     return type(pipe)(**parts)
 
 
-def generated(pipe: object, prompts: list[str], seed: int = 0, guidance: float = 6.0, steps: int = 50) -> np.ndarray:
+def generated(pipe: Any, prompts: list[str], seed: int = 0, guidance: float = 6.0, steps: int = 50) -> np.ndarray:
     """Clips of the plain diffusers pipeline: uint8 [n,F,H,W,3]."""
-    pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
-    frames = pipe(  # type: ignore[operator]
+    pipe.set_progress_bar_config(disable=True)
+    frames = pipe(
         prompt=prompts,
         num_frames=world.FRAMES,
         height=world.SIZE_PX,
@@ -234,28 +249,28 @@ def prompt_list(count: int) -> Iterator[world.Combination]:
         yield pool[(i // 2) * 7 % len(pool)]
 
 
-def success(pipe: object, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50) -> dict[str, float]:
+def success(
+    pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50
+) -> dict[str, float]:
     """Share of generated clips in which the oracle reads each attribute as asked."""
     wanted = list(prompt_list(prompts))
     hits: dict[str, list[bool]] = {name: [] for name in world.Combination._fields}
     for start in range(0, prompts, 25):
         part = wanted[start : start + 25]
         captions = [c.caption(start + i) for i, c in enumerate(part)]
-        for frames, combination in zip(
-            generated(pipe, captions, seed + start, guidance, steps), part, strict=True
-        ):
+        for frames, combination in zip(generated(pipe, captions, seed + start, guidance, steps), part, strict=True):
             for name, hit in oracle.read(frames).matches(combination).items():
                 hits[name].append(hit)
     return {name: round(float(np.mean(values)), 3) for name, values in hits.items()}
 
 
-def export(pipe: object, folder: Path) -> None:
+def export(pipe: Any, folder: Path) -> None:
     """The diffusers folder, weights in float16."""
     parts = ("vae", "transformer", "text_encoder")
     before = {name: getattr(pipe, name).dtype for name in parts}
     for name in parts:
         getattr(pipe, name).to(torch.float16)
-    pipe.save_pretrained(folder, safe_serialization=True)  # type: ignore[attr-defined]
+    pipe.save_pretrained(folder, safe_serialization=True)
     for name in parts:
         getattr(pipe, name).to(before[name])
 
@@ -272,8 +287,9 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="also write the finished folder here")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    vae = train_vae(args.out, args.vae_steps, args.pool, args.vae_batch, args.device)
-    pipe = train_transformer(args.out, vae, args.steps, args.pool, args.batch, args.device)
+    pool = clips(args.pool)
+    vae = train_vae(args.out, args.vae_steps, pool, args.vae_batch, args.device)
+    pipe = train_transformer(args.out, vae, args.steps, pool, args.batch, args.device)
     for folder in filter(None, (args.out / "model", args.export)):
         export(pipe, folder)
     print(json.dumps({"text_to_video": success(pipe)}))

@@ -126,7 +126,7 @@ def texture(scene: Scene) -> np.ndarray:
         across = angle + np.pi / 2
         pattern = wave(angle, length) * wave(across, length) + 0.4 * wave(angle, 12) * wave(across, 12)
     else:
-        pattern = sum(wave(rng.uniform(0, np.pi), length) for length in (12.0, 17.0, 25.0, 40.0))
+        pattern = np.sum([wave(rng.uniform(0, np.pi), length) for length in (12.0, 17.0, 25.0, 40.0)], axis=0)
     pattern = (pattern - pattern.mean()) / pattern.std()
     grey = BACKGROUNDS[kind] + scene.level + scene.contrast * pattern
     return grey[..., None] * np.asarray(scene.tint)
@@ -135,7 +135,7 @@ def texture(scene: Scene) -> np.ndarray:
 def coverage(shape: str, x: float, y: float, radius: float, size: int = SIZE_PX) -> np.ndarray:
     """How much of each pixel the shape covers: float64 [size,size] in 0..1, centre (x, y). Areas are about equal."""
     step = 1 / OVERSAMPLE
-    v, u = np.mgrid[0 : size : step, 0 : size : step] + step / 2
+    v, u = np.mgrid[0:size:step, 0:size:step] + step / 2
     u, v = u - x, v - y
     if shape == "circle":
         inside = u**2 + v**2 <= radius**2

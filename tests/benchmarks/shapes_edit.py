@@ -1,0 +1,195 @@
+"""The ShapesEdit bench: fixed clips, one edit of each kind, marked by the oracle against the ground truth.
+
+    python tests/benchmarks/shapes_edit.py                       # the table of docs/shapes.md
+    python tests/benchmarks/shapes_edit.py --recipe balanced --limit 4
+
+Attributes count as right when the oracle reads what the target prompt says. `all` is all four of them. Scores of the
+background are taken where neither source nor edit shows the object, on edits that keep the background; they stand
+beside what the VAE alone does to the same pixels. `score` = all × clip(1 - bg_psnr_below_vae / 15, 0, 1).
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from cogvideo_core import editing
+from cogvideo_core.inversion import evaluations, invert
+from cogvideo_core.model import VideoModel, load
+from cogvideo_core.shapes import oracle, world
+from cogvideo_core.specs import PRESETS, InversionSpec, ModelSpec, RecipeSpec
+
+SOURCE_PROMPTED, NONE, AS_SCRIPT = (
+    InversionSpec(),
+    InversionSpec(method="none"),
+    InversionSpec(method="ddim", prompt="empty"),
+)
+
+
+def sdedit(skipped: float) -> RecipeSpec:
+    return RecipeSpec(name=f"sdedit_{round(100 * (1 - skipped))}", start="noised", start_at=skipped, reference_weight=0)
+
+
+ROWS: dict[str, tuple[InversionSpec, RecipeSpec]] = {
+    "text": (NONE, PRESETS["text"]),
+    "sdedit_25": (NONE, sdedit(0.75)),
+    "sdedit_50": (NONE, sdedit(0.5)),
+    "sdedit_75": (NONE, sdedit(0.25)),
+    "seed": (AS_SCRIPT, PRESETS["seed"]),
+    "faithful": (SOURCE_PROMPTED, PRESETS["faithful"]),
+    "balanced": (SOURCE_PROMPTED, PRESETS["balanced"]),
+    "bold": (SOURCE_PROMPTED, PRESETS["bold"]),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A source clip with its edits, and what the VAE alone makes of it."""
+
+    edits: list[world.BenchEdit]
+    frames: np.ndarray
+    decoded: np.ndarray
+    latents: torch.Tensor = field(repr=False)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """dB over uint8 pixels [n,3]."""
+    mse = ((a.astype(float) - b.astype(float)) ** 2).mean()
+    return float(10 * np.log10(255**2 / max(mse, 1e-9)))
+
+
+def delta_e(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean CIEDE2000 over uint8 pixels [n,3]."""
+    return float(deltaE_ciede2000(rgb2lab(a / 255.0), rgb2lab(b / 255.0)).mean())
+
+
+def sharpness(frames: np.ndarray, region: np.ndarray) -> float:
+    """Mean absolute Laplacian of the grey levels in a region bool [F,H,W]."""
+    grey = np.pad(frames.mean(-1), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    laplacian = (
+        4 * grey[:, 1:-1, 1:-1] - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
+    )
+    return float(np.abs(laplacian)[region].mean())
+
+
+def marks(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> dict[str, float]:
+    """All figures of one edited clip; background figures are NaN where the edit asks for another background."""
+    reading = oracle.read(frames)
+    right = reading.matches(edit.wanted.combination)
+    truth = world.masks(edit.wanted) > 0.5
+    found = {name: float(hit) for name, hit in right.items()} | {"all": float(all(right.values()))}
+    found["preserved_iou"] = (truth & reading.mask).sum() / max((truth | reading.mask).sum(), 1)
+    if edit.kind == "background":
+        return found
+    objects = (world.masks(edit.scene) > 0) | truth | reading.mask
+    outside = ~oracle.grow(objects)
+    if outside.sum() < 100:
+        return found
+    before, after, vae = clip.frames[outside], frames[outside], clip.decoded[outside]
+    found |= {"bg_psnr": psnr(after, before), "bg_psnr_vae": psnr(vae, before)}
+    found |= {"delta_e": delta_e(after, before), "delta_e_vae": delta_e(vae, before)}
+    found["sharpness"] = sharpness(frames, outside) / sharpness(clip.decoded, outside)
+    return found
+
+
+def clips_of(model: VideoModel, limit: int) -> list[Clip]:
+    found = []
+    for _, group in itertools.groupby(world.bench_edits(limit), key=lambda edit: edit.clip):
+        edits = list(group)
+        frames = world.render(edits[0].scene)
+        latents = model.encode(frames)
+        found.append(Clip(edits, frames, model.decode(latents), latents))
+    return found
+
+
+def edited(model: VideoModel, clip: Clip, inversion: InversionSpec, recipe: RecipeSpec) -> list[np.ndarray]:
+    """Frames of all edits of a clip, in one batch, through the real engine."""
+    schedule = model.schedule(inversion.steps, inversion.spacing)
+    source = clip.edits[0].source_prompt if inversion.prompt == "source" else ""
+    text = model.embed([edit.target_prompt for edit in clip.edits] + [recipe.negative_prompt, source])
+    texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
+    states = list(invert(model.one_row(text[-1:]), clip.latents, schedule, inversion.method, inversion.iterations))
+    seeds = range(clip.edits[0].clip * 100, clip.edits[0].clip * 100 + len(clip.edits))
+    x = torch.stack([editing.start_latents(recipe, schedule, states.__getitem__, seed) for seed in seeds])
+    *_, last = editing.edit(model.velocity, x, texts, states.__getitem__, schedule, recipe, model.layers)
+    return [model.decode(latents) for latents in last]
+
+
+def mean(rows: list[dict[str, float]], name: str) -> float:
+    values = [row[name] for row in rows if name in row]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def score(rows: list[dict[str, float]]) -> float:
+    below = max(mean(rows, "bg_psnr_vae") - mean(rows, "bg_psnr"), 0)
+    return mean(rows, "all") * min(max(1 - below / 15, 0), 1)
+
+
+def interval(by_clip: list[list[dict[str, float]]], draws: int = 1000) -> tuple[float, float]:
+    """95 % of the score, clips drawn with replacement."""
+    rng = np.random.default_rng(0)
+    scores = [
+        score([row for i in rng.integers(len(by_clip), size=len(by_clip)) for row in by_clip[i]]) for _ in range(draws)
+    ]
+    return float(np.percentile(scores, 2.5)), float(np.percentile(scores, 97.5))
+
+
+def measure(model: VideoModel, clips: list[Clip], name: str) -> dict[str, Any]:
+    """One row of the table."""
+    inversion, recipe = ROWS[name]
+    started, by_clip = time.perf_counter(), []
+    for clip in clips:
+        frames = edited(model, clip, inversion, recipe)
+        by_clip.append([marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)])
+    rows = [row for clip in by_clip for row in clip]
+    edits = len(clips[0].edits)
+    cost = editing.edit_evaluations(recipe, inversion.steps, edits)
+    cost += evaluations(inversion.method, inversion.steps, inversion.iterations)
+    low, high = interval(by_clip)
+    names = ("colour", "shape", "motion", "background", "all", "preserved_iou", "bg_psnr", "delta_e", "delta_e_vae")
+    return {
+        "recipe": name,
+        **{key: round(mean(rows, key), 3) for key in (*names, "sharpness")},
+        "bg_psnr_below_vae": round(mean(rows, "bg_psnr_vae") - mean(rows, "bg_psnr"), 2),
+        "score": round(score(rows), 3),
+        "score_low": round(low, 3),
+        "score_high": round(high, 3),
+        "evaluations": round(cost / edits, 1),
+        "seconds": round((time.perf_counter() - started) / len(rows), 2),
+    }
+
+
+COLUMNS = (
+    *("recipe", "colour", "shape", "motion", "background", "all", "preserved_iou", "bg_psnr", "bg_psnr_below_vae"),
+    *("delta_e", "delta_e_vae", "sharpness", "score", "score_low", "score_high", "evaluations", "seconds"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", action="append", choices=list(ROWS), help="rows to measure; all by default")
+    parser.add_argument("--limit", type=int, default=24, help="clips, five edits each")
+    parser.add_argument("--model", default="shapes")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    args = parser.parse_args()
+    model = load(ModelSpec(path=args.model, dtype=args.dtype))
+    clips = clips_of(model, args.limit)
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    rows = []
+    for name in args.recipe or ROWS:
+        rows.append(measure(model, clips, name))
+        print("| " + " | ".join(str(rows[-1][column]) for column in COLUMNS) + " |", flush=True)
+    print(json.dumps({"rows": rows, "clips": args.limit, "edits": 5 * args.limit}))
+
+
+if __name__ == "__main__":
+    main()
