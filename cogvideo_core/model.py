@@ -167,7 +167,18 @@ class VideoModel:
         with self.lock:
             pixels = self.vae.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
         pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
+        self._check_decoded(latents, pixels)
         return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+    def _check_decoded(self, latents: Tensor, pixels: Tensor) -> None:
+        """diffusers' tiles don't add up at every size: 48 pixels in tiles of 24 come back as 56."""
+        scale = self.pipe.vae_scale_factor_spatial
+        wanted = (latents.shape[-2] * scale, latents.shape[-1] * scale)
+        if tuple(pixels.shape[1:3]) != wanted:
+            raise BadSpec(
+                f"field vae_tiling: the VAE's tiles do not fit {wanted[0]}x{wanted[1]} pixels; turn it off or use "
+                "another size"
+            )
 
     def _rotary(self, latent_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """RoPE tables for a latent grid, made by the pipeline's own method; None for absolute positions (2B)."""

@@ -159,3 +159,24 @@ def test_low_precision_stays_near(tiny_pipeline_folder: Path, loaded: model.Vide
     want, got = loaded.velocity(x, 500, text), low.velocity(x, 500, text)
     assert got.dtype == torch.float32
     assert (got - want).norm() / want.norm() < 0.05
+
+
+def test_vae_slicing_changes_nothing(tiny_pipeline_folder: Path, loaded: model.VideoModel) -> None:
+    """Slicing gives the same latents and the same frames."""
+    sliced = model.load(ModelSpec(path=str(tiny_pipeline_folder), vae_slicing=True))
+    frames = world.render(world.scene_from_seed(6))
+    latents = loaded.encode(frames)
+    assert sliced.vae.use_slicing and torch.equal(sliced.encode(frames), latents)
+    assert np.array_equal(sliced.decode(latents), loaded.decode(latents))
+
+
+def test_tiles_that_do_not_fit_are_refused(tiny_pipeline_folder: Path, loaded: model.VideoModel) -> None:
+    """Tiles that come back at another size are refused by name; where they fit, the frames stay near."""
+    tiled = model.load(ModelSpec(path=str(tiny_pipeline_folder), vae_tiling=True))
+    frames = world.render(world.scene_from_seed(6))
+    latents = loaded.encode(frames)
+    with pytest.raises(BadSpec, match="vae_tiling"):
+        tiled.decode(latents)
+    tiled.vae.enable_tiling(24, 24, tile_overlap_factor_height=1 / 3, tile_overlap_factor_width=1 / 3)
+    difference = np.abs(tiled.decode(latents).astype(int) - loaded.decode(latents))
+    assert 0 < difference.mean() < 12
