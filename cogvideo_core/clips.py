@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 from cogvideo_core import editing, sources, video
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.inversion import evaluations, invert
-from cogvideo_core.ledger import Commit, Ledger
+from cogvideo_core.ledger import Commit, Ledger, Stage
 from cogvideo_core.model import VideoModel
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
@@ -30,6 +31,7 @@ from cogvideo_core.units import (
     edit_spec,
     frames_spec,
     inversion_prompt,
+    pending_batches,
     planned_edits,
     shape_of,
     trajectory_spec,
@@ -52,7 +54,7 @@ class Work:
     ledger: Ledger
     on_step: Step = lambda stage: None
 
-    def find(self, stage: str, key: str) -> Commit | None:
+    def find(self, stage: Stage, key: str) -> Commit | None:
         return self.ledger.find(stage, key, self.output.verify)
 
 
@@ -95,9 +97,7 @@ def _encode_file(work: Work, clip: Record, path: Path, folder: Path, spec: Recor
     limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
     found = video.probe(path, name, limits)
     window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
-    frames = video.decode(
-        path, name, found, window, shape.height, shape.width, shape.fps, work.dataset.fit, limits
-    )
+    frames = video.decode(path, name, found, window, shape.height, shape.width, shape.fps, work.dataset.fit, limits)
     audio = (path, found, window) if found.has_audio and work.output.audio == "copy" else None
     video.encode(frames, folder / "source.mp4", shape.fps, work.output.crf, audio)
     latents = work.model.encode(frames)
@@ -164,7 +164,11 @@ def write_inversion(work: Work, record: Record, spec: Record) -> Commit:
     )
     with tempfile.TemporaryDirectory() as folder:
         files, table = write_trajectory(
-            Path(folder), _stepping(states, work, "invert"), schedule.timesteps, work.inversion.dtype, work.inversion.container
+            Path(folder),
+            _stepping(states, work, "invert"),
+            schedule.timesteps,
+            work.inversion.dtype,
+            work.inversion.container,
         )
         return work.ledger.commit("trajectories", record["trajectory_key"], files, spec, table)
 
@@ -176,24 +180,21 @@ def _stepping(states: Iterator[Tensor], work: Work, stage: str) -> Iterator[Tens
 
 
 def edit_clip(work: Work, record: Record) -> Record:
-    """Adds `edits`: one row for each planned edit, all committed. A planned batch with a missing edit is redone whole."""
-    edits = plan_edits(work, record)
-    size = work.engine.edits_per_batch
+    """Adds `edits`: one row for each planned edit, all committed. An interrupted batch is redone whole."""
     record = dict(record)
-    rows = []
-    for start in range(0, len(edits), size):
-        batch = edits[start : start + size]
+    edits = plan_edits(work, record)
+    with timed(record, "edit") as timing:
+        commits = {edit["edit_key"]: work.find("edits", edit["edit_key"]) for edit in edits}
+        batch_of = {key: commit.record.get("batch", []) for key, commit in commits.items() if commit}
+        timing |= {"reused": True, "edits": len(batch_of)}
+    for batch in pending_batches(edits, batch_of, work.engine.edits_per_batch):
         with timed(record, "edit") as timing:
-            found = [work.find("edits", edit["edit_key"]) for edit in batch]
-            timing["reused"] = all(found)
-            if not timing["reused"]:
-                timing["evaluations"] = editing.edit_evaluations(work.recipe, work.inversion.steps, len(batch))
-                edit_batch(work, record, batch)
-        timing["edits"] = len(batch)
-        rows += [edit_row(work, record, edit, all(found)) for edit in batch]
+            edit_batch(work, record, batch)
+            timing["evaluations"] = editing.edit_evaluations(work.recipe, work.inversion.steps, len(batch))
+            timing["edits"] = len(batch)
     if work.output.keep_trajectories != "all":
         drop_trajectory(work, record["trajectory_key"])
-    return record | {"edits": rows}
+    return record | {"edits": [edit_row(work, record, edit, edit["edit_key"] in batch_of) for edit in edits]}
 
 
 def edit_batch(work: Work, record: Record, batch: Sequence[Edit]) -> None:
@@ -203,8 +204,9 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit]) -> None:
     except CorruptObject:
         work.ledger.find("trajectories", record["trajectory_key"], "full")
         finals = denoise_batch(work, record, batch)
+    together = [edit["edit_key"] for edit in batch]
     for edit, latents in zip(batch, finals, strict=True):
-        commit_edit(work, record, edit, work.model.decode(latents))
+        commit_edit(work, record, edit, work.model.decode(latents), together)
 
 
 def trajectory_of(work: Work, record: Record) -> Trajectory:
@@ -228,13 +230,12 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit]) -> Tensor:
     texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
     trajectory = trajectory_of(work, record)
     starts = [editing.start_latents(recipe, schedule, trajectory.read, edit["seed"]) for edit in batch]
-    x = torch.stack(starts).to(model.device)
-    for x in editing.edit(model.velocity, x, texts, trajectory.read, schedule, recipe, model.layers):
-        work.on_step("edit")
-    return x
+    start = torch.stack(starts).to(model.device)
+    states = editing.edit(model.velocity, start, texts, trajectory.read, schedule, recipe, model.layers)
+    return deque(_stepping(states, work, "edit"), maxlen=1).pop()
 
 
-def commit_edit(work: Work, record: Record, edit: Edit, frames: Any) -> Commit:
+def commit_edit(work: Work, record: Record, edit: Edit, frames: Any, batch: list[str]) -> Commit:
     """Writes and commits the edited clip; audio is that of the source as the model saw it."""
     spec = edit_spec(
         record["trajectory_key"],
@@ -248,7 +249,7 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: Any) -> Commit:
         folder = Path(temporary)
         audio = _source_audio(work, record, folder) if record["has_audio"] else None
         video.encode(frames, folder / "edit.mp4", record["fps"], work.output.crf, audio)
-        return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, {})
+        return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, {"batch": batch})
 
 
 def _source_audio(work: Work, record: Record, folder: Path) -> tuple[Path, video.Probe, video.Window] | None:

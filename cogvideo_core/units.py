@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from cogvideo_core.model import VideoModel, VideoShape
@@ -21,9 +22,7 @@ class Edit(TypedDict):
 def shape_of(dataset: DatasetSpec, model: VideoModel) -> VideoShape:
     """The model's own frames and size, unless the dataset asks for others."""
     own = model.shape
-    return VideoShape(
-        dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps
-    )
+    return VideoShape(dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps)
 
 
 def frames_spec(dataset: DatasetSpec, output: OutputSpec, model: VideoModel, window: int) -> dict[str, Any]:
@@ -89,3 +88,15 @@ def planned_edits(
         for prompt in target_prompts
         for seed in recipe.seeds
     ]
+
+
+def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]], size: int) -> list[list[Edit]]:
+    """What is still to be computed, in batches of at most `size`.
+
+    `batch_of` gives, for each committed edit, the keys of the batch it was computed in. A committed edit is computed
+    again only beside a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes, while
+    prompts that were added later cost nothing but themselves.
+    """
+    missing = {edit["edit_key"] for edit in edits if edit["edit_key"] not in batch_of}
+    pending = [edit for edit in edits if missing.intersection([edit["edit_key"], *batch_of.get(edit["edit_key"], ())])]
+    return [pending[start : start + size] for start in range(0, len(pending), size)]
