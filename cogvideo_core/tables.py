@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import fsspec
 import pyarrow.parquet as pq
 
 from cogvideo_core import dataset
+from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.failures import is_failure
 from cogvideo_core.ledger import Commit, Ledger
 from cogvideo_core.specs import OutputSpec
+from cogvideo_core.stores.objects import storing
 
 Record = dict[str, Any]
 
@@ -25,9 +28,13 @@ def read_table(root: str, name: str) -> list[Record]:
         return pq.read_table(file).to_pylist()
 
 
-def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[Record]:
-    """This run's edits and earlier ones, each with where its files are; only what is committed."""
-    merged = {(row["source_id"], row["edit_key"]): row for row in [*earlier_edits(root), *rows]}
+def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[dataset.EditRow]:
+    """This run's edits and earlier ones, each with where its files are; only what is committed.
+
+    A clip that was copied or touched has another source_id, but is the same clip: the later row stands.
+    """
+    every = [*earlier_edits(root), *rows]
+    merged = {(shown_clip(row["clip"]), row["window"], row["edit_key"]): row for row in every}
     found = []
     for row in merged.values():
         edit, latents = ledger.find("edits", row["edit_key"]), ledger.find("latents", row["latents_key"])
@@ -36,7 +43,7 @@ def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[Reco
                 "edit_object": url_of(ledger, edit, "edit.mp4"),
                 "source_object": url_of(ledger, latents, "source.mp4"),
             }
-            found.append(row | objects)
+            found.append(cast(dataset.EditRow, row | objects))
     return found
 
 
@@ -56,7 +63,7 @@ def earlier_edits(root: str) -> list[Record]:
 
 def merged_failures(root: str, records: list[Record]) -> list[Record]:
     """This run's failures, and earlier ones of clips that this run did not touch."""
-    touched = {record["clip"] for record in records}
+    touched = {shown_clip(record["clip"]) for record in records}
     kept = [row for row in read_table(root, "errors") if row["clip"] not in touched]
     return kept + [record for record in records if is_failure(record)]
 
@@ -71,14 +78,28 @@ def timings_of(records: Iterable[Record]) -> list[Record]:
     ]
 
 
+def kept_settings(root: str, about: Record) -> Record:
+    """The settings that the card and the gallery show: those given, else those of the last run of this root."""
+    fs, path = fsspec.core.url_to_fs(f"{root}/plan/settings.json")
+    with storing("plan/settings.json"):
+        if about:
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            fs.pipe_file(path, (json.dumps(about, indent=2) + "\n").encode())
+            return about
+        return dict(json.loads(fs.cat_file(path))) if fs.exists(path) else {}
+
+
 def collect_run(output: OutputSpec, ledger: Ledger, records: list[Record], about: Record) -> Record:
-    """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives."""
+    """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives.
+
+    `about` is what the card and the gallery show as settings; empty for those of the root's last run.
+    """
     rows = [edit for record in records for edit in record.get("edits", [])]
     return dataset.collect(
         output.root,
         merged_edits(ledger, output.root, rows),
         merged_failures(output.root, records),
         [*read_table(output.root, "timings"), *timings_of(records)],
-        about,
+        kept_settings(output.root, about),
         output.gallery,
     )
