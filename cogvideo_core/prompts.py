@@ -41,8 +41,9 @@ def embeddings(model: VideoModel, ledger: Ledger, prompts: Sequence[str]) -> Ten
 
 
 def _read(model: VideoModel, ledger: Ledger, prompt: str) -> Tensor:
-    commit = ledger.find("prompts", fingerprint(prompt_spec(model, prompt)))
-    if commit is None:  # between the two look-ups it was quarantined
+    # in full, whatever the run verifies: it is small, and a flipped bit in it would steer every edit astray unseen
+    commit = ledger.find("prompts", fingerprint(prompt_spec(model, prompt)), "full")
+    if commit is None:
         return model.embed([prompt])[0].cpu()
     with tempfile.TemporaryDirectory() as folder:
         return load_file(ledger.fetch(commit, FILE, Path(folder)))["embedding"]
