@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 from typing import get_args
 
-from cogvideo_core.keys import Stage, is_key
+from cogvideo_core.keys import STAGES, Stage, is_key
 from cogvideo_core.ledger import Commit, Ledger
 
 
 def find_units(target: str, root: str) -> list[tuple[Ledger, Commit]]:
     """Units named by their folder (`ROOT/STAGE/k2/KEY`), their key, or the beginning of it (4 characters or more)."""
     parts = target.rstrip("/").split("/")
-    if len(parts) > 3 and is_key(parts[-1]):
-        root, stages, wanted = "/".join(parts[:-3]) or "/", (parts[-3],), parts[-1]
-    else:
-        stages, wanted = get_args(Stage), target.strip("/").lower()
+    stages, wanted = STAGES, target.strip("/").lower()
+    if len(parts) >= 3 and is_key(parts[-1]):
+        root = "/".join(parts[:-3]) or ("/" if target.startswith("/") else ".")
+        stages, wanted = (parts[-3],), parts[-1]
+    if len(wanted) < 4:
+        return []
     ledger = Ledger(root)
     found = []
-    for stage in stages:
-        if stage not in get_args(Stage):
-            continue
-        for key in ledger.keys(stage) if len(wanted) >= 4 else ():
+    for stage in get_args(Stage):
+        for key in ledger.keys(stage) if stage in stages else ():
             if key.startswith(wanted) and (commit := ledger.find(stage, key, "none")):
                 found.append((ledger, commit))
     return found

@@ -16,18 +16,19 @@ from cogvideo_core.errors import BadManifest, BadSpec
 from cogvideo_core.failures import attempt, is_failure
 from cogvideo_core.model import VideoModel
 from cogvideo_core.specs import DatasetSpec, EngineSpec, RecipeSpec
+from cogvideo_core.stores.objects import storing
 from cogvideo_core.units import shape_of
 
 Record = dict[str, Any]
 
-TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt", "target_prompts")
+CLIP_TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt")
 CLIPS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in TEXTS[:-1]]
-    + [("target_prompts", pa.list_(pa.string())), ("size", pa.int64()), ("window", pa.int32()), ("batch", pa.int32())]
+    {name: pa.string() for name in CLIP_TEXTS}
+    | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32(), "batch": pa.int32()}
 )
 EDITS_SCHEMA = pa.schema(
-    [("source_id", pa.string()), ("window", pa.int32()), ("batch", pa.int32()), ("target_prompt", pa.string())]
-    + [("recipe", pa.string()), ("seed", pa.int64())]
+    {"source_id": pa.string(), "window": pa.int32(), "batch": pa.int32()}
+    | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64()}
 )
 
 
@@ -39,10 +40,11 @@ def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
     for field, value in (("height", shape.height), ("width", shape.width)):
         if value % multiple:
             raise BadSpec(f"field {field}: {value} is no multiple of {multiple}, which this model needs; use another")
-    learned = not config.use_rotary_positional_embeddings or config.use_learned_positional_embeddings
     own = model.shape
-    if learned and config.use_learned_positional_embeddings and shape != own:
-        raise BadSpec(f"field height: this model takes {own.frames} frames of {own.height}x{own.width} only; leave them 0")
+    if config.use_learned_positional_embeddings and shape != own:
+        raise BadSpec(
+            f"field height: this model takes {own.frames} frames of {own.height}x{own.width} only; leave them 0"
+        )
 
 
 def planned_clips(dataset: DatasetSpec, model: VideoModel) -> Iterator[Record]:
@@ -92,11 +94,12 @@ def write_plan(root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: E
 
 
 def _write(url: str, rows: list[Record], schema: pa.Schema) -> None:
-    fs, path = fsspec.core.url_to_fs(url)
-    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-    picked = [{name: row[name] for name in schema.names} for row in rows]
-    with fs.open(path, "wb") as file:
-        pq.write_table(pa.Table.from_pylist(picked, schema=schema), file)
+    table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
+    with storing(url):
+        fs, path = fsspec.core.url_to_fs(url)
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        with fs.open(path, "wb") as file:
+            pq.write_table(table, file)
 
 
 def batches(records: list[Record]) -> list[list[Record]]:
