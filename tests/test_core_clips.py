@@ -1,0 +1,350 @@
+"""One clip's way through encode, invert and edit: what is made once, what is made again, and what is never trusted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cogvideo_core import clips, model, plan, sources, tables, video
+from cogvideo_core.clips import Work
+from cogvideo_core.editing import edit_evaluations
+from cogvideo_core.errors import StorageError
+from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core.ledger import Commit, Ledger
+from cogvideo_core.prompts import embeddings, prompt_spec
+from cogvideo_core.shapes import world
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
+from cogvideo_core.stores import open_trajectory
+
+Record = dict[str, Any]
+MakeWork = Callable[..., Work]
+STEPS = 4
+INVERSION = InversionSpec(steps=STEPS, iterations=1)
+RECIPE = RecipeSpec(reference_end=0.5)
+INVERTED = STEPS * 2  # evaluations of one inversion
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_pipeline_folder: Path) -> model.VideoModel:
+    return model.load(ModelSpec(path=str(tiny_pipeline_folder)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """a.mp4 and its copy b.mp4 have 9 frames, long.mp4 has 22 with a cut after each 9."""
+    path = tmp_path_factory.mktemp("clips")
+    frames = world.render(world.scene_from_seed(5))
+    video.encode(frames, path / "a.mp4", 8)
+    (path / "b.mp4").write_bytes((path / "a.mp4").read_bytes())
+    other = world.render(world.scene_from_seed(6))
+    video.encode(np.concatenate([frames, other, frames[:4]]), path / "long.mp4", 8)
+    return path
+
+
+@pytest.fixture
+def works(loaded: model.VideoModel, folder: Path, tmp_path: Path) -> MakeWork:
+    """works(root, dataset={...}, ...): the settings of a run; equal roots share what is committed."""
+
+    def make(root: str = "run", **groups: Record) -> Work:
+        output = OutputSpec(**({"root": str(tmp_path / root)} | groups.get("output", {})))
+        return Work(
+            DatasetSpec(**({"source": str(folder), "frames": 9} | groups.get("dataset", {}))),
+            InversionSpec(**(INVERSION.as_json() | groups.get("inversion", {}))),
+            RecipeSpec(**(RECIPE.as_json() | groups.get("recipe", {}))),
+            output,
+            EngineSpec(**groups.get("engine", {})),
+            loaded,
+            Ledger(output.root),
+        )
+
+    return make
+
+
+def clip(folder: Path, name: str = "a.mp4", prompts: tuple[str, ...] = ("a blue circle", "a red square")) -> Record:
+    """A clip's record, as `read_clips` gives it."""
+    rows = [{"clip": name, "source_prompt": "a green circle", "target_prompts": prompts}]
+    manifest = folder / "one.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (record,) = sources.read_clips(DatasetSpec(source=str(manifest)))
+    return dict(record)
+
+
+def edited(work: Work, record: Record) -> Record:
+    return clips.edit_clip(work, clips.invert_clip(work, clips.encode_clip(work, record)))
+
+
+def spent(work: Work, record: Record) -> tuple[Record, int]:
+    """The finished record and the model's evaluations that it cost."""
+    before = work.model.evaluations
+    return edited(work, record), work.model.evaluations - before
+
+
+def bytes_of(work: Work, record: Record) -> list[bytes]:
+    """The edits' files, in planned order."""
+    return [edit_file(work, edit["edit_key"]).read_bytes() for edit in record["edits"]]
+
+
+def edit_file(work: Work, key: str) -> Path:
+    commit = work.ledger.find("edits", key)
+    assert commit is not None
+    return Path(work.ledger.open_url(commit, "edit.mp4")[1])
+
+
+def flip(path: Path, at: int = -200) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 0x40
+    path.write_bytes(raw)
+
+
+def cost(edits: int) -> int:
+    return edit_evaluations(RECIPE, STEPS, edits)
+
+
+def test_a_clip_costs_what_is_counted_and_nothing_the_second_time(works: MakeWork, folder: Path) -> None:
+    """Timings name exactly the evaluations that the model made; done again, all is reused and nothing is computed."""
+    work, record = works(), clip(folder)
+    first, made = spent(work, record)
+    assert made == INVERTED + cost(2) == sum(row["evaluations"] for row in first["timings"])
+    second, again = spent(work, record)
+    assert again == 0 and all(row["reused"] for row in second["timings"])
+    assert [edit["reused"] for edit in first["edits"] + second["edits"]] == [False, False, True, True]
+    assert bytes_of(work, first) == bytes_of(work, second)
+
+
+def test_edits_differ_by_prompt_and_are_videos_as_asked(works: MakeWork, folder: Path) -> None:
+    """Each edit has 9 frames of 48x48 at 8 a second; two prompts give two videos."""
+    work = works()
+    record = edited(work, clip(folder))
+    one, two = bytes_of(work, record)
+    assert one != two
+    for edit in record["edits"]:
+        path = edit_file(work, edit["edit_key"])
+        found = video.probe(path, "edit", video.Limits.of(work.dataset))
+        assert (found.frames, found.width, found.height, found.fps) == (9, 48, 48, 8)
+
+
+@pytest.mark.parametrize("keep", ["until_edited", "none"])
+def test_trajectories_go_once_edited(works: MakeWork, folder: Path, keep: str) -> None:
+    """Nothing of a trajectory is left on disk, a second run needs none, and a new prompt makes it anew."""
+    work = works(output={"keep_trajectories": keep, "root": works().output.root})
+    edited(work, clip(folder))
+    left = [path for path in Path(work.output.root, "trajectories").rglob("*") if path.is_file()]
+    assert left == [] and list(work.ledger.units("trajectories")) == []
+    assert spent(work, clip(folder))[1] == 0
+    more = clip(folder, prompts=("a blue circle", "a red square", "a yellow triangle"))
+    assert spent(work, more)[1] == INVERTED + cost(1)
+
+
+def test_a_new_prompt_costs_itself_alone(works: MakeWork, folder: Path) -> None:
+    """Edits that were made in a whole batch stay, also where a batch would have had room for the new one."""
+    work = works()
+    old, _ = spent(work, clip(folder))
+    kept = bytes_of(work, old)
+    grown, made = spent(work, clip(folder, prompts=("a yellow triangle", "a blue circle", "a red square")))
+    assert made == cost(1)
+    assert [edit["reused"] for edit in grown["edits"]] == [False, True, True]
+    assert bytes_of(work, grown)[1:] == kept
+
+
+class Stop(BaseException):
+    """What `kill` and Prefect's cancelling look like from inside."""
+
+
+@pytest.mark.parametrize("after", [0, 3, STEPS + 1 + 2, STEPS + 1 + STEPS + 3])
+def test_an_interrupted_clip_ends_in_equal_bytes(works: MakeWork, folder: Path, after: int) -> None:
+    """Stopped in its inversion, in its first or in its second batch of edits, then run again: as if nothing was."""
+    prompts = ("a blue circle", "a red square", "a yellow triangle")
+    whole = edited(calm := works("calm", engine={"edits_per_batch": 2}), clip(folder, prompts=prompts))
+    ticks = iter(range(after))
+
+    def on_step(stage: str) -> None:
+        if next(ticks, None) is None:
+            raise Stop
+
+    work = replace(works("stopped", engine={"edits_per_batch": 2}), on_step=on_step)
+    with pytest.raises(Stop):
+        edited(work, clip(folder, prompts=prompts))
+    assert len(list(work.ledger.units("edits"))) < 3
+    resumed = edited(replace(work, on_step=lambda stage: None), clip(folder, prompts=prompts))
+    assert bytes_of(work, resumed) == bytes_of(calm, whole)
+    assert [e["edit_key"] for e in resumed["edits"]] == [e["edit_key"] for e in whole["edits"]]
+
+
+def test_an_interrupted_batch_is_computed_whole_and_keeps_what_was_committed(
+    works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between the commits of one batch: all of the batch is denoised again, the committed edit stays."""
+    whole = edited(calm := works("calm"), clip(folder))
+    work, commit = works("stopped"), Ledger.commit
+
+    def once(ledger: Ledger, stage: Any, *rest: Any) -> Commit:
+        if stage == "edits" and list(ledger.units("edits")):
+            raise Stop
+        return commit(ledger, stage, *rest)
+
+    monkeypatch.setattr(Ledger, "commit", once)
+    with pytest.raises(Stop):
+        edited(work, clip(folder))
+    monkeypatch.undo()
+    (done,) = work.ledger.units("edits")
+    resumed, made = spent(work, clip(folder))
+    assert made == cost(2) and [edit["reused"] for edit in resumed["edits"]] == [True, False]
+    assert work.ledger.find("edits", done.key) == done
+    assert bytes_of(work, resumed) == bytes_of(calm, whole)
+
+
+def test_equal_content_is_inverted_and_edited_once(works: MakeWork, folder: Path) -> None:
+    """Under a second path all keys are the same, nothing is computed, and the dataset has a row for each path."""
+    work = works()
+    first, _ = spent(work, clip(folder))
+    second, made = spent(work, clip(folder, "b.mp4"))
+    assert made == 0 and first["source_id"] != second["source_id"]
+    assert first["trajectory_key"] == second["trajectory_key"]
+    assert len(list(work.ledger.units("trajectories"))) == 1
+    counts = tables.collect_run(work.output, work.ledger, [first, second], {})
+    rows = tables.read_table(work.output.root, "edits")
+    assert counts["edits"] == 4 and [row["clip"] for row in rows] == ["a.mp4", "a.mp4", "b.mp4", "b.mp4"]
+    assert len({row["edit_key"] for row in rows}) == 2
+
+
+def test_a_touched_clip_is_the_same_clip(works: MakeWork, folder: Path, tmp_path: Path) -> None:
+    """A new modification time makes no work and no second rows."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.mp4"
+    path.write_bytes((folder / "a.mp4").read_bytes())
+    work = works(dataset={"source": str(tmp_path / "in")})
+    first = edited(work, clip(tmp_path / "in"))
+    tables.collect_run(work.output, work.ledger, [first], {})
+    path.touch()
+    second, made = spent(work, clip(tmp_path / "in"))
+    assert made == 0 and second["source_id"] != first["source_id"]
+    assert tables.collect_run(work.output, work.ledger, [second], {})["edits"] == 2
+
+
+@pytest.mark.parametrize("container", ["arrow", "zarr"])
+def test_a_damaged_trajectory_is_set_aside_and_made_anew(works: MakeWork, folder: Path, container: str) -> None:
+    """Sizes agree, one bit does not: the read notices, the clip is inverted anew, and the edit is the right one."""
+    prompts = ("a blue circle", "a red square", "a yellow triangle")
+    calm, work = works("calm", inversion={"container": container}), works(inversion={"container": container})
+    for each in (calm, work):
+        edited(each, clip(folder))
+    (commit,) = work.ledger.units("trajectories")
+    step = commit.record["steps"][-1]
+    flip(Path(work.ledger.open_url(commit, step["object"])[1]), step["offset"] + 11)
+    repaired, made = spent(work, clip(folder, prompts=prompts))
+    assert made == INVERTED + cost(1)  # the start is read before anything is denoised
+    why = json.loads(next(Path(work.output.root, "quarantine", "trajectories").rglob("why.json")).read_text())
+    assert (why["stage"], why["key"]) == ("trajectories", commit.key)
+    assert bytes_of(work, repaired) == bytes_of(calm, edited(calm, clip(folder, prompts=prompts)))
+
+
+def test_a_damaged_edit_is_redone_with_its_batch(works: MakeWork, folder: Path) -> None:
+    """verify=full finds the flipped bit; the result has the bytes it had."""
+    work = works(output={"verify": "full", "root": works().output.root})
+    first = edited(work, clip(folder))
+    good = bytes_of(work, first)
+    flip(edit_file(work, first["edits"][1]["edit_key"]))
+    second, made = spent(work, clip(folder))
+    assert made == cost(2) and [edit["reused"] for edit in second["edits"]] == [True, False]
+    assert bytes_of(work, second) == good
+
+
+@pytest.mark.parametrize("stage", ["latents", "trajectories", "edits"])
+def test_a_file_that_is_gone_is_made_again(works: MakeWork, folder: Path, stage: Any) -> None:
+    """verify=size notices, and the edits come out with the bytes they had."""
+    work = works()
+    good = bytes_of(work, edited(work, clip(folder)))
+    commit = next(work.ledger.units(stage))
+    for name in commit.files:
+        Path(work.ledger.open_url(commit, name)[1]).unlink()
+    assert bytes_of(work, edited(work, clip(folder))) == good
+    assert work.ledger.find(stage, commit.key, "full") is not None
+
+
+def test_damaged_latents_are_a_failure_that_the_next_run_repairs(works: MakeWork, folder: Path) -> None:
+    """They are always read in full: a flipped bit is never inverted."""
+    work = works()
+    encoded = clips.encode_clip(work, clip(folder))
+    (commit,) = work.ledger.units("latents")
+    flip(Path(work.ledger.open_url(commit, "latents.safetensors")[1]))
+    failed = attempt(lambda record: clips.invert_clip(work, record), encoded, "invert")
+    assert (failed["error"], failed["stage"]) == ("CorruptObject", "invert") and "run again" in failed["message"]
+    assert not list(work.ledger.units("trajectories"))
+    assert len(edited(work, clip(folder))["edits"]) == 2
+
+
+def test_a_damaged_prompt_embedding_is_made_again(works: MakeWork) -> None:
+    """Whatever the run verifies: the embedding that is used is the one that the model gives."""
+    work, prompt = works(output={"verify": "none", "root": works().output.root}), "a red circle"
+    good = embeddings(work.model, work.ledger, [prompt])
+    commit = work.ledger.find("prompts", fingerprint(prompt_spec(work.model, prompt)))
+    assert commit is not None
+    flip(Path(work.ledger.open_url(commit, "embedding.safetensors")[1]), -2)
+    for _ in range(2):
+        assert embeddings(work.model, work.ledger, [prompt]).equal(good)
+    assert work.ledger.find("prompts", commit.key, "full") is not None
+
+
+def test_every_window_of_a_longer_clip_is_a_unit(works: MakeWork, folder: Path) -> None:
+    """22 frames give two windows of 9, planned before any work, with a trajectory, edits and rows for each."""
+    manifest = folder / "long.jsonl"
+    manifest.write_text(json.dumps({"clip": "long.mp4", "source_prompt": "x", "target_prompts": ["a red square"]}))
+    work = works(dataset={"source": str(manifest), "window": "all"})
+    records = list(plan.planned_clips(work.dataset, work.model))
+    assert [record["window"] for record in records] == [0, 1]
+    done = [edited(work, record) for record in records]
+    assert len({record["trajectory_key"] for record in done}) == 2
+    counts = tables.collect_run(work.output, work.ledger, done, {})
+    assert (counts["edits"], counts["clips"], counts["errors"]) == (2, 2, 0)
+    rows = tables.read_table(work.output.root, "edits")
+    assert [(row["clip"], row["window"]) for row in rows] == [("long.mp4", 0), ("long.mp4", 1)]
+    assert len({row["source_object"] for row in rows}) == 2
+
+
+def test_both_containers_give_the_same_edits(works: MakeWork, folder: Path) -> None:
+    """Arrow and Zarr: the same states, bit for bit, and the same bytes of the edits."""
+    found = []
+    for container in ("arrow", "zarr"):
+        work = works(container, inversion={"container": container})
+        record = edited(work, clip(folder))
+        (commit,) = work.ledger.units("trajectories")
+        states = [state for _, state in open_trajectory(work.ledger, commit).stream()]
+        found.append((states, bytes_of(work, record)))
+    (arrow, arrow_bytes), (zarr, zarr_bytes) = found
+    assert len(arrow) == STEPS + 1 and all(a.equal(b) for a, b in zip(arrow, zarr, strict=True))
+    assert arrow_bytes == zarr_bytes
+
+
+def test_seeds_are_edits_of_their_own(works: MakeWork, folder: Path) -> None:
+    """From noise, each seed gives its own video, the same in any batch."""
+    recipe = {"start": "fresh", "seeds": [0, 1]}
+    work = works(recipe=recipe)
+    record = edited(work, clip(folder, prompts=("a blue circle",)))
+    assert [edit["seed"] for edit in record["edits"]] == [0, 1] and len(set(bytes_of(work, record))) == 2
+
+
+def test_what_a_failed_edit_had_finished_is_kept(
+    works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that fails between two batches: the second try makes the second batch only; counts tell both."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    work, broken = works(engine={"edits_per_batch": 1}), iter([True])
+    inverted = clips.invert_clip(work, clips.encode_clip(work, clip(folder)))
+    commit = Ledger.commit
+
+    def unsure(ledger: Ledger, stage: Any, *rest: Any) -> Commit:
+        if stage == "edits" and list(ledger.units("edits")) and next(broken, False):
+            raise StorageError("the store is away; run again")
+        return commit(ledger, stage, *rest)
+
+    monkeypatch.setattr(Ledger, "commit", unsure)
+    before = work.model.evaluations
+    record = attempt(lambda r: clips.edit_clip(work, r), inverted, "edit", retries=1)
+    assert not is_failure(record) and len(record["edits"]) == 2
+    assert work.model.evaluations - before == 3 * cost(1)

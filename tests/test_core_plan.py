@@ -1,0 +1,180 @@
+"""The plan: sizes are refused before any clip is read, and all work is written down before it starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cogvideo_core import model, plan, video
+from cogvideo_core.errors import BadManifest, BadSpec, EditError, StorageError
+from cogvideo_core.failures import is_failure
+from cogvideo_core.shapes import build, world
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.units import Edit, edit_spec, frames_spec, pending_batches, planned_edits, trajectory_spec
+
+Record = dict[str, Any]
+RECIPE = RecipeSpec(seeds=[0, 7])
+
+
+@pytest.fixture(scope="module")
+def tiny() -> model.VideoModel:
+    return model.VideoModel(build.build_pipeline("5b"), ModelSpec())
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a manifest of rows (clip, prompts); clips that are named get a file of a few bytes."""
+
+    def write(*rows: tuple[str, list[str]], missing: tuple[str, ...] = ()) -> Path:
+        for clip, _ in rows:
+            if clip not in missing:
+                (tmp_path / clip).write_bytes(clip.encode())
+        lines = [json.dumps({"clip": clip, "target_prompts": prompts}) + "\n" for clip, prompts in rows]
+        (tmp_path / "m.jsonl").write_text("".join(lines))
+        return tmp_path / "m.jsonl"
+
+    return write
+
+
+@pytest.mark.parametrize(("field", "value"), [("height", 50), ("width", 52), ("height", 4)])
+def test_sizes_that_the_model_cannot_take_are_refused(tiny: model.VideoModel, field: str, value: int) -> None:
+    """4 pixels a latent cell times a patch of 2: every size must divide by 8; the sentence names field and number."""
+    with pytest.raises(BadSpec, match=rf"^field {field}: {value} is no multiple of 8"):
+        plan.check_shape(DatasetSpec(**{field: value}), tiny)
+    plan.check_shape(DatasetSpec(**{field: 56}), tiny)
+
+
+def test_learned_positions_take_their_own_size_only() -> None:
+    """As in CogVideoX-5B-I2V, whose positions are a table."""
+    fixed = model.VideoModel(build.build_pipeline("5b-i2v"), ModelSpec())
+    plan.check_shape(DatasetSpec(), fixed)
+    for other in ({"height": 56}, {"frames": 17}):
+        with pytest.raises(BadSpec, match="9 frames of 48x48 only"):
+            plan.check_shape(DatasetSpec(**other), fixed)
+
+
+def test_the_plan_is_written_before_the_work(
+    tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Clips and edits as tables, batches cut from the plan, failures handed on but not planned."""
+    path = manifest(
+        ("a.mp4", ["x", "y"]), ("gone.mp4", ["x"]), ("b.mp4", ["x"]), ("c.mp4", ["z"]), missing=("gone.mp4",)
+    )
+    found = plan.planned_clips(DatasetSpec(source=str(path)), tiny)
+    records = plan.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec(clips_per_batch=2))
+    assert [is_failure(record) for record in records] == [False, True, False, False]
+    clips = pq.read_table(tmp_path / "run/plan/clips.parquet").to_pylist()
+    assert [(row["clip"], row["batch"], row["target_prompts"]) for row in clips] == [
+        ("a.mp4", 0, ["x", "y"]),
+        ("b.mp4", 0, ["x"]),
+        ("c.mp4", 1, ["z"]),
+    ]
+    edits = pq.read_table(tmp_path / "run/plan/edits.parquet").to_pylist()
+    assert [(row["target_prompt"], row["seed"]) for row in edits[:4]] == [("x", 0), ("x", 7), ("y", 0), ("y", 7)]
+    assert len(edits) == 8 and {row["recipe"] for row in edits} == {"balanced"}
+    assert [[record["clip"] for record in batch] for batch in plan.batches(records)] == [["a.mp4", "b.mp4"], ["c.mp4"]]
+
+
+def test_a_plan_with_failures_alone_has_no_batches(
+    tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The tables are there, with their columns and no rows."""
+    path = manifest(("gone.mp4", ["x"]), missing=("gone.mp4",))
+    found = plan.planned_clips(DatasetSpec(source=str(path)), tiny)
+    records = plan.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec())
+    assert len(records) == 1 and plan.batches(records) == []
+    table = pq.read_table(tmp_path / "run/plan/clips.parquet")
+    assert len(table) == 0 and table.schema.equals(plan.CLIPS_SCHEMA)
+
+
+def test_no_clips_at_all_are_refused(tmp_path: Path) -> None:
+    """One sentence, not an empty dataset."""
+    with pytest.raises(BadManifest, match="no clips were found"):
+        plan.write_plan(str(tmp_path), [], RECIPE, EngineSpec())
+
+
+def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    """It names the table, and says that another try may succeed."""
+    (tmp_path / "file").write_text("")
+    record = dict.fromkeys(plan.CLIPS_SCHEMA.names, "") | {"target_prompts": [], "size": 0, "window": 0}
+    with pytest.raises(StorageError, match=r"plan/clips\.parquet") as caught:
+        plan.write_plan(str(tmp_path / "file" / "run"), [record], RECIPE, EngineSpec())
+    assert caught.value.retryable
+
+
+def test_windows_are_planned_and_a_clip_that_has_none_fails(
+    tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    """20 frames hold two windows of 9, with source ids of their own; 5 frames none; a text none."""
+    path = manifest(("two.mp4", ["x"]), ("short.mp4", ["x"]), ("text.mp4", ["x"]))
+    frames = world.render(world.scene_from_seed(1))
+    video.encode(np.concatenate([frames, frames, frames[:2]]), tmp_path / "two.mp4", 8)
+    video.encode(frames[:5], tmp_path / "short.mp4", 8)
+    records = list(plan.planned_clips(DatasetSpec(source=str(path), window="all"), tiny))
+    assert [(record["clip"], record.get("window"), record.get("error")) for record in records] == [
+        ("two.mp4", 0, None),
+        ("two.mp4", 1, None),
+        ("short.mp4", 0, "ClipTooShort"),
+        ("text.mp4", 0, "NotAVideo"),
+    ]
+    assert records[0]["source_id"] != records[1]["source_id"]
+    assert all(record["stage"] == "discover" for record in records[2:])
+
+
+def test_an_image_to_video_model_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    """A sentence that says what to use instead; the weights, which are no weights, are never opened."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXImageToVideoPipeline"}))
+    for part in ("vae", "transformer", "text_encoder"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(EditError, match="image-to-video model, which is not supported yet; use the text-to-video one"):
+        model.load(ModelSpec(path=str(tmp_path)))
+
+
+def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -> None:
+    """The recipe's name, its other seeds, an unused source prompt and unused iterations leave the keys alone."""
+
+    def edit(recipe: RecipeSpec, source: str = "a", target: str = "b", seed: int = 0) -> Record:
+        return edit_spec("0" * 64, recipe, OutputSpec(), source, target, seed)
+
+    base, by_source = RecipeSpec(), RecipeSpec(reference_prompt="source")
+    assert edit(base) == edit(RecipeSpec(name="mine", seeds=[0, 3]), source="other")
+    assert edit(by_source) != edit(by_source, source="other")
+    others = [edit(base, target="c"), edit(base, seed=1), edit(RecipeSpec(reference_end=0.5)), edit(by_source)]
+    assert all(edit(base) != other for other in others)
+
+    def inverted(prompt: str = "p", **fields: Any) -> Record:
+        return trajectory_spec("0" * 64, InversionSpec(**fields), tiny, prompt)
+
+    assert inverted(method="ddim", iterations=2) == inverted(method="ddim", iterations=5)
+    assert inverted(iterations=2) != inverted(iterations=5)
+    assert inverted() != inverted("q") and inverted(steps=10) != inverted(steps=20)
+    frames = [frames_spec(DatasetSpec(fit=fit), OutputSpec(), tiny, w) for fit in ("crop", "pad") for w in (0, 1)]  # type: ignore[arg-type]
+    assert len({json.dumps(spec) for spec in frames}) == 4
+
+
+def edits(prompts: str) -> list[Edit]:
+    return planned_edits("0" * 64, RecipeSpec(), OutputSpec(), "", list(prompts))
+
+
+def done(batch: list[Edit], count: int) -> dict[str, list[str]]:
+    """What the ledger says of a batch of which the first `count` are committed."""
+    return {edit["edit_key"]: [other["edit_key"] for other in batch] for edit in batch[:count]}
+
+
+def test_pending_batches() -> None:
+    """Nothing done: as planned. Whole batches stay. A broken batch comes back whole. New prompts come alone."""
+    six = edits("abcdef")
+    assert pending_batches(six, {}, 4) == [six[:4], six[4:]]
+    assert pending_batches(six, done(six[:4], 4), 4) == [six[4:]]
+    assert pending_batches(six, done(six[:4], 1), 4) == [six[:4], six[4:]]
+    assert pending_batches(six, done(six[:4], 4) | done(six[4:], 2), 4) == []
+    assert pending_batches(six, done(six[:4], 4) | done(six[4:], 1), 4) == [six[4:]]
+    assert pending_batches(edits("abXcd"), done(edits("abcd"), 4), 4) == [edits("X")]
+    assert pending_batches(edits("ab"), done(edits("abcd"), 2), 4) == []
