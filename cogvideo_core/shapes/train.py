@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,21 @@ CROP_PX = 32
 TEST_SEED = 800_000
 
 
-def clips(count: int, seed: int = 0, pool: list[world.Combination] | None = None) -> tuple[Tensor, list[world.Scene]]:
-    """Scenes and their pixels: uint8 [n,3,F,H,W]."""
-    scenes = [world.scene_from_seed(seed + i, pool or world.train_combinations()) for i in range(count)]
+@cache
+def train_scenes(count: int) -> list[world.Scene]:
+    return [world.scene_from_seed(i, world.train_combinations()) for i in range(count)]
+
+
+@cache
+def train_pixels(count: int) -> Tensor:
+    """uint8 [n,3,F,H,W] of the training scenes; 20 ms a clip, so only where they are needed."""
+    return pixels_of(train_scenes(count))
+
+
+def pixels_of(scenes: list[world.Scene]) -> Tensor:
+    """uint8 [n,3,F,H,W]."""
     pixels = np.stack([world.render(scene) for scene in scenes])
-    return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).contiguous(), scenes
+    return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).contiguous()
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -71,7 +82,9 @@ class Run:
     def __init__(self, out: Path, name: str, model: nn.Module, steps: int, peak: float, ema: float) -> None:
         self.file, self.log_file, self.name, self.model = out / f"{name}.pt", out / "log.jsonl", name, model
         self.steps, self.peak, self.step = steps, peak, 0
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+        )
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
         self.started = time.monotonic()
         if self.file.exists():
@@ -124,10 +137,7 @@ class Run:
                 self.save()
 
 
-Pool = tuple[Tensor, list[world.Scene]]
-
-
-def train_vae(out: Path, steps: int, pool: Pool, batch: int, device: str) -> Any:
+def train_vae(out: Path, steps: int, pool: int, batch: int, device: str) -> Any:
     """The VAE, L1 + L2 + a little KL on crops; returns the averaged model."""
     torch.manual_seed(0)
     vae = build.build_vae(build.VARIANTS["shapes"]).to(device)
@@ -135,8 +145,9 @@ def train_vae(out: Path, steps: int, pool: Pool, batch: int, device: str) -> Any
         conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
     run = Run(out, "vae", vae, steps, peak=2e-3, ema=0.995)
     if run.step < steps:
-        pixels, scenes = pool
-        test = normalised(clips(32, TEST_SEED, world.held_out_combinations())[0]).to(device)
+        pixels, scenes = train_pixels(pool), train_scenes(pool)
+        unseen = [world.scene_from_seed(TEST_SEED + i, world.held_out_combinations()) for i in range(32)]
+        test = normalised(pixels_of(unseen)).to(device)
 
         def loss_of(step: int) -> Tensor:
             x = random_crops(pixels, scenes, batch, np.random.default_rng((1, step))).to(device)
@@ -155,12 +166,12 @@ def train_vae(out: Path, steps: int, pool: Pool, batch: int, device: str) -> Any
 
 
 @torch.no_grad()
-def cached_latents(out: Path, vae: Any, pixels: Tensor, device: str) -> tuple[Tensor, float]:
+def cached_latents(out: Path, vae: Any, pool: int, device: str) -> tuple[Tensor, float]:
     """Latents of the training clips, [n,f,C,h,w] float16, times the scaling factor that makes their std 1."""
     file = out / "latents.pt"
     if not file.exists():
         parts = []
-        for part in pixels.split(16):
+        for part in train_pixels(pool).split(16):
             with torch.autocast(device, torch.bfloat16):
                 parts.append(vae.encode(normalised(part).to(device)).latent_dist.mode().float().cpu())
         torch.save(torch.cat(parts), file)
@@ -177,10 +188,10 @@ def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
     return encoded.input_ids
 
 
-def train_transformer(out: Path, vae: Any, steps: int, pool: Pool, batch: int, device: str) -> Any:
+def train_transformer(out: Path, vae: Any, steps: int, pool: int, batch: int, device: str) -> Any:
     """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline."""
-    scenes = pool[1]
-    latents, scale = cached_latents(out, vae, pool[0], device)
+    scenes = train_scenes(pool)
+    latents, scale = cached_latents(out, vae, pool, device)
     pipe: Any = build.build_pipeline("shapes", seed=1)
     pipe.register_modules(vae=vae)
     vae.register_to_config(scaling_factor=scale)
@@ -249,9 +260,7 @@ def prompt_list(count: int) -> Iterator[world.Combination]:
         yield pool[(i // 2) * 7 % len(pool)]
 
 
-def success(
-    pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50
-) -> dict[str, float]:
+def success(pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50) -> dict[str, float]:
     """Share of generated clips in which the oracle reads each attribute as asked."""
     wanted = list(prompt_list(prompts))
     hits: dict[str, list[bool]] = {name: [] for name in world.Combination._fields}
@@ -287,9 +296,8 @@ def main() -> None:
     parser.add_argument("--export", type=Path, help="also write the finished folder here")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    pool = clips(args.pool)
-    vae = train_vae(args.out, args.vae_steps, pool, args.vae_batch, args.device)
-    pipe = train_transformer(args.out, vae, args.steps, pool, args.batch, args.device)
+    vae = train_vae(args.out, args.vae_steps, args.pool, args.vae_batch, args.device)
+    pipe = train_transformer(args.out, vae, args.steps, args.pool, args.batch, args.device)
     for folder in filter(None, (args.out / "model", args.export)):
         export(pipe, folder)
     print(json.dumps({"text_to_video": success(pipe)}))
