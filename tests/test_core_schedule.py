@@ -47,7 +47,7 @@ def test_our_step_equals_diffusers_step(steps: int, shift: float) -> None:
 
 
 def test_diffusers_leaves_its_own_grid_at_30_steps() -> None:
-    """At N = 30 diffusers steps to t - 33, which is not on its own grid; our steps go to the next timestep of the grid."""
+    """At N = 30 diffusers steps to t - 33, which is not on its own grid; ours go to the next timestep of the grid."""
     theirs = scheduler(1.0, 30)
     grid = {int(t) for t in theirs.timesteps} | {CLEAN}
     landings = {int(t) - 1000 // 30 for t in theirs.timesteps}
