@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cogvideo_core import editing, sources, video
+from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.ledger import Commit, Ledger, Stage
@@ -194,7 +195,8 @@ def edit_clip(work: Work, record: Record) -> Record:
             timing["edits"] = len(batch)
     if work.output.keep_trajectories != "all":
         drop_trajectory(work, record["trajectory_key"])
-    return record | {"edits": [edit_row(work, record, edit, edit["edit_key"] in batch_of) for edit in edits]}
+    rows = [edit_row(work, record, edit) | {"reused": edit["edit_key"] in batch_of} for edit in edits]
+    return record | {"edits": rows}
 
 
 def edit_batch(work: Work, record: Record, batch: Sequence[Edit]) -> None:
@@ -249,7 +251,10 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: Any, batch: list
         folder = Path(temporary)
         audio = _source_audio(work, record, folder) if record["has_audio"] else None
         video.encode(frames, folder / "edit.mp4", record["fps"], work.output.crf, audio)
-        return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, {"batch": batch})
+        # the row, so that the tables can be made again from what is committed alone
+        row = edit_row(work, record, edit) | {"clip": shown_clip(record["clip"])}
+        about = {"batch": batch, "row": row}
+        return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, about)
 
 
 def _source_audio(work: Work, record: Record, folder: Path) -> tuple[Path, video.Probe, video.Window] | None:
@@ -268,7 +273,7 @@ def drop_trajectory(work: Work, key: str) -> None:
         work.ledger.remove(commit)
 
 
-def edit_row(work: Work, record: Record, edit: Edit, reused: bool) -> Record:
+def edit_row(work: Work, record: Record, edit: Edit) -> Record:
     """The edit's line in the tables."""
     copied = ("source_id", "clip", "name", "window", "source_prompt", "inversion_prompt", "latents_key")
     return {
@@ -280,6 +285,5 @@ def edit_row(work: Work, record: Record, edit: Edit, reused: bool) -> Record:
         "model": work.model.spec.path,
         "model_fingerprint": work.model.fingerprint,
         "state": "done",
-        "reused": reused,
         "scores": {},
     }

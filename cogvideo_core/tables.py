@@ -29,11 +29,15 @@ def read_table(root: str, name: str) -> list[Record]:
 
 
 def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[dataset.EditRow]:
-    """This run's edits and earlier ones, each with where its files are; only what is committed.
+    """Every committed edit under the root, each with where its files are: this run's, earlier ones, and those of runs
+    that never came to their tables.
 
     A clip that was copied or touched has another source_id, but is the same clip: the later row stands.
     """
     every = [*earlier_edits(root), *rows]
+    known = {row["edit_key"] for row in every}
+    untold = [ledger.find("edits", key) for key in ledger.keys("edits") if key not in known]
+    every += [commit.record["row"] for commit in untold if commit and "row" in commit.record]
     merged = {(shown_clip(row["clip"]), row["window"], row["edit_key"]): row for row in every}
     found = []
     for row in merged.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +320,20 @@ def test_both_containers_give_the_same_edits(works: MakeWork, folder: Path) -> N
     (arrow, arrow_bytes), (zarr, zarr_bytes) = found
     assert len(arrow) == STEPS + 1 and all(a.equal(b) for a, b in zip(arrow, zarr, strict=True))
     assert arrow_bytes == zarr_bytes
+
+
+def test_tables_are_made_again_from_what_is_committed(works: MakeWork, folder: Path) -> None:
+    """A run that was killed before its tables, or whose tables are lost: the same dataset, to the byte."""
+    work = works()
+    record = edited(work, clip(folder))
+    tables.collect_run(work.output, work.ledger, [record], {})
+    root = Path(work.output.root)
+    files = [root / name for name in ("dataset/metadata.jsonl", "tables/edits.parquet", "index.html")]
+    before = [file.read_bytes() for file in files]
+    for part in ("dataset", "tables"):
+        shutil.rmtree(root / part)
+    assert tables.collect_run(work.output, work.ledger, [], {})["edits"] == 2
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_seeds_are_edits_of_their_own(works: MakeWork, folder: Path) -> None:
