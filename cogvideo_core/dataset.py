@@ -43,6 +43,7 @@ class EditRow(TypedDict):
     edit_key: str
     trajectory_key: str
     latents_key: str
+    source_key: str
     source_id: str
     clip: str
     name: str

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core.gallery import escape_markdown, markdown_table, settings
-from cogvideo_core.uris import path_part, plain_name, printable
+from cogvideo_core.uris import path_part, plain_name, printable, unsigned
 
 Row = dict[str, Any]
 
@@ -35,6 +35,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "fps": pa.int32(),
     "model": pa.string(),
     "source_id": pa.string(),
+    "source_key": pa.string(),
     "latents_key": pa.string(),
     "trajectory_key": pa.string(),
     "edit_key": pa.string(),
@@ -80,6 +81,7 @@ MEANING = {
     "fps": "frames a second",
     "model": "folder or hub id",
     "source_id": "hash of the clip's address, size, stamp and window",
+    "source_key": "hash of what determines the source's video",
     "latents_key": "hash of what determines the encoded clip",
     "trajectory_key": "hash of what determines the inversion",
     "edit_key": "hash of what determines the edit",
@@ -116,7 +118,7 @@ def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def _message(text: str) -> str:
-    return re.sub(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", r"\1", text)[:MAX_MESSAGE]
+    return unsigned(text)[:MAX_MESSAGE]
 
 
 def shown_clip(clip: str) -> str:
@@ -205,7 +207,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
         "scores": dict(edit.get("scores") or {}),
         "clip": shown_clip(row["clip"]),
         "file_name": f"videos/{name}-{edit['edit_key'][:12]}.mp4",
-        "source_file_name": f"videos/{name}-{edit['latents_key'][:12]}-source.mp4",
+        "source_file_name": f"videos/{name}-{edit['source_key'][:12]}-source.mp4",
     }
 
 

@@ -7,7 +7,6 @@ there are follows from the recipe: the inversion's or the source's prompt gives 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -133,10 +132,3 @@ def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int) -> int
     guided_steps = sum(step >= first for step in steps) if recipe.reference_weight > 0 else 0
     per_step = {"edit": edits, "per_half": halves * edits}.get(recipe.reference_prompt, 1)
     return (schedule_steps - first) * halves * edits + guided_steps * per_step
-
-
-def latent_psnr(a: Tensor, b: Tensor) -> float:
-    """10 · log10(range² / MSE) in dB, with the range of `b` (max - min)."""
-    mse = float((a.float() - b.float()).square().mean())
-    spread = float(b.max() - b.min())
-    return math.inf if mse == 0 else 10 * math.log10(spread**2 / mse)

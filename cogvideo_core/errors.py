@@ -12,6 +12,7 @@ class EditError(Exception):
 
     kind = "bug"
     retryable = False
+    ran = False  # whether work was done before it was raised
 
 
 class ClipError(EditError):

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from cogvideo_core.errors import EditError
+from cogvideo_core.uris import unsigned
 
 Record = dict[str, Any]
 MESSAGE_CHARS = 500
+STAGES = ("discover", "encode", "invert", "edit", "collect")
 
 
 def is_failure(record: Record) -> bool:
@@ -38,7 +40,7 @@ def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record
         "stage": stage,
         "error": type(error).__name__,
         "kind": kind,
-        "message": str(error)[:MESSAGE_CHARS] or type(error).__name__,
+        "message": unsigned(str(error))[:MESSAGE_CHARS] or type(error).__name__,
         "attempts": attempts,
         "retryable": retryable,
         "timings": clip.get("timings", []),

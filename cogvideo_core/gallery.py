@@ -76,10 +76,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
-    sections: dict[tuple[str, int], dict[str, Any]] = {}
+def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], dict[str, Any]]:
+    sections: dict[tuple[str, int, str], dict[str, Any]] = {}
     for row in edits:
-        key = (row["clip"], row["window"])
+        key = (row["clip"], row["window"], row["source_file_name"])
         if key not in sections:
             sections[key] = _section(row)
         sections[key]["edits"].append(_tile(row))

@@ -53,7 +53,7 @@ def ending(uri: str) -> str:
     return posixpath.splitext(path_part(uri))[1].lower()
 
 
-def manifest_rows(uri: str, extra: Sequence[str] = ()) -> Iterator[Row | BadRow]:
+def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True) -> Iterator[Row | BadRow]:
     """Checked rows of a manifest; `extra` target prompts are added to each.
 
     Adjacent rows of the same clip and source prompt become one, their target prompts in order, without duplicates.
@@ -62,7 +62,7 @@ def manifest_rows(uri: str, extra: Sequence[str] = ()) -> Iterator[Row | BadRow]
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
     held: Row | None = None
     for place, fields in readers[ending(uri)](uri):
-        row = _checked(place, fields, extra)
+        row = _checked(place, fields, extra, need_targets)
         if held and isinstance(row, Row) and _same(held, row):
             row = row._replace(target_prompts=tuple(dict.fromkeys(held.target_prompts + row.target_prompts)))
         elif held:
@@ -98,7 +98,7 @@ def _same(a: Row, b: Row) -> bool:
     return room and (a.clip, a.source_prompt) == (b.clip, b.source_prompt)
 
 
-def _checked(place: str, fields: dict[str, Any] | EditError, extra: Sequence[str]) -> Row | BadRow:
+def _checked(place: str, fields: dict[str, Any] | EditError, extra: Sequence[str], need_targets: bool) -> Row | BadRow:
     clip = place
     try:
         if isinstance(fields, EditError):
@@ -107,7 +107,10 @@ def _checked(place: str, fields: dict[str, Any] | EditError, extra: Sequence[str
             raise ClipError(place, "the field clip is missing or no text", "give a path or URL", field="row")
         clip = fields["clip"]
         source = _prompt(clip, "source_prompt", fields.get("source_prompt") or "")
-        return Row(clip, source, _targets(clip, fields.get("target_prompts"), extra))
+        targets = _targets(clip, fields.get("target_prompts"), extra)
+        if need_targets and not targets:
+            raise ClipError(_short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
+        return Row(clip, source, targets)
     except EditError as error:
         return BadRow(printable(clip[:200]), error)
 
@@ -119,10 +122,7 @@ def _targets(clip: str, value: Any, extra: Sequence[str]) -> tuple[str, ...]:
     if len(own) + len(extra) > MAX_PROMPTS:
         raise ClipError(_short(clip), f"it has more than {MAX_PROMPTS} target prompts", "split them over several rows")
     prompts = [_prompt(clip, "target prompt", one) for one in own] + list(extra)
-    found = tuple(dict.fromkeys(prompt for prompt in prompts if prompt))
-    if not found:
-        raise ClipError(_short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
-    return found
+    return tuple(dict.fromkeys(prompt for prompt in prompts if prompt))
 
 
 def _prompt(clip: str, field: str, value: Any) -> str:

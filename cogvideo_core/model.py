@@ -120,10 +120,6 @@ class VideoModel:
         return int(self.transformer.config.max_text_seq_length)
 
     @property
-    def is_image_to_video(self) -> bool:
-        return bool(self.transformer.config.in_channels != self.transformer.config.out_channels)
-
-    @property
     def shape(self) -> VideoShape:
         """The size, length and rate the model was trained at."""
         config = self.transformer.config

@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cogvideo_core import sources, video
+from cogvideo_core import manifests, sources, uris, video
 from cogvideo_core.errors import BadManifest, BadSpec
 from cogvideo_core.failures import attempt, is_failure
 from cogvideo_core.model import VideoModel
-from cogvideo_core.specs import DatasetSpec, EngineSpec, RecipeSpec
+from cogvideo_core.specs import DatasetSpec, EngineSpec, OutputSpec, RecipeSpec
 from cogvideo_core.stores.objects import storing
 from cogvideo_core.units import shape_of
 
@@ -30,6 +29,22 @@ EDITS_SCHEMA = pa.schema(
     {"source_id": pa.string(), "window": pa.int32(), "batch": pa.int32()}
     | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64()}
 )
+
+
+def check_places(dataset: DatasetSpec, output: OutputSpec) -> None:
+    """Refuses an output that can't be written to, or that lies where clips are looked for."""
+    uris.open_store(output.root)
+    if manifests.is_manifest(dataset.source) or uris.is_remote(dataset.source) != uris.is_remote(output.root):
+        return
+    source, root = (
+        (uri if uris.is_remote(uri) else uris.local_path(uri)).rstrip("/") + "/"
+        for uri in (dataset.source, output.root)
+    )
+    if root.startswith(source):
+        raise BadSpec(
+            f"field output.root: {output.root!r} lies inside the source folder, so that a second run would edit what "
+            "the first one made; give another folder"
+        )
 
 
 def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
@@ -47,9 +62,9 @@ def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
         )
 
 
-def planned_clips(dataset: DatasetSpec, model: VideoModel) -> Iterator[Record]:
+def planned_clips(dataset: DatasetSpec, model: VideoModel, need_targets: bool = True) -> Iterator[Record]:
     """Clip records and failures; with window "all" each clip is opened and gives one record a window."""
-    for clip in sources.read_clips(dataset):
+    for clip in sources.read_clips(dataset, need_targets):
         if is_failure(clip) or dataset.window != "all":  # type: ignore[arg-type]
             yield dict(clip)
             continue
@@ -96,7 +111,7 @@ def write_plan(root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: E
 def _write(url: str, rows: list[Record], schema: pa.Schema) -> None:
     table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
     with storing(url):
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = uris.open_store(url)
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         with fs.open(path, "wb") as file:
             pq.write_table(table, file)

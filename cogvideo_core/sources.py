@@ -84,7 +84,7 @@ class _Place(NamedTuple):
     from_remote: bool
 
 
-def read_clips(spec: DatasetSpec) -> Iterator[Clip | Failure]:
+def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | Failure]:
     """Stream the clips of a dataset in a stable order, window 0 of each (see `at_window`); a bad one is a Failure.
 
     - `source` is a manifest (.csv, .jsonl, .parquet): its rows; clips are relative to its folder. `prompts`, if given,
@@ -95,11 +95,12 @@ def read_clips(spec: DatasetSpec) -> Iterator[Clip | Failure]:
       videos without a row are not edited.
     - `source` is a folder, `prompts` empty: the one file in it that is called prompts.txt, prompts.jsonl or
       manifest.{jsonl,csv,parquet} is used as above.
+    A clip without a target prompt is a Failure, and so is a folder without prompts, unless `need_targets` is False.
     Adjacent rows of the same clip and source prompt are merged; rows further apart give two records, whose equal work
     is done once all the same. Raises BadManifest, while iterating, for a file or folder that can't be used as a whole.
     """
     try:
-        rows, place = _rows(spec)
+        rows, place = _rows(spec, need_targets)
         found = False
         for row in rows:
             found = True
@@ -141,24 +142,28 @@ def content_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _rows(spec: DatasetSpec) -> tuple[Iterator[Row | BadRow], _Place]:
+def _rows(spec: DatasetSpec, need_targets: bool) -> tuple[Iterator[Row | BadRow], _Place]:
     source, prompts = check_uri(spec.source), spec.prompts and check_uri(spec.prompts)
     if is_manifest(source):
         if prompts and is_manifest(prompts):
             raise BadManifest(f"source {source!r} and prompts {prompts!r} both name clips; give one of them")
         place = _Place(parent(source), spec.allow_outside, is_remote(source))
-        return manifest_rows(source, text_prompts(prompts) if prompts else ()), place
-    prompts = prompts or _prompts_in(source, spec.allow_outside)
+        return manifest_rows(source, text_prompts(prompts) if prompts else (), need_targets), place
+    prompts = prompts or _prompts_in(source, spec.allow_outside, need_targets)
+    if not prompts:
+        return _folder_rows(source, ()), _Place(source, spec.allow_outside, False)
     place = _Place(source, spec.allow_outside, is_remote(prompts))
     if is_manifest(prompts):
-        return manifest_rows(prompts), place
+        return manifest_rows(prompts, (), need_targets), place
     return _folder_rows(source, tuple(text_prompts(prompts))), place
 
 
-def _prompts_in(source: str, allow_outside: bool) -> str:
+def _prompts_in(source: str, allow_outside: bool, needed: bool) -> str:
     names = [name for name in FOLDER_FILES if _exists(f"{source.rstrip('/')}/{name}")]
     if len(names) > 1:
         raise BadManifest(f"source {source!r} holds {' and '.join(names)}; keep one of them, or say which in prompts")
+    if not names and not needed:
+        return ""
     if not names:
         raise BadManifest(
             f"source {source!r} is no folder with a prompts file; "

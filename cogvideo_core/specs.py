@@ -42,7 +42,7 @@ class DatasetSpec(Spec):
     """Which clips, which prompts, and how frames are taken from them."""
 
     source: str = Field(
-        "out/demo/clips/manifest.jsonl",
+        "out/demo/input/manifest.jsonl",
         title="Source",
         description="Folder of videos, or a manifest (CSV, JSONL, Parquet) with columns clip, source_prompt, "
         "target_prompts. Any fsspec URL.",
@@ -163,6 +163,10 @@ class RecipeSpec(Spec):
                 raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
             raise ValueError("seeds must be distinct and in 0 .. 2**63 - 1")
+        if self.start == "inverted" and len(self.seeds) > 1:
+            raise ValueError("seeds: an edit that starts from inverted noise draws none; give one, or start=noised")
+        if self.start == "fresh" and self.start_at > 0:
+            raise ValueError("start_at: fresh noise belongs to the first step; use 0, or start=noised")
         return self
 
 
@@ -200,4 +204,8 @@ PRESETS: dict[str, RecipeSpec] = {
     "bold": RecipeSpec(name="bold", reference_end=0.2),
     "seed": RecipeSpec(name="seed", reference_prompt="per_half", reference_end=1.0, start="fresh"),
     "text": RecipeSpec(name="text", reference_end=0.0, reference_weight=0.0, start="fresh"),
+}
+PRESET_INVERSIONS: dict[str, InversionSpec] = {
+    "seed": InversionSpec(method="ddim", prompt="empty"),  # as the first public script inverts
+    "text": InversionSpec(method="none"),  # plain generation looks at no trajectory
 }

@@ -6,31 +6,32 @@ import json
 from collections.abc import Iterable
 from typing import Any, cast
 
-import fsspec
 import pyarrow.parquet as pq
 
 from cogvideo_core import dataset
 from cogvideo_core.dataset_rows import shown_clip
-from cogvideo_core.failures import is_failure
+from cogvideo_core.errors import BadSpec, CorruptObject
+from cogvideo_core.failures import STAGES, failure, is_failure
 from cogvideo_core.ledger import Commit, Ledger
 from cogvideo_core.specs import OutputSpec
 from cogvideo_core.stores.objects import storing
+from cogvideo_core.uris import open_store, unsigned
 
 Record = dict[str, Any]
 
 
 def read_table(root: str, name: str) -> list[Record]:
     """Rows of tables/`name`.parquet; none where there is no such table yet."""
-    fs, path = fsspec.core.url_to_fs(f"{root}/tables/{name}.parquet")
+    fs, path = open_store(f"{root}/tables/{name}.parquet")
     if not fs.exists(path):
         return []
     with fs.open(path, "rb") as file:
         return pq.read_table(file).to_pylist()
 
 
-def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[dataset.EditRow]:
+def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> tuple[list[dataset.EditRow], list[Record]]:
     """Every committed edit under the root, each with where its files are: this run's, earlier ones, and those of runs
-    that never came to their tables.
+    that never came to their tables. Second, a failure for each edit of the tables whose files are gone.
 
     A clip that was copied or touched has another source_id, but is the same clip: the later row stands.
     """
@@ -39,16 +40,22 @@ def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> list[data
     untold = [ledger.find("edits", key) for key in ledger.keys("edits") if key not in known]
     every += [commit.record["row"] for commit in untold if commit and "row" in commit.record]
     merged = {(shown_clip(row["clip"]), row["window"], row["edit_key"]): row for row in every}
-    found = []
+    found, lost = [], []
     for row in merged.values():
-        edit, latents = ledger.find("edits", row["edit_key"]), ledger.find("latents", row["latents_key"])
-        if edit is not None and latents is not None:
-            objects = {
-                "edit_object": url_of(ledger, edit, "edit.mp4"),
-                "source_object": url_of(ledger, latents, "source.mp4"),
-            }
-            found.append(cast(dataset.EditRow, row | objects))
-    return found
+        edit, source = ledger.find("edits", row["edit_key"]), ledger.find("sources", row["source_key"])
+        if edit is None or source is None:
+            lost.append(failure(row, "collect", _gone(row, "edit" if edit is None else "source video"), 1))
+            continue
+        objects = {
+            "edit_object": url_of(ledger, edit, "edit.mp4"),
+            "source_object": url_of(ledger, source, "source.mp4"),
+        }
+        found.append(cast(dataset.EditRow, row | objects))
+    return found, lost
+
+
+def _gone(row: Record, what: str) -> CorruptObject:
+    return CorruptObject(f"clip {shown_clip(row['clip'])!r}: the {what} of an earlier run is gone; run it again")
 
 
 def url_of(ledger: Ledger, commit: Commit, name: str) -> str:
@@ -65,10 +72,15 @@ def earlier_edits(root: str) -> list[Record]:
     return rows
 
 
-def merged_failures(root: str, records: list[Record]) -> list[Record]:
-    """This run's failures, and earlier ones of clips that this run did not touch."""
-    touched = {shown_clip(record["clip"]) for record in records}
-    kept = [row for row in read_table(root, "errors") if row["clip"] not in touched]
+def merged_failures(root: str, records: list[Record], last_stage: str) -> list[Record]:
+    """This run's failures, and earlier ones that it says nothing about: of other clips and windows, or later stages."""
+    reached = {(shown_clip(record["clip"]), record.get("window") or 0) for record in records}
+    told = STAGES[: STAGES.index(last_stage) + 1]
+    kept = [
+        row
+        for row in read_table(root, "errors")
+        if row["stage"] != "collect" and ((row["clip"], row["window"]) not in reached or row["stage"] not in told)
+    ]
     return kept + [record for record in records if is_failure(record)]
 
 
@@ -84,25 +96,31 @@ def timings_of(records: Iterable[Record]) -> list[Record]:
 
 def kept_settings(root: str, about: Record) -> Record:
     """The settings that the card and the gallery show: those given, else those of the last run of this root."""
-    fs, path = fsspec.core.url_to_fs(f"{root}/plan/settings.json")
+    fs, path = open_store(f"{root}/plan/settings.json")
     with storing("plan/settings.json"):
         if about:
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            fs.pipe_file(path, (json.dumps(about, indent=2) + "\n").encode())
-            return about
+            text = unsigned(json.dumps(about, indent=2))
+            fs.pipe_file(path, f"{text}\n".encode())
+            return dict(json.loads(text))
         return dict(json.loads(fs.cat_file(path))) if fs.exists(path) else {}
 
 
-def collect_run(output: OutputSpec, ledger: Ledger, records: list[Record], about: Record) -> Record:
+def collect_run(
+    output: OutputSpec, ledger: Ledger, records: list[Record], about: Record, last_stage: str = "edit"
+) -> Record:
     """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives.
 
-    `about` is what the card and the gallery show as settings; empty for those of the root's last run.
+    `about` is what the card and the gallery show as settings; empty for those of the root's last run. Raises BadSpec
+    for a root where nothing was ever done.
     """
-    rows = [edit for record in records for edit in record.get("edits", [])]
+    if not records and not any(True for _ in ledger.keys("sources")):
+        raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
+    edits, lost = merged_edits(ledger, output.root, [edit for record in records for edit in record.get("edits", [])])
     return dataset.collect(
         output.root,
-        merged_edits(ledger, output.root, rows),
-        merged_failures(output.root, records),
+        edits,
+        merged_failures(output.root, records, last_stage) + lost,
         [*read_table(output.root, "timings"), *timings_of(records)],
         kept_settings(output.root, about),
         output.gallery,

@@ -25,19 +25,27 @@ def shape_of(dataset: DatasetSpec, model: VideoModel) -> VideoShape:
     return VideoShape(dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps)
 
 
-def frames_spec(dataset: DatasetSpec, output: OutputSpec, model: VideoModel, window: int) -> dict[str, Any]:
-    """What is done to a file on its way to latents, whatever the file."""
+def frames_spec(dataset: DatasetSpec, model: VideoModel, content: str, window: int) -> dict[str, Any]:
+    """What determines the frames. `content` is the file's sha256; the first of all windows is the first window."""
     shape = shape_of(dataset, model)
     return {
         "format": FORMAT,
-        "window": [dataset.window, window],
+        "content": content,
+        "window": "middle" if dataset.window == "middle" else window,
         "fit": dataset.fit,
         "shape": [shape.frames, shape.height, shape.width, shape.fps],
-        "vae": model.fingerprints.get("vae", ""),
-        "vae_dtype": model.spec.vae_dtype,
-        "tiling": model.spec.vae_tiling,
-        "source_video": [output.crf, output.audio],
     }
+
+
+def source_spec(frames: dict[str, Any], output: OutputSpec) -> dict[str, Any]:
+    """What determines the source as the model saw it, as a video."""
+    return frames | {"video": [output.crf, output.audio]}
+
+
+def latents_spec(frames: dict[str, Any], model: VideoModel) -> dict[str, Any]:
+    """What determines the latents: how the frames are written as a video is no part of it."""
+    vae = {"vae": model.fingerprints.get("vae", ""), "vae_dtype": model.spec.vae_dtype}
+    return frames | vae | {"tiling": model.spec.vae_tiling}
 
 
 def trajectory_spec(latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str) -> dict[str, Any]:

@@ -31,8 +31,12 @@ def printable(text: str) -> str:
 
 def scrubbed(text: object) -> str:
     """One line of an error's text, at most 200 characters, without what may be a secret in a URL: query and user."""
-    line = re.sub(r"(://[^\s'\"?#]*)[?#][^\s'\"]*", r"\1", " ".join(str(text).split()))
-    return printable(re.sub(r"://[^\s/@'\"]*@", "://", line))[:200]
+    return printable(unsigned(" ".join(str(text).split())))[:200]
+
+
+def unsigned(text: str) -> str:
+    """The text without what may be a secret in its URLs: query, fragment, user and password."""
+    return re.sub(r"://[^\s/@'\"]*@", "://", re.sub(r"(://[^\s'\"?#]*)[?#][^\s'\"]*", r"\1", text))
 
 
 def has_control(text: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.errors import EditError
-from cogvideo_core.specs import PRESETS, DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.specs import (
+    PRESET_INVERSIONS,
+    PRESETS,
+    DatasetSpec,
+    EngineSpec,
+    InversionSpec,
+    ModelSpec,
+    OutputSpec,
+    RecipeSpec,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +36,6 @@ app = typer.Typer(
 )
 shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving shapes that comes along.")
 app.add_typer(shapes_app, name="shapes")
-console = Console(stderr=True)
 
 GROUPS = {
     "dataset": DatasetSpec,
@@ -63,6 +73,8 @@ def settings_of(recipe: str, given: dict[str, dict[str, Any]], sets: list[str]) 
     if recipe not in PRESETS:
         raise typer.BadParameter(f"{recipe!r} is no preset; there are {', '.join(PRESETS)}", param_hint="--recipe")
     given = {"recipe": PRESETS[recipe].as_json(), **given}
+    if recipe in PRESET_INVERSIONS:
+        given["inversion"] = PRESET_INVERSIONS[recipe].as_json()
     for group, fields in parse_sets(sets).items():
         given[group] = given.get(group, {}) | fields
     try:
@@ -86,18 +98,23 @@ def quiet_prefect() -> None:
         transformers_logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """Turns the project's errors into one line on standard error and an exit code."""
+    try:
+        yield
+    except EditError as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(USAGE if error.kind == "bad_input" and not error.ran else FAILED) from error
+
+
 def execute(flow_name: str, settings: dict[str, Any]) -> None:
     """Runs a flow in this process and ends with the exit code of its outcome."""
     quiet_prefect()
     from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
-    from flows.report import TooFewSucceeded
 
-    try:
+    with sentences():
         counts = getattr(flows, flow_name)(**settings)
-    except EditError as error:
-        console.print(f"[red]failed:[/red] {error}", highlight=False, markup=True, soft_wrap=True)
-        ran = isinstance(error, TooFewSucceeded) or error.kind != "bad_input"
-        raise typer.Exit(FAILED if ran else USAGE) from error
     report(counts)
     raise typer.Exit(PARTLY if counts["failed"] else OK)
 
@@ -115,10 +132,8 @@ def report(counts: dict[str, Any]) -> None:
         ("dataset_edits", "edits in the dataset"),
     ):
         table.add_row(label, str(counts[name]))
-    out = Console()
-    out.print(table)
-    root = counts["root"]
-    out.print(f"Dataset: {root}/dataset   Gallery: {root}/index.html", highlight=False, soft_wrap=True)
+    Console().print(table)
+    typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")
 
 
 Output = Annotated[str, typer.Option(help="Folder or fsspec URL of the run.")]
@@ -175,7 +190,7 @@ def demo(
     """
     from cogvideo_core.shapes.make import make_clips
 
-    manifest = make_clips(Path(output) / "clips", clips, prompts=4)
+    manifest = make_clips(Path(output) / "input", clips, prompts=4)
     given = {"dataset": {"source": str(manifest)}, "output": {"root": output}}
     execute("edit_dataset", settings_of("balanced", given, sets))
 
@@ -189,8 +204,9 @@ def collect(output: Annotated[str, typer.Argument(help="Root of a run.")]) -> No
     from cogvideo_core.ledger import Ledger
     from cogvideo_core.tables import collect_run
 
-    counts = collect_run(OutputSpec(root=output), Ledger(output), [], {})
-    Console().print(f"{counts['edits']} edits of {counts['clips']} clips, {counts['errors']} errors in the table")
+    with sentences():
+        counts = collect_run(OutputSpec(root=output), Ledger(output), [], {})
+    typer.echo(f"{counts['edits']} edits of {counts['clips']} clips, {counts['errors']} errors in the table")
 
 
 @app.command()
@@ -205,15 +221,16 @@ def inspect(
     """
     from cogvideo_core.inspection import describe, find_units
 
-    units = find_units(target, root)
+    with sentences():
+        units = find_units(target, root)
     if not units:
-        console.print(f"nothing committed under {target!r} in {root!r}; check the key and --root", markup=False)
+        typer.echo(f"nothing committed under {target!r} in {root!r}; check the key and --root", err=True)
         raise typer.Exit(FAILED)
     damaged = False
     for ledger, commit in units:
         text, good = describe(ledger, commit)
         damaged |= not good
-        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(text)
     raise typer.Exit(FAILED if damaged else OK)
 
 
@@ -230,7 +247,7 @@ def make(
     """
     from cogvideo_core.shapes.make import make_clips
 
-    Console().print(str(make_clips(folder, clips, prompts, seed)), highlight=False, soft_wrap=True)
+    typer.echo(make_clips(folder, clips, prompts, seed))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from cogvideo_core.failures import is_failure
+from cogvideo_core.plan import batches
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.uris import unsigned
 from flows.fan_out import in_window
 from flows.report import Progress, finish, safe_name
 from tasks import progress, work
@@ -18,7 +21,7 @@ Record = dict[str, Any]
 
 def _run_name() -> str:
     given = flow_run.parameters
-    source = given.get("dataset").source.rstrip("/").split("/")[-1] if given.get("dataset") else "dataset"
+    source = unsigned((given.get("dataset") or DatasetSpec()).source).rstrip("/").split("/")[-1]
     recipe = given.get("recipe")
     return safe_name(f"{source} {recipe.name if recipe else ''} {flow_run.scheduled_start_time:%Y-%m-%d %H:%M}")
 
@@ -33,9 +36,7 @@ def edit_dataset(
     engine: EngineSpec = EngineSpec(),  # noqa: B008
 ) -> Record:
     """Edits every clip of a dataset for every prompt; what is committed already is reused."""
-    settings = Settings(
-        dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine
-    )
+    settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
 
     def chain(batch: list[Record]) -> Any:
         encoded = work.named(work.encode_batch, batch).submit(settings, batch)
@@ -67,21 +68,19 @@ def invert_dataset(
 
 def run(settings: Settings, chain: Any, last_stage: str) -> Record:
     """Plan, embed, fan out, collect, report. Returns the counts; raises when too few clips succeed."""
-    from cogvideo_core.failures import is_failure
-    from cogvideo_core.plan import batches
-
     logger = get_run_logger()
-    records = work.discover_clips(settings)
+    edits_wanted = last_stage == "edit"
+    records = work.discover_clips(settings, edits_wanted)
     planned = batches(records)
     clips = sum(map(len, planned))
     edits = sum(len(r["target_prompts"]) for batch in planned for r in batch) * len(settings.recipe.seeds)
     logger.info("%d clips in %d batches, %d edits planned", clips, len(planned), edits)
     done = [record for record in records if is_failure(record)]
     if planned:
-        work.embed_prompts(settings, records)
-    with progress.bars(clips, edits if last_stage == "edit" else 0), Progress(clips) as reported:
+        work.embed_prompts(settings, records, edits_wanted)
+    with progress.bars(clips, edits if edits_wanted else 0), Progress(clips) as reported:
         for batch in in_window(planned, chain, settings.engine.batches_in_flight):
             done += batch
             reported.advance(batch, logger)
-    counts = work.collect_dataset(settings, done)
+    counts = work.collect_dataset(settings, done, last_stage)
     return finish(settings, done, counts, last_stage)

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from cogvideo_core.failures import failure
+from cogvideo_core.failures import STAGES, failure
 
 Record = dict[str, Any]
 Futures = list["PrefectFuture[list[Record]]"]
@@ -28,7 +28,10 @@ def in_window(batches: Sequence[list[Record]], chain: Chain, in_flight: int) -> 
 
 def _finished(batch: list[Record], futures: Futures) -> list[Record]:
     """The batch's records; a task that broke as a whole becomes one failure a clip."""
-    try:
-        return futures[-1].result()
-    except Exception as error:
-        return [failure(record, "task", error, 1) for record in batch]
+    done = batch
+    for stage, future in zip(STAGES[1:], futures, strict=False):
+        try:
+            done = future.result()
+        except Exception as error:  # the first task that broke has the cause; those after it never ran
+            return [failure(record, stage, error, 1) for record in batch]
+    return done

@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from cogvideo_core.errors import EditError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.gallery import markdown_table
+from cogvideo_core.uris import unsigned
 from tasks.settings import Settings
 
 Record = dict[str, Any]
@@ -22,6 +23,7 @@ class TooFewSucceeded(EditError):
     """Fewer clips succeeded than `min_success_ratio` asks for."""
 
     kind = "bad_input"
+    ran = True
 
 
 def safe_name(text: str) -> str:
@@ -42,7 +44,10 @@ class Progress:
 
     def advance(self, batch: list[Record], logger: Any) -> None:
         self.finished += len(batch)
-        update_progress_artifact(self.artifact, progress=round(100 * self.finished / max(self.clips, 1), 1))
+        try:
+            update_progress_artifact(self.artifact, progress=round(100 * self.finished / max(self.clips, 1), 1))
+        except Exception as error:  # a hiccup of the server must not end a run of hours
+            logger.warning("progress could not be reported: %s", error)
         for record in batch:
             if is_failure(record):
                 logger.warning("failed in %s: %s", record["stage"], record["message"])
@@ -95,7 +100,7 @@ def finish(settings: Settings, records: list[Record], collected: Record, last_st
 def summary(settings: Settings, counts: Record, collected: Record) -> str:
     """The run in one markdown table."""
     rows = [
-        ("Source", settings.dataset.source),
+        ("Source", unsigned(settings.dataset.source)),
         ("Model", settings.model.path),
         ("Recipe", settings.recipe.name),
         ("Output", settings.output.root),

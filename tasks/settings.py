@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cogvideo_core import model as models
-from cogvideo_core.clips import Work
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
+from cogvideo_core.work import Work
 from tasks.progress import tick
 
 

@@ -9,8 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
-from cogvideo_core import clips, plan, prompts, tables
-from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core import clips, encoding, plan, prompts, tables
+from cogvideo_core.failures import attempt, is_failure, kind_of
 from cogvideo_core.units import inversion_prompt
 from tasks.progress import advance
 from tasks.settings import Settings
@@ -22,9 +22,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def verb(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+def may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Whether a task that raised is worth another try: a store out of reach is, a wrong setting is not."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, Exception) and kind_of(error)[1]
+
+
+def verb(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A task whose result is not kept: what is done is known from the ledger, never from Prefect."""
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False, result_serializer="json")
+    return task(
+        name=name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        result_serializer="json",
+        retries=retries,
+        retry_delay_seconds=5,
+        retry_condition_fn=may_pass,
+    )
 
 
 def named(verb_task: Task[P, R], records: list[Record]) -> Task[..., R]:
@@ -33,23 +47,23 @@ def named(verb_task: Task[P, R], records: list[Record]) -> Task[..., R]:
     return verb_task.with_options(task_run_name=f"{verb_task.name.split('_')[0]} {records[0]['name']}{more}")
 
 
-@verb("discover_clips")
-def discover_clips(settings: Settings) -> list[Record]:
+@verb("discover_clips", retries=2)
+def discover_clips(settings: Settings, need_targets: bool = True) -> list[Record]:
     """Reads folder or manifest and writes the plan; bad rows come back as failures."""
+    plan.check_places(settings.dataset, settings.output)
     model = settings.work().model
     plan.check_shape(settings.dataset, model)
-    return plan.write_plan(
-        settings.output.root, plan.planned_clips(settings.dataset, model), settings.recipe, settings.engine
-    )
+    records = plan.planned_clips(settings.dataset, model, need_targets)
+    return plan.write_plan(settings.output.root, records, settings.recipe, settings.engine)
 
 
-@verb("embed_prompts")
-def embed_prompts(settings: Settings, records: list[Record]) -> int:
+@verb("embed_prompts", retries=2)
+def embed_prompts(settings: Settings, records: list[Record], targets: bool = True) -> int:
     """Embeds each distinct prompt of the plan once; returns how many were new."""
     good = [record for record in records if not is_failure(record)]
-    wanted = [settings.recipe.negative_prompt]
-    for record in good:
-        wanted += [inversion_prompt(settings.inversion, record["source_prompt"]), *record["target_prompts"]]
+    wanted = [inversion_prompt(settings.inversion, record["source_prompt"]) for record in good]
+    for record in good if targets else ():
+        wanted += [settings.recipe.negative_prompt, *record["target_prompts"]]
         if settings.recipe.reference_prompt == "source":
             wanted.append(record["source_prompt"])
     work = settings.work()
@@ -59,7 +73,7 @@ def embed_prompts(settings: Settings, records: list[Record]) -> int:
 @verb("encode_batch")
 def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Clips to latents."""
-    step = partial(clips.encode_clip, settings.work())
+    step = partial(encoding.encode_clip, settings.work())
     return [attempt(step, record, "encode", settings.engine.retries) for record in records]
 
 
@@ -81,7 +95,7 @@ def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     return done
 
 
-@verb("collect_dataset")
-def collect_dataset(settings: Settings, records: list[Record]) -> Record:
+@verb("collect_dataset", retries=2)
+def collect_dataset(settings: Settings, records: list[Record], last_stage: str = "edit") -> Record:
     """All committed edits of the run's root to the dataset folder, the tables and the gallery."""
-    return tables.collect_run(settings.output, settings.work().ledger, records, settings.as_json())
+    return tables.collect_run(settings.output, settings.work().ledger, records, settings.as_json(), last_stage)

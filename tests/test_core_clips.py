@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from cogvideo_core import clips, model, plan, sources, tables, video
-from cogvideo_core.clips import Work
 from cogvideo_core.editing import edit_evaluations
+from cogvideo_core.encoding import encode_clip
 from cogvideo_core.errors import StorageError
 from cogvideo_core.failures import attempt, is_failure
 from cogvideo_core.ledger import Commit, Ledger
@@ -22,6 +22,7 @@ from cogvideo_core.prompts import embeddings, prompt_spec
 from cogvideo_core.shapes import world
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.stores import open_trajectory
+from cogvideo_core.work import Work
 
 Record = dict[str, Any]
 MakeWork = Callable[..., Work]
@@ -77,7 +78,7 @@ def clip(folder: Path, name: str = "a.mp4", prompts: tuple[str, ...] = ("a blue 
 
 
 def edited(work: Work, record: Record) -> Record:
-    return clips.edit_clip(work, clips.invert_clip(work, clips.encode_clip(work, record)))
+    return clips.edit_clip(work, clips.invert_clip(work, encode_clip(work, record)))
 
 
 def spent(work: Work, record: Record) -> tuple[Record, int]:
@@ -134,10 +135,12 @@ def test_edits_differ_by_prompt_and_are_videos_as_asked(works: MakeWork, folder:
 def test_trajectories_go_once_edited(works: MakeWork, folder: Path, keep: str) -> None:
     """Nothing of a trajectory is left on disk, a second run needs none, and a new prompt makes it anew."""
     work = works(output={"keep_trajectories": keep, "root": works().output.root})
-    edited(work, clip(folder))
+    first, made = spent(work, clip(folder))
+    assert made == INVERTED + cost(2) == sum(row["evaluations"] for row in first["timings"])
     left = [path for path in Path(work.output.root, "trajectories").rglob("*") if path.is_file()]
     assert left == [] and list(work.ledger.units("trajectories")) == []
-    assert spent(work, clip(folder))[1] == 0
+    again, made = spent(work, clip(folder))
+    assert made == 0 and all(row["reused"] for row in again["timings"])
     more = clip(folder, prompts=("a blue circle", "a red square", "a yellow triangle"))
     assert spent(work, more)[1] == INVERTED + cost(1)
 
@@ -256,7 +259,7 @@ def test_a_damaged_edit_is_redone_with_its_batch(works: MakeWork, folder: Path) 
     assert bytes_of(work, second) == good
 
 
-@pytest.mark.parametrize("stage", ["latents", "trajectories", "edits"])
+@pytest.mark.parametrize("stage", ["latents", "sources", "trajectories", "edits"])
 def test_a_file_that_is_gone_is_made_again(works: MakeWork, folder: Path, stage: Any) -> None:
     """verify=size notices, and the edits come out with the bytes they had."""
     work = works()
@@ -271,7 +274,7 @@ def test_a_file_that_is_gone_is_made_again(works: MakeWork, folder: Path, stage:
 def test_damaged_latents_are_a_failure_that_the_next_run_repairs(works: MakeWork, folder: Path) -> None:
     """They are always read in full: a flipped bit is never inverted."""
     work = works()
-    encoded = clips.encode_clip(work, clip(folder))
+    encoded = encode_clip(work, clip(folder))
     (commit,) = work.ledger.units("latents")
     flip(Path(work.ledger.open_url(commit, "latents.safetensors")[1]))
     failed = attempt(lambda record: clips.invert_clip(work, record), encoded, "invert")
@@ -350,7 +353,7 @@ def test_what_a_failed_edit_had_finished_is_kept(
     """A store that fails between two batches: the second try makes the second batch only; counts tell both."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     work, broken = works(engine={"edits_per_batch": 1}), iter([True])
-    inverted = clips.invert_clip(work, clips.encode_clip(work, clip(folder)))
+    inverted = clips.invert_clip(work, encode_clip(work, clip(folder)))
     commit = Ledger.commit
 
     def unsure(ledger: Ledger, stage: Any, *rest: Any) -> Commit:

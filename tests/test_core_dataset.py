@@ -36,10 +36,11 @@ def edit(tmp_path: Path) -> Callable[..., EditRow]:
         texts = ("source_prompt", "inversion_prompt", "negative_prompt", "recipe_fingerprint", "model_fingerprint")
         row: Any = dict.fromkeys(texts, "") | {"model": "shapes", "recipe": "balanced", "state": "done", "scores": {}}
         row |= {"clip": clip, "name": clip.partition(".")[0], "target_prompt": prompt, "seed": 0, "window": 0}
-        row |= {"frames": 9, "height": 48, "width": 48, "fps": 8, "trajectory_key": key("t" + clip)}
-        row |= {"source_id": key("s" + clip), "latents_key": key("l" + clip), "edit_key": key(clip + prompt)} | more
+        row |= {"frames": 9, "height": 48, "width": 48, "fps": 8}
+        row |= {"trajectory_key": key("t" + clip), "latents_key": key("l" + clip)}
+        row |= {"source_id": key("s" + clip), "source_key": key("v" + clip), "edit_key": key(clip + prompt)} | more
         for field, stage in (("edit_object", "edits"), ("source_object", "latents")):
-            unit = row["edit_key"] if stage == "edits" else row["latents_key"]
+            unit = row["edit_key"] if stage == "edits" else row["source_key"]
             path = tmp_path / "run" / stage / unit[:12] / "video.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"{stage} {unit}".encode())
@@ -88,9 +89,9 @@ def test_the_tree_is_complete(root: Path, edit: Callable[..., EditRow]) -> None:
     }
     for row, source in zip(metadata(root), (edits[1], edits[2], edits[0]), strict=True):
         assert row["file_name"] == f"videos/{source['name']}-{source['edit_key'][:12]}.mp4"
-        assert row["source_file_name"] == f"videos/{source['name']}-{source['latents_key'][:12]}-source.mp4"
+        assert row["source_file_name"] == f"videos/{source['name']}-{source['source_key'][:12]}-source.mp4"
         assert (root / "dataset" / row["file_name"]).read_bytes() == f"edits {source['edit_key']}".encode()
-        assert (root / "dataset" / row["source_file_name"]).read_bytes() == f"latents {source['latents_key']}".encode()
+        assert (root / "dataset" / row["source_file_name"]).read_bytes() == f"latents {source['source_key']}".encode()
     (table,) = pq.read_table(root / "tables/errors.parquet").to_pylist()
     assert table == {**FAILURE, "attempts": 1, "retryable": False, "source_id": "", "window": 0}
     assert pq.read_table(root / "tables/timings.parquet").to_pylist()[0]["host"] == "here"
@@ -154,7 +155,7 @@ def test_an_edit_whose_file_is_gone_is_a_failure_not_a_row(root: Path, edit: Cal
 def test_equal_content_under_two_paths_makes_two_rows(root: Path, edit: Callable[..., EditRow]) -> None:
     """Same keys, another clip: both are rows; the very same row twice is one."""
     first = edit("a.mp4")
-    other = edit("copy/a.mp4", name="a", edit_key=first["edit_key"], latents_key=first["latents_key"])
+    other = edit("copy/a.mp4", name="a", edit_key=first["edit_key"], source_key=first["source_key"])
     counts = collect(str(root), [first, other, first], [], [], ABOUT)
     assert (counts["edits"], counts["clips"], counts["copied"]) == (2, 2, 2)
 

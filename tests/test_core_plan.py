@@ -16,10 +16,19 @@ from cogvideo_core.errors import BadManifest, BadSpec, EditError, StorageError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.shapes import build, world
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
-from cogvideo_core.units import Edit, edit_spec, frames_spec, pending_batches, planned_edits, trajectory_spec
+from cogvideo_core.units import (
+    Edit,
+    edit_spec,
+    frames_spec,
+    latents_spec,
+    pending_batches,
+    planned_edits,
+    source_spec,
+    trajectory_spec,
+)
 
 Record = dict[str, Any]
-RECIPE = RecipeSpec(seeds=[0, 7])
+RECIPE = RecipeSpec(seeds=[0, 7], start="noised")
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +152,10 @@ def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -
     def edit(recipe: RecipeSpec, source: str = "a", target: str = "b", seed: int = 0) -> Record:
         return edit_spec("0" * 64, recipe, OutputSpec(), source, target, seed)
 
-    base, by_source = RecipeSpec(), RecipeSpec(reference_prompt="source")
-    assert edit(base) == edit(RecipeSpec(name="mine", seeds=[0, 3]), source="other")
+    base, by_source = RecipeSpec(start="noised"), RecipeSpec(start="noised", reference_prompt="source")
+    assert edit(base) == edit(RecipeSpec(start="noised", name="mine", seeds=[0, 3]), source="other")
     assert edit(by_source) != edit(by_source, source="other")
-    others = [edit(base, target="c"), edit(base, seed=1), edit(RecipeSpec(reference_end=0.5)), edit(by_source)]
+    others = [edit(base, target="c"), edit(base, seed=1), edit(RecipeSpec()), edit(by_source)]
     assert all(edit(base) != other for other in others)
 
     def inverted(prompt: str = "p", **fields: Any) -> Record:
@@ -155,8 +164,20 @@ def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -
     assert inverted(method="ddim", iterations=2) == inverted(method="ddim", iterations=5)
     assert inverted(iterations=2) != inverted(iterations=5)
     assert inverted() != inverted("q") and inverted(steps=10) != inverted(steps=20)
-    frames = [frames_spec(DatasetSpec(fit=fit), OutputSpec(), tiny, w) for fit in ("crop", "pad") for w in (0, 1)]  # type: ignore[arg-type]
-    assert len({json.dumps(spec) for spec in frames}) == 4
+
+
+def test_the_way_to_latents_is_named_by_what_matters(tiny: model.VideoModel) -> None:
+    """Content, window and fit name the frames; the quality of the source video names that video, not the latents."""
+
+    def frames(content: str = "c", index: int = 0, **fields: Any) -> Record:
+        return frames_spec(DatasetSpec(**fields), tiny, content, index)
+
+    others = [frames("d"), frames(index=1), frames(fit="pad"), frames(frames=17), frames(window="middle")]
+    assert all(frames() != other for other in others)
+    assert frames() == frames(window="all", max_seconds=1)
+    small, large = OutputSpec(crf=30), OutputSpec(crf=5)
+    assert source_spec(frames(), small) != source_spec(frames(), large)
+    assert latents_spec(frames(), tiny) != latents_spec(frames("d"), tiny)
 
 
 def edits(prompts: str) -> list[Edit]:

@@ -84,11 +84,15 @@ def strategy(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
 
 
 def in_order(values: dict[str, Any]) -> dict[str, Any]:
-    """Windows are drawn at random; a spec wants the start before the end."""
+    """Fields are drawn at random; a spec wants windows' starts before their ends, and seeds and start that agree."""
     for what in ("reference", "layer"):
         pair = [f"{what}_start", f"{what}_end"]
         if pair[0] in values:
             values |= dict(zip(pair, sorted(values[p] for p in pair), strict=True))
+    if values.get("start") == "inverted":
+        values["seeds"] = values["seeds"][:1]
+    if values.get("start") == "fresh":
+        values["start_at"] = 0.0
     return values
 
 
@@ -240,3 +244,12 @@ def test_presets_are_valid_and_carry_their_names(name: str) -> None:
     assert RecipeSpec(**preset.as_json()) == preset
     assert preset.name == name
     assert [n for n, other in PRESETS.items() if other.fingerprint == preset.fingerprint] == [name]
+
+
+def test_settings_that_would_do_nothing_are_refused() -> None:
+    """Several seeds from inverted noise are equal edits, and fresh noise after the first step is no noise level."""
+    with pytest.raises(ValidationError, match="seeds"):
+        RecipeSpec(seeds=[0, 1])
+    assert RecipeSpec(seeds=[0, 1], start="noised").seeds == [0, 1]
+    with pytest.raises(ValidationError, match="start_at"):
+        RecipeSpec(start="fresh", start_at=0.5)

@@ -338,15 +338,17 @@ def test_fan_out_is_bounded_and_in_order() -> None:
 
 
 def test_a_task_that_breaks_fails_its_clips_only() -> None:
-    """A crash outside of a clip's own work becomes one failure a clip; the other batches go on."""
+    """A crash outside of a clip's own work becomes one failure a clip, of the stage that broke; other batches go on."""
+
+    broken = Future(RuntimeError("the worker died"))
 
     def chain(batch: list[Record]) -> Any:
-        return [Future(batch), Future(RuntimeError("the worker died") if batch[0]["clip"] == 1 else batch)]
+        return [Future(batch), *[broken if batch[0]["clip"] == 1 else Future(batch)] * 2]
 
     batches: list[list[Record]] = [[{"clip": 0}], [{"clip": 1}, {"clip": 2}], [{"clip": 3}]]
     one, two, three = in_window(batches, chain, 2)
     assert (one, three) == ([{"clip": 0}], [{"clip": 3}])
     assert [(r["clip"], r["stage"], r["message"], is_failure(r)) for r in two] == [
-        (1, "task", "the worker died", True),
-        (2, "task", "the worker died", True),
+        (1, "invert", "the worker died", True),
+        (2, "invert", "the worker died", True),
     ]

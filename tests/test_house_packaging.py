@@ -73,6 +73,15 @@ def test_no_tracked_file_names_a_place_outside() -> None:
     assert hits == []
 
 
+def test_no_page_has_a_gap() -> None:
+    """No page holds a mark where a figure was to be filled in, and each picture it shows is there."""
+    pages = [path for path in tracked_files() if path.suffix == ".md"]
+    assert ROOT / "README.md" in pages
+    assert [path for path in pages if re.search("@" * 2 + "[A-Z]+" + "@" * 2, path.read_text("utf-8"))] == []
+    shown = [(path, name) for path in pages for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", path.read_text("utf-8"))]
+    assert [name for path, name in shown if not (path.parent / name).is_file()] == []
+
+
 def test_every_make_target_is_explained() -> None:
     """Each phony target of the Makefile has the line that `make help` prints, and the promised ones are there."""
     makefile = (ROOT / "Makefile").read_text("utf-8")

@@ -221,7 +221,7 @@ def train_transformer(out: Path, vae: Any, steps: int, pool: int, batch: int, de
     def check() -> dict[str, float]:
         return success(with_averages(pipe, run.averaged), prompts=24, seed=step_seed(run.step))
 
-    run.train(loss_of, check, every=1000)
+    run.train(loss_of, check, every=2000)
     return with_averages(pipe, run.averaged)
 
 

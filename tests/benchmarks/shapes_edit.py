@@ -26,13 +26,9 @@ from cogvideo_core import editing
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.model import VideoModel, load
 from cogvideo_core.shapes import oracle, world
-from cogvideo_core.specs import PRESETS, InversionSpec, ModelSpec, RecipeSpec
+from cogvideo_core.specs import PRESET_INVERSIONS, PRESETS, InversionSpec, ModelSpec, RecipeSpec
 
-SOURCE_PROMPTED, NONE, AS_SCRIPT = (
-    InversionSpec(),
-    InversionSpec(method="none"),
-    InversionSpec(method="ddim", prompt="empty"),
-)
+SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")
 
 
 def sdedit(skipped: float) -> RecipeSpec:
@@ -44,7 +40,7 @@ ROWS: dict[str, tuple[InversionSpec, RecipeSpec]] = {
     "sdedit_25": (NONE, sdedit(0.75)),
     "sdedit_50": (NONE, sdedit(0.5)),
     "sdedit_75": (NONE, sdedit(0.25)),
-    "seed": (AS_SCRIPT, PRESETS["seed"]),
+    "seed": (PRESET_INVERSIONS["seed"], PRESETS["seed"]),
     "faithful": (SOURCE_PROMPTED, PRESETS["faithful"]),
     "balanced": (SOURCE_PROMPTED, PRESETS["balanced"]),
     "bold": (SOURCE_PROMPTED, PRESETS["bold"]),

@@ -1,0 +1,89 @@
+"""The first stage of a clip: from its file to latents, and to the source video as the model sees it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cogvideo_core import sources, video
+from cogvideo_core.errors import CorruptObject
+from cogvideo_core.ledger import Commit
+from cogvideo_core.specs import fingerprint
+from cogvideo_core.units import frames_spec, latents_spec, shape_of, source_spec
+from cogvideo_core.work import Record, Work, timed
+
+
+def encode_clip(work: Work, clip: Record) -> Record:
+    """Latents, and the source video as the model sees it. Adds latents_key, source_key and the source's own fields."""
+    record = dict(clip)
+    with timed(record, "encode") as row:
+        content = _known_content(work, clip)
+        units = _encoded(work, clip, content) if content else None
+        row["reused"] = units is not None
+        latents, source = units or _encode_file(work, clip)
+    return record | {"latents_key": latents.key, "source_key": source.key, **source.record}
+
+
+def _known_content(work: Work, clip: Record) -> str:
+    """sha256 of a file that was opened before and has not changed since, as far as its store tells; else ""."""
+    if not clip["stamp"]:  # a store that tells neither date nor etag
+        return ""
+    known = work.find("clips", fingerprint({"source_id": clip["source_id"]}))
+    return str(known.record["content"]) if known else ""
+
+
+def _specs(work: Work, clip: Record, content: str) -> tuple[Record, Record]:
+    frames = frames_spec(work.dataset, work.model, content, clip["window"])
+    return latents_spec(frames, work.model), source_spec(frames, work.output)
+
+
+def _encoded(work: Work, clip: Record, content: str) -> tuple[Commit, Commit] | None:
+    """Both units of a content, or None where one is missing."""
+    specs = _specs(work, clip, content)
+    latents, source = work.find("latents", fingerprint(specs[0])), work.find("sources", fingerprint(specs[1]))
+    return (latents, source) if latents and source else None
+
+
+def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
+    """Opens the file; the same content under another path finds its units here."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = sources.fetch(clip, folder, work.dataset.max_megabytes * 10**6)  # type: ignore[arg-type]
+        content = sources.content_sha256(path)
+        units = _encoded(work, clip, content) or _encode_new(work, clip, path, folder, content)
+    if clip["stamp"]:
+        alias = {"source_id": clip["source_id"]}
+        work.ledger.commit("clips", fingerprint(alias), {}, alias, {"content": content})
+    return units
+
+
+def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str) -> tuple[Commit, Commit]:
+    """Decodes the window and commits what is missing of its two units."""
+    limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
+    found = video.probe(path, name, limits)
+    window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
+    frames = video.decode(path, name, found, window, shape.height, shape.width, shape.fps, work.dataset.fit, limits)
+    latents_of, source_of = _specs(work, clip, content)
+    latents = work.find("latents", fingerprint(latents_of))
+    if latents is None:
+        file = folder / "latents.safetensors"
+        save_file({"latents": work.model.encode(frames).contiguous()}, file)
+        latents = work.ledger.commit("latents", fingerprint(latents_of), {file.name: file}, latents_of, {})
+    audio = (path, found, window) if found.has_audio and work.output.audio == "copy" else None
+    video.encode(frames, folder / "source.mp4", shape.fps, work.output.crf, audio)
+    record: Record = {"frames": shape.frames, "height": shape.height, "width": shape.width, "fps": shape.fps}
+    record |= {"has_audio": audio is not None, "probe": found.as_json()}
+    files = {"source.mp4": folder / "source.mp4"}
+    return latents, work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
+
+
+def read_latents(work: Work, latents_key: str) -> Tensor:
+    """float32 [f,C,h,w] of a committed unit."""
+    commit = work.ledger.find("latents", latents_key, "full")
+    if commit is None:
+        raise CorruptObject(f"latents {latents_key[:12]} are missing or damaged and were set aside; run again")
+    with tempfile.TemporaryDirectory() as folder:
+        return load_file(work.ledger.fetch(commit, "latents.safetensors", Path(folder)))["latents"]
