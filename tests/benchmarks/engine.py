@@ -1,0 +1,291 @@
+"""What an edit costs: the public script's scheme and ours, counted, timed and weighed.
+
+    python tests/benchmarks/engine.py                # the tables of docs/performance.md
+    python tests/benchmarks/engine.py --counts-only  # without timing, for a busy machine
+
+The script's scheme edits one prompt after another, each with four rows: two reference rows (one a guidance half) and
+two edit rows. Ours edits N prompts in one call of 2N + 1 rows. L is the linear part of one row's FLOPs, A attention.
+Full-size models are counted on the meta device, without weights. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from cogvideo_core import attention, editing, flops
+from cogvideo_core.attention import Reference
+from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
+from cogvideo_core.inversion import evaluations
+from cogvideo_core.model import VideoModel
+from cogvideo_core.shapes import build
+from cogvideo_core.specs import PRESET_INVERSIONS, PRESETS, InversionSpec, ModelSpec, RecipeSpec
+
+EDITS = (1, 4, 8, 16)
+STEPS = 50  # of an inversion and of an edit
+WINDOWS = {
+    "all steps, all layers": SHARED,
+    "steps 0 to 0.4": RecipeSpec(reference_end=0.4),
+    "layers 0 to 0.5": RecipeSpec(reference_end=1.0, layer_end=0.5),
+    "layers 0.5 to 1": RecipeSpec(reference_end=1.0, layer_start=0.5),
+    "steps 0 to 0.4, layers 0 to 0.5": RecipeSpec(reference_end=0.4, layer_end=0.5),
+    "no reference": PRESETS["text"],
+}
+
+
+def with_inversion_prompt(model: VideoModel, of: Given) -> editing.RowVelocity:
+    """Gives the script's reference rows our prompt, so that both schemes must come to the same result."""
+
+    def velocity(x: Tensor, t: int, text: Tensor, reference: Reference | None = None) -> Tensor:
+        if reference is not None:
+            text = torch.cat([of.texts.reference.expand_as(text[: reference.rows]), text[reference.rows :]])
+        return model.velocity(x, t, text, reference)
+
+    return velocity
+
+
+@contextlib.contextmanager
+def concatenating() -> Iterator[None]:
+    """Reference keys are copied behind each row's own, as the script does, rather than attended apart."""
+    with mock.patch.object(attention, "attend_in_two_parts", attention.attend_concatenated):
+        yield
+
+
+def as_script(model: VideoModel, of: Given) -> Tensor:
+    """The script's scheme in the script's own way, at our arithmetic."""
+    with concatenating():
+        return script(model, of, with_inversion_prompt(model, of))
+
+
+def one_row(model: VideoModel) -> flops.Flops:
+    of = given(model, 1, 1)
+    return flops.count(lambda: model.velocity(of.x, 999, of.texts.cond))
+
+
+def count_steps(meter: flops.Meter, row: flops.Flops) -> list[dict[str, float]]:
+    """One guided step by number of edits; FLOPs of all edits together, and how far from floor and closed forms."""
+    rows = []
+    for n in EDITS:
+        of = given(meter.model, n, 1)
+        theirs = meter.of(partial(script, meter.model, of, meter))
+        ours = meter.of(partial(shared, meter.model, of, velocity=meter))
+        found = {"N": n, "script": theirs, "ours": ours, "ratio": theirs / ours}
+        found["ours/floor"] = ours / flops.floor_cost(row, n)
+        found["script/closed"] = theirs / flops.script_cost(row, n)
+        found["ours/closed"] = ours / flops.shared_cost(row, n)
+        rows.append(found)
+    return rows
+
+
+def count_edits(meter: flops.Meter, recipe: RecipeSpec) -> int:
+    """FLOPs of a run of all steps with 8 edits."""
+    of = given(meter.model, 8, STEPS)
+    return meter.of(lambda: shared(meter.model, of, recipe, meter))
+
+
+def count_jobs(meter: flops.Meter, row: flops.Flops) -> list[dict[str, Any]]:
+    """Inversion and 8 edits of one clip. The script inverts for every prompt anew, with two equal rows a step."""
+    whole = 8 * STEPS * 2 * row.total + STEPS * flops.script_cost(row, 8)
+    rows: list[dict[str, Any]] = [{"recipe": "script", "inversion": "ddim x 8", "flops": whole, "ratio": 1.0}]
+    for name in [name for name in PRESETS if name not in ("seed", "text")]:
+        edits, own = count_edits(meter, PRESETS[name]), PRESET_INVERSIONS.get(name, InversionSpec())
+        for method in dict.fromkeys([own.method, "ddim"]):
+            cost = evaluations(method, STEPS, own.iterations) * row.total + edits
+            rows.append({"recipe": name, "inversion": method, "flops": cost, "ratio": whole / cost})
+    return rows
+
+
+def seconds(model: VideoModel, call: Callable[[], Any]) -> float:
+    wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    wait()
+    started = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - started
+
+
+def measure_wall(model: VideoModel, edits: int = 8, steps: int = 2, rounds: int = 7) -> dict[str, float]:
+    """The schemes in turn, in one run; each round gives a ratio, the median counts."""
+    of = given(model, edits, steps)
+    schemes = {
+        "ours": lambda: shared(model, of),
+        "script": lambda: as_script(model, of),
+        "script, two-part attention": lambda: script(model, of, with_inversion_prompt(model, of)),
+    }
+    results = [call() for call in schemes.values()]  # also the warm-up
+    difference = max(float((result - results[0]).abs().max()) for result in results)
+    if difference > 1e-4:
+        raise SystemExit(f"The schemes differ by {difference:.1e}; their times can't be compared.")
+    times = [{name: seconds(model, call) for name, call in schemes.items()} for _ in range(rounds)]
+    ratios = {
+        name: statistics.median(took[name] / took["ours"] for took in times) for name in schemes if name != "ours"
+    }
+    return ratios | {"difference": difference}
+
+
+def peak_bytes(call: Callable[[], Any]) -> int:
+    """Most bytes allocated at a time by torch on the CPU, over what was held before; scratch of oneDNN is not seen."""
+    call()  # what is made once and kept is no cost of a step
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+def measure_memory(model: VideoModel, edits: int = 8) -> dict[str, float]:
+    """MiB of one step, beside the weights."""
+    of = given(model, edits, 1)
+    one = of.one(0)
+
+    def together() -> Tensor:
+        with concatenating():
+            return shared(model, of, SCRIPT)
+
+    calls = {
+        "script, one edit": lambda: as_script(model, one),
+        "ours, one edit": lambda: shared(model, one),
+        f"script, {edits} edits in one call": together,
+        f"ours, {edits} edits in one call": lambda: shared(model, of),
+    }
+    return {name: peak_bytes(call) / 2**20 for name, call in calls.items()}
+
+
+def matmul_rate(size: int = 8192, rounds: int = 20) -> float:
+    """FLOP/s of a bfloat16 matrix product on the GPU."""
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    took = []
+    for _ in range(rounds + 5):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        a @ b
+        end.record()
+        torch.cuda.synchronize()
+        took.append(start.elapsed_time(end) / 1000)
+    return 2 * size**3 / statistics.median(took[5:])
+
+
+def measure_gpu(variant: str, rate: float, rounds: int = 3) -> list[dict[str, Any]]:
+    """One guided step of a full-size model with random weights in bfloat16; the script's N edits take N times one."""
+    row, model = one_row(flops.full_size(variant)), flops.full_size(variant, "cuda")
+    plans = [("script", as_script, flops.script_cost, 1)]
+    plans += [("ours", shared, flops.shared_cost, n) for n in (1, 2, 4)]
+    rows = []
+    for scheme, call, cost, n in plans:
+        of = given(model, n, 1)
+        torch.cuda.reset_peak_memory_stats()
+        call(model, of)
+        took = statistics.median(seconds(model, partial(call, model, of)) for _ in range(rounds))
+        gib = torch.cuda.max_memory_allocated() / 2**30
+        share = cost(row, n) / took / rate
+        rows.append({"model": variant, "scheme": scheme, "N": n, "s": took, "GiB": gib, "matmul share": share})
+    return rows
+
+
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Markdown, with the keys of the first row as its head."""
+    print(f"\n{title}\n\n| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(f"{x:.3f}" if isinstance(x, float) else str(x) for x in row.values()) + " |")
+
+
+def scaled(rows: list[dict[str, Any]], unit: float, *names: str) -> list[dict[str, Any]]:
+    return [row | {name: row[name] / unit for name in names} for row in rows]
+
+
+def by_edits(rows: list[dict[str, float]], name: str) -> dict[int, float]:
+    return {int(row["N"]): round(row[name], 4) for row in rows}
+
+
+def print_windows(meter: flops.Meter) -> dict[str, float]:
+    costs = {name: count_edits(meter, recipe) / 8 / STEPS for name, recipe in WINDOWS.items()}
+    saved = {name: round(1 - cost / costs["all steps, all layers"], 4) for name, cost in costs.items()}
+    rows = [{"reference in": name, "TFLOP": x / 1e12, "saved": f"{saved[name]:.1%}"} for name, x in costs.items()]
+    print_table("An edit and step on 5B at N = 8, averaged over all steps", rows)
+    return saved
+
+
+def print_jobs(meter: flops.Meter, row: flops.Flops) -> dict[str, float]:
+    jobs = count_jobs(meter, row)
+    print_table(f"A whole job on 5B: inversion and 8 edits, {STEPS} steps each, PFLOP", scaled(jobs, 1e15, "flops"))
+    fast = [job["ratio"] for job in jobs if job["recipe"] == "fast"]
+    if not fast:
+        print("\nThere is no preset `fast`, so job_ratio_fast_n8 is left out.")
+    return {"job_ratio_fast_n8": fast[0]} if fast else {}
+
+
+def print_counts(shapes: VideoModel) -> dict[str, Any]:
+    small, big = flops.Meter(shapes), flops.Meter(flops.full_size("5b"))
+    row = one_row(big.model)
+    small_steps, steps = count_steps(small, one_row(shapes)), count_steps(big, row)
+    print(f"5B, one row: L = {row.linear / 1e12:.1f} TFLOP, A = {row.attention / 1e12:.1f} TFLOP")
+    print_table("One step of N edits on 5B, 49 frames 480x720, TFLOP", scaled(steps, 1e12, "script", "ours"))
+    print_table("One step of N edits on the shapes model, GFLOP", scaled(small_steps, 1e9, "script", "ours"))
+    return {
+        "flops_ratio_5b": by_edits(steps, "ratio"),
+        "flops_ratio_shapes": by_edits(small_steps, "ratio"),
+        "flops_over_floor": by_edits(steps, "ours/floor"),
+        "closed_form_error": max(abs(r[f"{s}/closed"] - 1) for r in steps + small_steps for s in ("script", "ours")),
+        "windows_saved_5b": print_windows(big),
+        **print_jobs(big, row),
+    }
+
+
+def print_measured(shapes: VideoModel) -> dict[str, Any]:
+    wall = measure_wall(shapes)
+    print(f"\nWall-clock of 8 edits on the shapes model ({torch.get_num_threads()} threads), as a multiple of ours:")
+    print(f"  the script's scheme {wall['script']:.2f}; with two-part attention", end=" ")
+    print(f"{wall['script, two-part attention']:.2f}. Largest difference of results: {wall['difference']:.1e}")
+    memory = measure_memory(shapes)
+    print_table(
+        "Peak memory of one step on the shapes model, beside the weights",
+        [{"scheme": name, "MiB": mib} for name, mib in memory.items()],
+    )
+    alone, ours_alone, script_n, ours_n = memory.values()
+    return {
+        "wall_ratio_n8": wall["script"],
+        "peak_memory_ratio_n8": script_n / ours_n,
+        "peak_memory_ratio_n1": alone / ours_alone,
+        "peak_memory_script_one_by_one_over_ours_n8": alone / ours_n,
+    }
+
+
+def print_gpu() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        print("\nNo GPU here. With one, this would build CogVideoX-5B and -2B with random weights in bfloat16 and")
+        print(
+            "print seconds a step, GiB with the weights, and the share of the card's matmul rate: ours at N = 1, 2, 4,"
+        )
+        print("the script's scheme at N = 1.")
+        return {}
+    rate = matmul_rate()
+    rows = [row for variant in ("5b", "2b") for row in measure_gpu(variant, rate)]
+    print(f"\n{torch.cuda.get_device_name()}: bfloat16 matrix product {rate / 1e12:.0f} TFLOP/s")
+    print_table("One step of N edits, random weights in bfloat16; GiB with the weights", rows)
+    return {"gpu": torch.cuda.get_device_name(), "matmul_tflops": rate / 1e12, "gpu_rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counts-only", action="store_true", help="no timing, no memory")
+    args = parser.parse_args()
+    shapes = VideoModel(build.build_pipeline("shapes"), ModelSpec(device="cpu"))
+    result = print_counts(shapes)
+    if not args.counts_only:
+        result |= print_measured(shapes) | print_gpu()
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
