@@ -39,18 +39,10 @@ from cogvideo_core.uris import (
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
 FOLDER_FILES = ("prompts.txt", "prompts.jsonl", "manifest.jsonl", "manifest.csv", "manifest.parquet")
 CHUNK_BYTES = 1 << 20
-STAMPS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "content_md5",
-    "Content-MD5",
-    "Last-Modified",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "created",
-)
+STAMPS = (  # what the stores call it
+    "ETag etag md5Hash content_md5 Content-MD5 Last-Modified"
+    " mtime LastModified last_modified created"
+).split()
 
 
 class Clip(TypedDict):

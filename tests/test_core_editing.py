@@ -160,10 +160,19 @@ def test_guidance_one_needs_no_unguided_rows(model_5b: VideoModel) -> None:
 def test_seed_matters_to_its_own_edit_only(model_5b: VideoModel) -> None:
     """An edit from fresh noise depends on its own seed: rows of other seeds beside it change nothing."""
     clip = Clip(model_5b)
-    recipe = RecipeSpec(start="fresh")
-    start = editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 2)
-    assert torch.equal(start, editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 2))
-    assert not torch.equal(start, editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 1))
+    recipe = RecipeSpec(start="fresh", reference_end=1.0)
+    texts = editing.Texts(clip.texts.cond[:1].expand(2, -1, -1), clip.texts.uncond, clip.texts.reference)
+
+    def edited(*seeds: int) -> Tensor:
+        x = torch.stack([editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, s) for s in seeds])
+        *_, last = editing.edit(
+            model_5b.velocity, x, texts, clip.states.__getitem__, clip.schedule, recipe, model_5b.layers
+        )
+        return last
+
+    first, second = edited(2, 7), edited(2, 9)
+    assert (first[0] - second[0]).abs().max() < 1e-5
+    assert (first[1] - second[1]).abs().max() > 0.01
 
 
 def test_windows_cover_their_fractions() -> None:

@@ -456,7 +456,7 @@ def test_names_that_are_refused(name):
 
 @pytest.mark.parametrize("stage", ["", "..", "quarantine", "edits/..", "Edits"])
 def test_stages_that_are_refused(stage):
-    """Only the four stages are folders of the ledger."""
+    """Only the stages are folders of the ledger."""
     ledger = Ledger(Objects(None, "nowhere"))
     for call in (lambda: ledger.find(stage, KEY), lambda: list(ledger.units(stage))):
         with pytest.raises(ValueError, match="stage"):

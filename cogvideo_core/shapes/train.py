@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cogvideo_core.shapes import build, oracle, world
+from cogvideo_core.shapes import build, world
+from cogvideo_core.shapes.generate import success
 
 CROP_PX = 32
 TEST_SEED = 800_000
@@ -233,44 +234,6 @@ def with_averages(pipe: Any, averages: Any) -> Any:
     """A pipeline that generates with the averaged weights."""
     parts = {**pipe.components, **{k: averages[k].eval() for k in ("transformer", "text_encoder")}}
     return type(pipe)(**parts)
-
-
-def generated(pipe: Any, prompts: list[str], seed: int = 0, guidance: float = 6.0, steps: int = 50) -> np.ndarray:
-    """Clips of the plain diffusers pipeline: uint8 [n,F,H,W,3]."""
-    pipe.set_progress_bar_config(disable=True)
-    frames = pipe(
-        prompt=prompts,
-        num_frames=world.FRAMES,
-        height=world.SIZE_PX,
-        width=world.SIZE_PX,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        max_sequence_length=build.MAX_TEXT_TOKENS,
-        generator=[torch.Generator().manual_seed(seed + i) for i in range(len(prompts))],
-        output_type="np",
-    ).frames
-    return np.rint(np.asarray(frames) * 255).astype(np.uint8)
-
-
-def prompt_list(count: int) -> Iterator[world.Combination]:
-    """Half held-out, half trained combinations, spread evenly."""
-    pools = (world.held_out_combinations(), world.train_combinations())
-    for i in range(count):
-        pool = pools[i % 2]
-        yield pool[(i // 2) * 7 % len(pool)]
-
-
-def success(pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50) -> dict[str, float]:
-    """Share of generated clips in which the oracle reads each attribute as asked."""
-    wanted = list(prompt_list(prompts))
-    hits: dict[str, list[bool]] = {name: [] for name in world.Combination._fields}
-    for start in range(0, prompts, 25):
-        part = wanted[start : start + 25]
-        captions = [c.caption(start + i) for i, c in enumerate(part)]
-        for frames, combination in zip(generated(pipe, captions, seed + start, guidance, steps), part, strict=True):
-            for name, hit in oracle.read(frames).matches(combination).items():
-                hits[name].append(hit)
-    return {name: round(float(np.mean(values)), 3) for name, values in hits.items()}
 
 
 def export(pipe: Any, folder: Path) -> None:

@@ -16,7 +16,8 @@ from diffusers import CogVideoXPipeline
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cogvideo_core.model import VideoModel, model_folder
-from cogvideo_core.shapes import train, world
+from cogvideo_core.shapes import world
+from cogvideo_core.shapes.generate import success
 from cogvideo_core.specs import ModelSpec
 
 HELD_OUT_SEED = 810_000  # clips that neither training nor its checks have seen
@@ -43,7 +44,7 @@ def main() -> None:
     pipe = CogVideoXPipeline.from_pretrained(model_folder(ModelSpec(path=args.model)), use_safetensors=True)
     found: dict[str, object] = {}
     for scale in args.guidance or [6.0]:
-        found[f"text_to_video_{scale:g}"] = train.success(pipe, args.prompts, guidance=scale)
+        found[f"text_to_video_{scale:g}"] = success(pipe, args.prompts, guidance=scale)
         print(f"guidance {scale:g}: {found[f'text_to_video_{scale:g}']}", flush=True)
     found |= vae_round_trip(VideoModel(pipe, ModelSpec(path=args.model)), args.clips)
     print(json.dumps(found))
