@@ -39,10 +39,8 @@ from cogvideo_core.uris import (
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
 FOLDER_FILES = ("prompts.txt", "prompts.jsonl", "manifest.jsonl", "manifest.csv", "manifest.parquet")
 CHUNK_BYTES = 1 << 20
-STAMPS = (  # what the stores call it
-    "ETag etag md5Hash content_md5 Content-MD5 Last-Modified"
-    " mtime LastModified last_modified created"
-).split()
+ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
+DATES = ("Last-Modified", "mtime", "LastModified", "last_modified", "created")
 
 
 class Clip(TypedDict):
@@ -257,7 +255,7 @@ def _remote_stat(clip: str, uri: str) -> tuple[int, str]:
         ) from error
     if info.get("type") == "directory":
         raise NotAVideo(clip, "it is a folder", "name the files in it")
-    return int(info.get("size") or 0), next((str(info[key]).strip('"') for key in STAMPS if info.get(key)), "")
+    return int(info.get("size") or 0), next((str(info[key]).strip('"') for key in (*ETAGS, *DATES) if info.get(key)), "")
 
 
 def _limit(clip: Clip, size: int, max_bytes: int) -> None:
