@@ -96,7 +96,8 @@ def edit_clip(work: Work, record: Record) -> Record:
     for batch in pending_batches(edits, batch_of, work.engine.edits_per_batch):
         with timed(record, "edit") as timing:
             edit_batch(work, record, batch, held)
-            timing["evaluations"] = editing.edit_evaluations(work.recipe, work.inversion.steps, len(batch))
+            steps, layers = work.inversion.steps, work.model.layers
+            timing["evaluations"] = editing.edit_evaluations(work.recipe, steps, len(batch), layers)
             timing["edits"] = len(batch)
     if work.output.keep_trajectories != "all":
         drop_trajectory(work, record["trajectory_key"])

@@ -124,11 +124,12 @@ def edit(
         yield x
 
 
-def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int) -> int:
+def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int) -> int:
     """Rows through the transformer that `edits` edits in one batch cost."""
     first = min(round(recipe.start_at * schedule_steps), schedule_steps - 1)
     halves = 2 if is_guided(recipe.guidance_scale) else 1
     steps = window(recipe.reference_start, recipe.reference_end, schedule_steps)
-    guided_steps = sum(step >= first for step in steps) if recipe.reference_weight > 0 else 0
+    seen = recipe.reference_weight > 0 and len(window(recipe.layer_start, recipe.layer_end, layer_count)) > 0
+    guided_steps = sum(step >= first for step in steps) if seen else 0
     per_step = {"edit": edits, "per_half": halves * edits}.get(recipe.reference_prompt, 1)
     return (schedule_steps - first) * halves * edits + guided_steps * per_step

@@ -19,12 +19,8 @@ def find_units(target: str, root: str) -> list[tuple[Ledger, Commit]]:
     if len(wanted) < 4:
         return []
     ledger = Ledger(root)
-    found = []
-    for stage in get_args(Stage):
-        for key in ledger.keys(stage) if stage in stages else ():
-            if key.startswith(wanted) and (commit := ledger.find(stage, key, "none")):
-                found.append((ledger, commit))
-    return found
+    chosen = [stage for stage in get_args(Stage) if stage in stages]
+    return [(ledger, commit) for stage in chosen for commit in ledger.units(stage, wanted)]
 
 
 def describe(ledger: Ledger, commit: Commit) -> tuple[str, bool]:

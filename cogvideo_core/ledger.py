@@ -123,9 +123,10 @@ class Ledger:
         for k2 in self.objects.names(check_stage(stage)):
             yield from filter(is_key, self.objects.names(f"{stage}/{k2}"))
 
-    def units(self, stage: Stage) -> Iterator[Commit]:
-        """All committed units, in order of key; a commit.json that can't be trusted is left out with a warning."""
-        for key in self.keys(stage):
+    def units(self, stage: Stage, beginning: str = "") -> Iterator[Commit]:
+        """Committed units whose key begins so, in order; a commit.json that can't be trusted is left out with a
+        warning. Changes nothing."""
+        for key in (key for key in self.keys(stage) if key.startswith(beginning)):
             try:
                 yield Commit.from_bytes(self.objects.read(f"{unit_folder(stage, key)}/commit.json"), stage, key)
             except FileNotFoundError:

@@ -255,7 +255,8 @@ def _remote_stat(clip: str, uri: str) -> tuple[int, str]:
         ) from error
     if info.get("type") == "directory":
         raise NotAVideo(clip, "it is a folder", "name the files in it")
-    return int(info.get("size") or 0), next((str(info[key]).strip('"') for key in (*ETAGS, *DATES) if info.get(key)), "")
+    stamps = (str(info[key]).strip('"') for key in (*ETAGS, *DATES) if info.get(key))
+    return int(info.get("size") or 0), next(stamps, "")
 
 
 def _limit(clip: Clip, size: int, max_bytes: int) -> None:

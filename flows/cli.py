@@ -25,6 +25,7 @@ from cogvideo_core.specs import (
     ModelSpec,
     OutputSpec,
     RecipeSpec,
+    Spec,
 )
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ app = typer.Typer(
 shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving shapes that comes along.")
 app.add_typer(shapes_app, name="shapes")
 
-GROUPS = {
+GROUPS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,
     "model": ModelSpec,
     "inversion": InversionSpec,
@@ -77,10 +78,15 @@ def settings_of(recipe: str, given: dict[str, dict[str, Any]], sets: list[str]) 
         given["inversion"] = PRESET_INVERSIONS[recipe].as_json()
     for group, fields in parse_sets(sets).items():
         given[group] = given.get(group, {}) | fields
+    return {name: group_of(name, given.get(name, {})) for name in GROUPS}
+
+
+def group_of(name: str, fields: dict[str, Any]) -> Spec:
+    """One group of settings; what is wrong is said as `group.field: problem`."""
     try:
-        return {name: kind(**given.get(name, {})) for name, kind in GROUPS.items()}
+        return GROUPS[name](**fields)
     except ValidationError as error:
-        lines = [f"{error.title}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        lines = [f"{'.'.join(map(str, (name, *e['loc'])))}: {e['msg']}" for e in error.errors()]
         raise typer.BadParameter("; ".join(lines)) from error
 
 
@@ -105,7 +111,8 @@ def sentences() -> Iterator[None]:
         yield
     except EditError as error:
         typer.echo(f"failed: {error}", err=True)
-        raise typer.Exit(USAGE if error.kind == "bad_input" and not error.ran else FAILED) from error
+        settings = error.kind in ("bad_input", "model") and not error.ran
+        raise typer.Exit(USAGE if settings else FAILED) from error
 
 
 def execute(flow_name: str, settings: dict[str, Any]) -> None:

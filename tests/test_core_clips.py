@@ -105,7 +105,7 @@ def flip(path: Path, at: int = -200) -> None:
 
 
 def cost(edits: int) -> int:
-    return edit_evaluations(RECIPE, STEPS, edits)
+    return edit_evaluations(RECIPE, STEPS, edits, layer_count=2)
 
 
 def test_a_clip_costs_what_is_counted_and_nothing_the_second_time(works: MakeWork, folder: Path) -> None:

@@ -139,6 +139,7 @@ def test_reference_is_felt_and_zero_weight_is_not(model_5b: VideoModel) -> None:
         RecipeSpec(reference_prompt="edit", start="noised", start_at=0.5, reference_end=1.0),
         RecipeSpec(guidance_scale=1.0, reference_start=0.5, reference_end=1.0),
         RecipeSpec(reference_weight=0.0),
+        RecipeSpec(layer_start=0.5, layer_end=0.5),
     ],
 )
 def test_evaluations_are_as_announced(model_5b: VideoModel, recipe: RecipeSpec) -> None:
@@ -146,7 +147,7 @@ def test_evaluations_are_as_announced(model_5b: VideoModel, recipe: RecipeSpec) 
     clip = Clip(model_5b)
     before = model_5b.evaluations
     clip.edit(recipe)
-    assert model_5b.evaluations - before == editing.edit_evaluations(recipe, STEPS, 3)
+    assert model_5b.evaluations - before == editing.edit_evaluations(recipe, STEPS, 3, model_5b.layers)
 
 
 def test_guidance_one_needs_no_unguided_rows(model_5b: VideoModel) -> None:

@@ -115,7 +115,7 @@ def table(root: Path, name: str) -> list[Record]:
 
 
 def cost(edits: int) -> int:
-    return edit_evaluations(RecipeSpec(), STEPS, edits)
+    return edit_evaluations(RecipeSpec(), STEPS, edits, layer_count=2)
 
 
 def artifacts(run_id: UUID) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def measure(model: VideoModel, clips: list[Clip], name: str) -> dict[str, Any]:
         by_clip.append([marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)])
     rows = [row for clip in by_clip for row in clip]
     edits = len(clips[0].edits)
-    cost = editing.edit_evaluations(recipe, inversion.steps, edits)
+    cost = editing.edit_evaluations(recipe, inversion.steps, edits, model.layers)
     cost += evaluations(inversion.method, inversion.steps, inversion.iterations)
     low, high = interval(by_clip)
     names = ("colour", "shape", "motion", "background", "all", "preserved_iou", "bg_psnr", "delta_e", "delta_e_vae")
