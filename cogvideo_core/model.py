@@ -142,6 +142,13 @@ class VideoModel:
             )[0]
         return embedded[[distinct.index(prompt) for prompt in prompts]]
 
+    def prompt_problem(self, prompt: str) -> str:
+        """What the tokenizer will not pass on of a prompt, as half a sentence; "" when it takes all of it."""
+        ids = self.pipe.tokenizer(prompt, verbose=False).input_ids
+        if self.pipe.tokenizer.unk_token_id in ids:
+            return "has words that the model's tokenizer does not know"
+        return f"has {len(ids)} tokens and is cut to {self.text_tokens}" if len(ids) > self.text_tokens else ""
+
     @property
     def front_padding(self) -> int:
         """Latent frames put in front: one for CogVideoX 1.5, whose transformer takes them in pairs (8k+1 is odd)."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from cogvideo_core import clips, encoding, plan, prompts, tables
@@ -67,6 +67,9 @@ def embed_prompts(settings: Settings, records: list[Record], targets: bool = Tru
         if settings.recipe.reference_prompt == "source":
             wanted.append(record["source_prompt"])
     work = settings.work()
+    for prompt in dict.fromkeys(wanted):
+        if problem := work.model.prompt_problem(prompt):
+            get_run_logger().warning("prompt %r %s", prompt, problem)
     return prompts.embed_missing(work.model, work.ledger, wanted)
 
 

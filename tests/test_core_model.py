@@ -84,6 +84,13 @@ def test_prompts_are_embedded_in_the_order_given(loaded: model.VideoModel) -> No
     assert torch.equal(embedded[0], embedded[2]) and not torch.equal(embedded[0], embedded[1])
 
 
+def test_what_the_tokenizer_drops_is_said(loaded: model.VideoModel) -> None:
+    """Unknown words and prompts that are too long are told, whole ones are not."""
+    assert loaded.prompt_problem("a red circle moving left on a striped background") == ""
+    assert "does not know" in loaded.prompt_problem("a purple circle")
+    assert "cut to 16" in loaded.prompt_problem("a red circle " * 6)
+
+
 def test_shape_is_the_training_shape(loaded: model.VideoModel) -> None:
     """Frames, size and rate come from the checkpoint's configuration."""
     assert loaded.shape == model.VideoShape(9, 48, 48, 8)
