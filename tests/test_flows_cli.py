@@ -192,7 +192,7 @@ def test_a_source_that_is_not_there(invoke: Invoke, fast: tuple[str, ...], tmp_p
 def test_a_wrong_model_is_one_sentence(invoke: Invoke, prefect_harness: None, tmp_path: Path) -> None:
     """No traceback; what to give instead."""
     result = invoke("run", tmp_path / "in", "--output", tmp_path / "run", "--model", tmp_path)
-    assert result.exit_code == 1 and "has no model_index.json; give a folder in the diffusers layout" in result.stderr
+    assert result.exit_code == 2 and "has no model_index.json; give a folder in the diffusers layout" in result.stderr
 
 
 def test_collect_rebuilds_what_was_deleted(invoke: Invoke, copied: Path) -> None:
