@@ -26,6 +26,11 @@ def ddim_step(x_t: Tensor, v: Tensor, theta_t: float, theta_s: float) -> Tensor:
     return rotate(x_t, v, theta_s - theta_t)
 
 
+def pred_x0(x_t: Tensor, v: Tensor, theta_t: float) -> Tensor:
+    """The clean estimate cos θ · x_t - sin θ · v."""
+    return rotate(x_t, v, -theta_t)
+
+
 def noised(x_0: Tensor, noise: Tensor, theta_t: float) -> Tensor:
     """x_t = cos θ · x_0 + sin θ · ε."""
     return rotate(x_0, noise, theta_t)

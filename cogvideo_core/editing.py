@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cogvideo_core.attention import Reference
-from cogvideo_core.ddim import ddim_step, noised
-from cogvideo_core.guidance import guide, is_guided
+from cogvideo_core.ddim import ddim_step, noised, pred_x0
+from cogvideo_core.guidance import guide, guide_apart, guided_steps, rescaled, scale_at, window
 from cogvideo_core.inversion import seeded_noise
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import RecipeSpec
@@ -39,11 +39,6 @@ class Texts:
     cond: Tensor  # [E,S,D] target prompts
     uncond: Tensor  # [1,S,D] negative prompt
     reference: Tensor  # [1,S,D] inversion or source prompt
-
-
-def window(start: float, end: float, count: int) -> range:
-    """The indices of `count` things that lie in the fractions [start, end)."""
-    return range(round(start * count), round(end * count))
 
 
 def first_step(recipe: RecipeSpec, schedule: Schedule) -> int:
@@ -77,12 +72,15 @@ def predict(
     x: Tensor,
     t: int,
     texts: Texts,
-    recipe: RecipeSpec,
+    guided: bool,
     x_ref: Tensor | None,
+    recipe: RecipeSpec,
     layers: range,
-) -> Tensor:
-    """Guided velocity of E edits: x [E,f,C,h,w] -> [E,f,C,h,w]. `x_ref` [f,C,h,w] is None outside the window."""
-    guided = is_guided(recipe.guidance_scale)
+) -> tuple[Tensor | None, Tensor]:
+    """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
+
+    `x_ref` [f,C,h,w] is None outside the reference's window.
+    """
     rows = torch.cat([x, x]) if guided else x
     text = torch.cat([texts.uncond.expand_as(texts.cond), texts.cond]) if guided else texts.cond
     if x_ref is None:
@@ -94,9 +92,23 @@ def predict(
         joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
-        return v
+        return None, v
     v_uncond, v_cond = v.chunk(2)
-    return guide(v_uncond, v_cond, recipe.guidance_scale)
+    return v_uncond, v_cond
+
+
+def guided_velocity(
+    v_uncond: Tensor | None, v_cond: Tensor, x: Tensor, theta: float, scale: float, recipe: RecipeSpec
+) -> Tensor:
+    """What an edit follows: the prompted velocity, or its guided and rescaled form."""
+    if v_uncond is None:
+        return v_cond
+    if recipe.guidance_parallel < 1:
+        x0_cond = pred_x0(x, v_cond, theta)
+        v = guide_apart(v_uncond, v_cond, x0_cond, scale, recipe.guidance_parallel)
+    else:
+        v = guide(v_uncond, v_cond, scale)
+    return rescaled(v, v_cond, recipe.guidance_rescale) if recipe.guidance_rescale > 0 else v
 
 
 def edit(
@@ -113,23 +125,33 @@ def edit(
     Explicit start latents and an explicit trajectory: nothing here draws noise or reads a store. At the step that
     starts from level j the reference rows are the stored state of level j; outside the window there are none.
     """
-    steps = window(recipe.reference_start, recipe.reference_end, schedule.steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
     for step in range(first_step(recipe, schedule), schedule.steps):
         level = schedule.level(step)
-        on = step in steps and len(layers) > 0 and recipe.reference_weight > 0
-        x_ref = trajectory(level).to(x) if on else None
-        v = predict(velocity, x, schedule.timesteps[level], texts, recipe, x_ref, layers)
-        x = ddim_step(x, v, schedule.thetas[level], schedule.thetas[level - 1])
+        theta, t = schedule.thetas[level], schedule.timesteps[level]
+        x_ref = trajectory(level).to(x) if step in referenced else None
+        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers)
+        v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
+        x = ddim_step(x, v, theta, schedule.thetas[level - 1])
         yield x
+
+
+def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
+    """The steps that have reference rows at all."""
+    if recipe.reference_weight == 0 or len(layers) == 0:
+        return range(0)
+    return window(recipe.reference_start, recipe.reference_end, steps)
 
 
 def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int) -> int:
     """Rows through the transformer that `edits` edits in one batch cost."""
     first = min(round(recipe.start_at * schedule_steps), schedule_steps - 1)
-    halves = 2 if is_guided(recipe.guidance_scale) else 1
-    steps = window(recipe.reference_start, recipe.reference_end, schedule_steps)
-    seen = recipe.reference_weight > 0 and len(window(recipe.layer_start, recipe.layer_end, layer_count)) > 0
-    guided_steps = sum(step >= first for step in steps) if seen else 0
-    per_step = {"edit": edits, "per_half": halves * edits}.get(recipe.reference_prompt, 1)
-    return (schedule_steps - first) * halves * edits + guided_steps * per_step
+    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
+    total = 0
+    for step in range(first, schedule_steps):
+        rows = (2 if step in guided else 1) * edits
+        reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
+        total += rows + (reference if step in referenced else 0)
+    return total

@@ -136,6 +136,19 @@ class RecipeSpec(Spec):
         "balanced", title="Name", description="Shown in tables and file names.", pattern=r"^[A-Za-z0-9_.-]{1,40}$"
     )
     guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
+    guidance_schedule: Literal["constant", "rising"] = Field(
+        "constant", title="Guidance schedule", description="rising goes from 1 to the scale, late."
+    )
+    guidance_start: Fraction01 = Field(0.0, title="Guidance from", description="Fraction of the steps.")
+    guidance_end: Fraction01 = Field(
+        1.0, title="Guidance until", description="Fraction of the steps; outside, unguided rows are not computed."
+    )
+    guidance_rescale: Fraction01 = Field(
+        0.0, title="Guidance rescale", description="Draws the contrast back to the unguided one; against saturation."
+    )
+    guidance_parallel: Fraction01 = Field(
+        1.0, title="Parallel guidance", description="1 = plain; 0 = without the part that saturates (APG)."
+    )
     reference_prompt: Literal["inversion", "source", "edit", "per_half"] = Field(
         "inversion", title="Reference prompt", description="Which prompt the reference row is given."
     )
@@ -157,7 +170,7 @@ class RecipeSpec(Spec):
 
     @model_validator(mode="after")
     def _windows(self) -> RecipeSpec:
-        for what in ("reference", "layer"):
+        for what in ("guidance", "reference", "layer"):
             start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
             if start > end:
                 raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cogvideo_core import editing
+from cogvideo_core import editing, guidance
 from cogvideo_core.attention import Reference
 from cogvideo_core.ddim import ddim_step
 from cogvideo_core.inversion import invert
@@ -63,13 +63,15 @@ def plain_edit(clip: Clip, recipe: RecipeSpec, edit: int) -> Tensor:
         t = schedule.timesteps[level]
         halves = []
         for text, ref in zip((uncond, cond), text_ref, strict=True):
-            if step in editing.window(recipe.reference_start, recipe.reference_end, STEPS):
+            if step in guidance.window(recipe.reference_start, recipe.reference_end, STEPS):
                 rows = torch.cat([clip.states[level][None], x])
-                layers = editing.window(recipe.layer_start, recipe.layer_end, model.layers)
+                layers = guidance.window(recipe.layer_start, recipe.layer_end, model.layers)
                 halves.append(model.velocity(rows, t, torch.cat([ref, text]), Reference(1, layers))[1:])
             else:
                 halves.append(model.velocity(x, t, text))
-        v = halves[0] + recipe.guidance_scale * (halves[1] - halves[0])
+        v = halves[1]
+        if step in guidance.window(recipe.guidance_start, recipe.guidance_end, STEPS):
+            v = halves[0] + recipe.guidance_scale * (halves[1] - halves[0])
         x = ddim_step(x, v, schedule.thetas[level], schedule.thetas[level - 1])
     return x[0]
 
@@ -89,6 +91,24 @@ def test_windows_of_steps_and_layers_equal_plain(model_5b: VideoModel) -> None:
     clip = Clip(model_5b)
     recipe = RecipeSpec(reference_start=0.25, reference_end=0.75, layer_end=0.5)
     assert (clip.edit(recipe)[1] - plain_edit(clip, recipe, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("reference_prompt", ["inversion", "per_half"])
+def test_guidance_interval_equals_plain(model_5b: VideoModel, reference_prompt: str) -> None:
+    """Leaving unguided rows out of the steps outside the interval equals computing and ignoring them."""
+    clip = Clip(model_5b)
+    recipe = RecipeSpec(guidance_start=0.25, guidance_end=0.75, reference_prompt=reference_prompt, reference_end=1.0)
+    assert (clip.edit(recipe)[2] - plain_edit(clip, recipe, 2)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("field", ["guidance_rescale", "guidance_parallel"])
+def test_remedies_reach_the_edit(model_5b: VideoModel, field: str) -> None:
+    """Each field changes the edit, and its neutral value does not."""
+    clip = Clip(model_5b)
+    neutral, other = (0.0, 0.7) if field == "guidance_rescale" else (1.0, 0.0)
+    plain = clip.edit(RecipeSpec())
+    assert torch.equal(clip.edit(RecipeSpec(**{field: neutral})), plain)
+    assert (clip.edit(RecipeSpec(**{field: other})) - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("start", ["inverted", "noised", "fresh"])
@@ -140,6 +160,7 @@ def test_reference_is_felt_and_zero_weight_is_not(model_5b: VideoModel) -> None:
         RecipeSpec(guidance_scale=1.0, reference_start=0.5, reference_end=1.0),
         RecipeSpec(reference_weight=0.0),
         RecipeSpec(layer_start=0.5, layer_end=0.5),
+        RecipeSpec(guidance_end=0.5, reference_prompt="per_half", reference_end=1.0),
     ],
 )
 def test_evaluations_are_as_announced(model_5b: VideoModel, recipe: RecipeSpec) -> None:
@@ -174,10 +195,3 @@ def test_seed_matters_to_its_own_edit_only(model_5b: VideoModel) -> None:
     first, second = edited(2, 7), edited(2, 9)
     assert (first[0] - second[0]).abs().max() < 1e-5
     assert (first[1] - second[1]).abs().max() > 0.01
-
-
-def test_windows_cover_their_fractions() -> None:
-    """A window of fractions: all, none, halves that meet without overlap."""
-    assert editing.window(0, 1, 50) == range(50)
-    assert len(editing.window(0.4, 0.4, 50)) == 0
-    assert [*editing.window(0, 0.5, 7), *editing.window(0.5, 1, 7)] == list(range(7))

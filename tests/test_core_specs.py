@@ -85,7 +85,7 @@ def strategy(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
 
 def in_order(values: dict[str, Any]) -> dict[str, Any]:
     """Fields are drawn at random; a spec wants windows' starts before their ends, and seeds and start that agree."""
-    for what in ("reference", "layer"):
+    for what in ("guidance", "reference", "layer"):
         pair = [f"{what}_start", f"{what}_end"]
         if pair[0] in values:
             values |= dict(zip(pair, sorted(values[p] for p in pair), strict=True))
