@@ -97,9 +97,11 @@ def marks(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> dict[str, fl
     return found
 
 
-def clips_of(model: VideoModel, limit: int) -> list[Clip]:
+def clips_of(model: VideoModel, limit: int, tuning: bool) -> list[Clip]:
+    """The frozen held-out list, or as many clips of trained combinations, to choose settings on."""
+    listed = world.bench_edits(limit, 700_000, world.train_combinations()) if tuning else world.bench_edits(limit)
     found = []
-    for _, group in itertools.groupby(world.bench_edits(limit), key=lambda edit: edit.clip):
+    for _, group in itertools.groupby(listed, key=lambda edit: edit.clip):
         edits = list(group)
         frames = world.render(edits[0].scene)
         latents = model.encode(frames)
@@ -139,9 +141,10 @@ def interval(by_clip: list[list[dict[str, float]]], draws: int = 1000) -> tuple[
     return float(np.percentile(scores, 2.5)), float(np.percentile(scores, 97.5))
 
 
-def measure(model: VideoModel, clips: list[Clip], name: str) -> dict[str, Any]:
-    """One row of the table."""
+def measure(model: VideoModel, clips: list[Clip], name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table; `changes` are recipe fields set to other values."""
     inversion, recipe = ROWS[name]
+    recipe = RecipeSpec(**recipe.as_json() | changes)
     started, by_clip = time.perf_counter(), []
     for clip in clips:
         frames = edited(model, clip, inversion, recipe)
@@ -153,7 +156,7 @@ def measure(model: VideoModel, clips: list[Clip], name: str) -> dict[str, Any]:
     low, high = interval(by_clip)
     names = ("colour", "shape", "motion", "background", "all", "preserved_iou", "bg_psnr", "delta_e", "delta_e_vae")
     return {
-        "recipe": name,
+        "recipe": " ".join([name, *(f"{field}={value}" for field, value in changes.items())]),
         **{key: round(mean(rows, key), 3) for key in (*names, "sharpness")},
         "bg_psnr_below_vae": round(mean(rows, "bg_psnr_vae") - mean(rows, "bg_psnr"), 2),
         "score": round(score(rows), 3),
@@ -174,15 +177,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", action="append", choices=list(ROWS), help="rows to measure; all by default")
     parser.add_argument("--limit", type=int, default=24, help="clips, five edits each")
+    parser.add_argument(
+        "--tuning", action="store_true", help="clips of trained combinations instead of the held-out list"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field, as JSON")
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     args = parser.parse_args()
     model = load(ModelSpec(path=args.model, dtype=args.dtype))
-    clips = clips_of(model, args.limit)
+    clips = clips_of(model, args.limit, args.tuning)
+    changes = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
     rows = []
     for name in args.recipe or ROWS:
-        rows.append(measure(model, clips, name))
+        rows.append(measure(model, clips, name, changes))
         print("| " + " | ".join(str(rows[-1][column]) for column in COLUMNS) + " |", flush=True)
     print(json.dumps({"rows": rows, "clips": args.limit, "edits": 5 * args.limit}))
 
