@@ -250,9 +250,9 @@ def export(pipe: Any, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/train"), help="checkpoints, log and result")
-    parser.add_argument("--vae-steps", type=int, default=3200)
-    parser.add_argument("--steps", type=int, default=7000, help="of transformer and text encoder")
-    parser.add_argument("--pool", type=int, default=6000, help="training clips")
+    parser.add_argument("--vae-steps", type=int, default=1850)
+    parser.add_argument("--steps", type=int, default=4000, help="of transformer and text encoder")
+    parser.add_argument("--pool", type=int, default=4000, help="training clips")
     parser.add_argument("--batch", type=int, default=32, help="clips a transformer step")
     parser.add_argument("--vae-batch", type=int, default=8, help="crops a VAE step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

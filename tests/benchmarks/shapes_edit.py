@@ -182,7 +182,7 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field, as JSON")
     parser.add_argument("--model", default="shapes")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of the transformer")
     args = parser.parse_args()
     model = load(ModelSpec(path=args.model, dtype=args.dtype))
     clips = clips_of(model, args.limit, args.tuning)
