@@ -199,3 +199,28 @@ def test_pending_batches() -> None:
     assert pending_batches(six, done(six[:4], 4) | done(six[4:], 1), 4) == [six[4:]]
     assert pending_batches(edits("abXcd"), done(edits("abcd"), 4), 4) == [edits("X")]
     assert pending_batches(edits("ab"), done(edits("abcd"), 2), 4) == []
+
+
+def test_an_output_inside_the_source_folder_is_refused(tmp_path: Path) -> None:
+    """A second run would edit what the first one made; beside the folder, or from a manifest in it, all is well."""
+    (tmp_path / "clips").mkdir()
+    inside = OutputSpec(root=str(tmp_path / "clips" / "out"))
+    with pytest.raises(BadSpec, match=r"^field output.root: .* inside the source folder"):
+        plan.check_places(DatasetSpec(source=str(tmp_path / "clips")), inside)
+    plan.check_places(DatasetSpec(source=str(tmp_path / "clips")), OutputSpec(root=str(tmp_path / "clips-out")))
+    plan.check_places(DatasetSpec(source=str(tmp_path / "clips" / "m.jsonl")), inside)
+
+
+@pytest.mark.parametrize("root", ["ftp://host/out", "simplecache::s3://bucket/out", "local://out"])
+def test_outputs_that_could_not_be_collected_are_refused_first(root: str) -> None:
+    """A store that the last step would refuse is refused before the first."""
+    with pytest.raises(EditError, match="not allowed"):
+        plan.check_places(DatasetSpec(), OutputSpec(root=root))
+
+
+def test_inversion_needs_no_target_prompts(tiny: model.VideoModel, manifest: Callable[..., Path]) -> None:
+    """A row without a target prompt is a failure of an edit run and a good clip of an inversion run."""
+    spec = DatasetSpec(source=str(manifest(("a.mp4", []), ("b.mp4", ["x"]))))
+    assert [is_failure(record) for record in plan.planned_clips(spec, tiny)] == [True, False]
+    records = list(plan.planned_clips(spec, tiny, need_targets=False))
+    assert [record["target_prompts"] for record in records] == [[], ["x"]]

@@ -240,3 +240,13 @@ def test_fetch_downloads_within_the_limit(folder: Path, tmp_path: Path, remote: 
     with pytest.raises(MissingClip):
         sources.fetch(record, down, 100)
     assert list(down.iterdir()) == []
+
+
+def test_a_folder_without_prompts_is_enough_where_none_are_needed(folder: Path) -> None:
+    """Its clips come without target prompts; an edit run refuses the folder as a whole."""
+    spec = DatasetSpec(source=str(folder))
+    found = [dict(clip) for clip in sources.read_clips(spec, need_targets=False)]
+    assert [clip["clip"] for clip in found] == ["a/z.MOV", "b.mp4", "c.webm"]
+    assert {tuple(clip["target_prompts"]) for clip in found} == {()}
+    with pytest.raises(BadManifest, match="prompts"):
+        list(sources.read_clips(spec))

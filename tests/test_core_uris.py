@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogvideo_core.errors import ForbiddenUri
-from cogvideo_core.uris import resolve, safe_name, scrubbed
+from cogvideo_core.uris import resolve, safe_name, scrubbed, unsigned
 
 Record = dict[str, Any]
 
@@ -44,3 +44,10 @@ def test_messages_carry_no_secrets() -> None:
     """Queries and users of URLs in an error's text are left out, on one line."""
     text = "GET https://me:pass@host/a.mp4?sig=secret failed\n(s3://k:v@b/c#frag)"
     assert scrubbed(text) == "GET https://host/a.mp4 failed (s3://b/c"
+
+
+def test_secrets_of_urls_are_taken_out_of_any_text() -> None:
+    """Query, fragment, user and password go, in JSON as in a sentence; what names the object stays."""
+    text = '{"source": "https://me:pw@host/a.jsonl?X-Amz-Signature=abc#f", "root": "s3://bucket/x"}'
+    assert unsigned(text) == '{"source": "https://host/a.jsonl", "root": "s3://bucket/x"}'
+    assert unsigned("clip 'https://host/b.mp4?token=1': bad; a ? stays") == "clip 'https://host/b.mp4': bad; a ? stays"
