@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import CogVideoXPipeline
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -189,13 +190,11 @@ def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
     return encoded.input_ids
 
 
-def train_transformer(out: Path, vae: Any, steps: int, pool: int, batch: int, device: str) -> Any:
+def train_transformer(out: Path, pipe: Any, steps: int, pool: int, batch: int, device: str) -> Any:
     """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline."""
     scenes = train_scenes(pool)
-    latents, scale = cached_latents(out, vae, pool, device)
-    pipe: Any = build.build_pipeline("shapes", seed=1)
-    pipe.register_modules(vae=vae)
-    vae.register_to_config(scaling_factor=scale)
+    latents, scale = cached_latents(out, pipe.vae, pool, device)
+    pipe.vae.register_to_config(scaling_factor=scale)
     both = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device)
     run = Run(out, "transformer", both, steps, peak=1.5e-3, ema=0.998)
     rope = pipe._prepare_rotary_positional_embeddings(world.SIZE_PX, world.SIZE_PX, latents.shape[1], device)
@@ -237,14 +236,17 @@ def with_averages(pipe: Any, averages: Any) -> Any:
 
 
 def export(pipe: Any, folder: Path) -> None:
-    """The diffusers folder, weights in float16."""
-    parts = ("vae", "transformer", "text_encoder")
-    before = {name: getattr(pipe, name).dtype for name in parts}
+    """The diffusers folder, VAE and transformer in float16.
+
+    The small text encoder stays in float32: transformers loads it as it is stored, and a plain `from_pretrained` would
+    mix it with a transformer that diffusers turns to float32.
+    """
+    parts = ("vae", "transformer")
     for name in parts:
         getattr(pipe, name).to(torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
     for name in parts:
-        getattr(pipe, name).to(before[name])
+        getattr(pipe, name).to(torch.float32)
 
 
 def main() -> None:
@@ -256,11 +258,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="clips a transformer step")
     parser.add_argument("--vae-batch", type=int, default=8, help="crops a VAE step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--init", type=Path, help="train on from this model's weights; its VAE stays as it is")
     parser.add_argument("--export", type=Path, help="also write the finished folder here")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    vae = train_vae(args.out, args.vae_steps, args.pool, args.vae_batch, args.device)
-    pipe = train_transformer(args.out, vae, args.steps, args.pool, args.batch, args.device)
+    if args.init:
+        pipe: Any = CogVideoXPipeline.from_pretrained(args.init, use_safetensors=True).to(args.device)
+    else:
+        pipe = build.build_pipeline("shapes", seed=1)
+        pipe.register_modules(vae=train_vae(args.out, args.vae_steps, args.pool, args.vae_batch, args.device))
+    pipe = train_transformer(args.out, pipe, args.steps, args.pool, args.batch, args.device)
     for folder in filter(None, (args.out / "model", args.export)):
         export(pipe, folder)
     print(json.dumps({"text_to_video": success(pipe)}))
