@@ -22,14 +22,14 @@ def rows() -> dict[str, dict[str, Any]]:
 
 def test_the_default_recipe_edits(rows: dict[str, dict[str, Any]]) -> None:
     """Colours and backgrounds come out as asked, and the background that is to stay stays near the VAE's own."""
-    assert rows["balanced"]["colour"] >= 0.8
-    assert rows["balanced"]["background"] >= 0.8
-    assert rows["balanced"]["motion"] >= 0.6
-    assert rows["balanced"]["bg_psnr_below_vae"] <= 8
+    assert rows["balanced"]["colour"] >= 0.7
+    assert rows["balanced"]["background"] >= 0.85
+    assert rows["balanced"]["motion"] >= 0.8
+    assert rows["balanced"]["bg_psnr_below_vae"] <= 9.5
 
 
 def test_the_reference_keeps_the_source(rows: dict[str, dict[str, Any]]) -> None:
     """Beside plain text to video, the default recipe keeps far more of the background and of the motion's place."""
-    assert rows["balanced"]["bg_psnr"] >= rows["text"]["bg_psnr"] + 4
-    assert rows["balanced"]["preserved_iou"] >= rows["text"]["preserved_iou"] + 0.2
+    assert rows["balanced"]["bg_psnr"] >= rows["text"]["bg_psnr"] + 6
+    assert rows["balanced"]["preserved_iou"] >= rows["text"]["preserved_iou"] + 0.1
     assert rows["balanced"]["score"] > rows["text"]["score"]
