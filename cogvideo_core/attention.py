@@ -20,12 +20,14 @@ from torch.nn.functional import scaled_dot_product_attention
 class Reference:
     """The state of one transformer call: its first `rows` rows are reference rows, all others see them.
 
-    layers: where they are seen. weight: of the reference in the softmax; 1 equals concatenating the keys.
+    layers: where they are seen; after the last of them they are not computed any further.
+    weight: of the reference in the softmax; 1 equals concatenating the keys. text: whether its text tokens are seen.
     """
 
     rows: int
     layers: range
     weight: float = 1.0
+    text: bool = True
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -67,11 +69,14 @@ def attend_concatenated(q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: T
     return scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, reference: Reference | None, layer: int) -> Tensor:
-    """All rows of one call, [reference rows | edit rows]: [R+E,H,S,d]. Reference rows see themselves alone."""
+def attend(q: Tensor, k: Tensor, v: Tensor, reference: Reference | None, layer: int, text_tokens: int = 0) -> Tensor:
+    """All rows of one call, [reference rows | edit rows]: [R+E,H,S,d]. Reference rows see themselves alone.
+
+    The first `text_tokens` of a row's tokens are text.
+    """
     if reference is None or layer not in reference.layers or reference.weight == 0:
         return scaled_dot_product_attention(q, k, v)
-    n = reference.rows
+    n, first = reference.rows, 0 if reference.text else text_tokens
     out_ref = scaled_dot_product_attention(q[:n], k[:n], v[:n])
-    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n], v[:n], reference.weight)
+    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n, :, first:], v[:n, :, first:], reference.weight)
     return torch.cat([out_ref, out])

@@ -7,7 +7,7 @@ there are follows from the recipe: the inversion's or the source's prompt gives 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,7 +88,7 @@ def predict(
     else:
         text_ref = reference_texts(recipe, texts, guided)
         n = len(text_ref)
-        reference = Reference(n, layers, recipe.reference_weight)
+        reference = Reference(n, layers, recipe.reference_weight, recipe.reference_text)
         joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
@@ -135,6 +135,23 @@ def edit(
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         x = ddim_step(x, v, theta, schedule.thetas[level - 1])
         yield x
+
+
+def edited(
+    velocity: RowVelocity,
+    x: Tensor,
+    texts: Texts,
+    trajectory: Tensor | Sequence[Tensor],
+    schedule: Schedule,
+    recipe: RecipeSpec,
+    layer_count: int,
+) -> Tensor:
+    """`edit` to its end, for comparing with another implementation on the same inputs: clean latents [E,f,C,h,w].
+
+    trajectory: [N+1,f,C,h,w] by level, the clean state first; x: [E,f,C,h,w] at the level of the first step.
+    """
+    *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count)
+    return clean
 
 
 def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:

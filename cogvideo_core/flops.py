@@ -138,10 +138,8 @@ def shared(
     model: VideoModel, of: Given, recipe: RecipeSpec = SHARED, velocity: editing.RowVelocity | None = None
 ) -> Tensor:
     """Our scheme: all edits in one batch, denoised to the end [N,f,C,h,w]."""
-    schedule, trajectory = model.schedule(len(of.trajectory) - 1), of.trajectory.__getitem__
-    run = editing.edit(velocity or model.velocity, of.x, of.texts, trajectory, schedule, recipe, model.layers)
-    *_, last = run
-    return last
+    schedule = model.schedule(len(of.trajectory) - 1)
+    return editing.edited(velocity or model.velocity, of.x, of.texts, of.trajectory, schedule, recipe, model.layers)
 
 
 def script(model: VideoModel, of: Given, velocity: editing.RowVelocity | None = None) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from cogvideo_core.attention import Reference, attend
 
@@ -40,7 +44,7 @@ class ReferenceAttnProcessor:
         q, k = attn.norm_q(q), attn.norm_k(k)
         if image_rotary_emb is not None:
             q, k = (rotated(x, text_tokens, image_rotary_emb) for x in (q, k))
-        out = rearrange(attend(q, k, v, reference, self.layer), "r h s d -> r s (h d)")
+        out = rearrange(attend(q, k, v, reference, self.layer, text_tokens), "r h s d -> r s (h d)")
         out = attn.to_out[1](attn.to_out[0](out.to(tokens.dtype)))
         return out[:, text_tokens:], out[:, :text_tokens]
 
@@ -52,6 +56,36 @@ def rotated(x: Tensor, text_tokens: int, image_rotary_emb: tuple[Tensor, Tensor]
 
 
 def install(transformer: CogVideoXTransformer3DModel) -> None:
-    """Gives each block its processor, once per loaded model."""
-    for layer, block in enumerate(transformer.transformer_blocks):
+    """Gives each block its processor and its hooks, once per loaded model."""
+    blocks = transformer.transformer_blocks
+    if isinstance(blocks[0].attn1.processor, ReferenceAttnProcessor):
+        return
+    for layer, block in enumerate(blocks):
         block.attn1.set_processor(ReferenceAttnProcessor(layer))
+        block.register_forward_pre_hook(partial(drop_reference, layer), with_kwargs=True)
+    blocks[-1].register_forward_hook(partial(fill_reference, len(blocks)), with_kwargs=True)
+
+
+def call_reference(kwargs: dict[str, Any]) -> Reference | None:
+    return (kwargs["attention_kwargs"] or {}).get("reference")
+
+
+def drop_reference(
+    layer: int, block: nn.Module, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """Before a block that lies behind the last guided layer: nobody looks at the reference rows any more."""
+    reference = call_reference(kwargs)
+    if reference is None or layer < reference.layers.stop:
+        return None
+    rows = len(kwargs["temb"]) - reference.rows
+    return args, kwargs | {name: kwargs[name][-rows:] for name in ("hidden_states", "encoder_hidden_states", "temb")}
+
+
+def fill_reference(
+    layers: int, block: nn.Module, args: Any, kwargs: dict[str, Any], output: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """After the last block: zeros where reference rows were dropped, for diffusers counts on all of its rows."""
+    reference = call_reference(kwargs)
+    if reference is None or reference.layers.stop == layers:
+        return None
+    return pad(output[0], (0, 0, 0, 0, reference.rows, 0)), output[1]

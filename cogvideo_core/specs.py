@@ -155,6 +155,9 @@ class RecipeSpec(Spec):
     reference_weight: float = Field(
         1.0, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
     )
+    reference_text: bool = Field(
+        True, title="Reference text", description="Whether edits also see the text tokens of the reference row."
+    )
     reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
     reference_end: Fraction01 = Field(0.4, title="Reference until", description="Fraction of the steps.")
     layer_start: Fraction01 = Field(0.0, title="Layers from", description="Fraction of the transformer's depth.")
@@ -215,10 +218,12 @@ PRESETS: dict[str, RecipeSpec] = {
     "balanced": RecipeSpec(),
     "faithful": RecipeSpec(name="faithful", reference_end=1.0),
     "bold": RecipeSpec(name="bold", reference_end=0.2),
+    "fast": RecipeSpec(name="fast", reference_end=0.3, guidance_end=0.6),
     "seed": RecipeSpec(name="seed", reference_prompt="per_half", reference_end=1.0, start="fresh"),
     "text": RecipeSpec(name="text", reference_end=0.0, reference_weight=0.0, start="fresh"),
 }
 PRESET_INVERSIONS: dict[str, InversionSpec] = {
+    "fast": InversionSpec(iterations=1),
     "seed": InversionSpec(method="ddim", prompt="empty"),  # as the first public script inverts
     "text": InversionSpec(method="none"),  # plain generation looks at no trajectory
 }

@@ -63,6 +63,16 @@ def test_layers_outside_the_window_are_plain() -> None:
     assert (attention.attend(q, k, v, reference, 1)[1:] - plain[1:]).abs().max() > 0.01
 
 
+def test_text_keys_of_the_reference_can_be_left_out() -> None:
+    """With text=False the edit rows see the reference's image keys alone; its own rows still see their text."""
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(4, 2, 20, 32, generator=rng) for _ in range(3))
+    out = attention.attend(q, k, v, attention.Reference(1, range(1), text=False), 0, text_tokens=6)
+    plain = attention.attend_concatenated(q[1:], k[1:], v[1:], k[:1, :, 6:], v[:1, :, 6:])
+    assert (out[1:] - plain).abs().max() < 2e-6
+    assert (out[:1] - scaled_dot_product_attention(q[:1], k[:1], v[:1])).abs().max() < 2e-6
+
+
 def test_fallback_is_taken_where_no_kernel_gives_a_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a log-sum-exp kernel the two-part form gives the concatenated result."""
     monkeypatch.setattr(attention, "attend_with_lse", lambda q, k, v: None)

@@ -1,18 +1,23 @@
 """The editing loop against plain implementations, on small models of the released variants, in float32."""
 
+import copy
 import threading
+from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
+from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from cogvideo_core import editing, guidance
+from cogvideo_core import editing, guidance, processors
 from cogvideo_core.attention import Reference
 from cogvideo_core.ddim import ddim_step
 from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
 from cogvideo_core.shapes import build, world
-from cogvideo_core.specs import ModelSpec, RecipeSpec
+from cogvideo_core.specs import PRESETS, ModelSpec, RecipeSpec
 
 STEPS = 4
 VARIANTS = ["5b", "2b", "1.5-5b"]
@@ -44,10 +49,7 @@ class Clip:
         texts = editing.Texts(self.texts.cond[rows], self.texts.uncond, self.texts.reference)
         seeds = list(range(len(self.texts.cond)))[rows]
         x = torch.stack([editing.start_latents(recipe, self.schedule, self.states.__getitem__, s) for s in seeds])
-        *_, last = editing.edit(
-            self.model.velocity, x, texts, self.states.__getitem__, self.schedule, recipe, self.model.layers
-        )
-        return last
+        return editing.edited(self.model.velocity, x, texts, self.states, self.schedule, recipe, self.model.layers)
 
 
 def plain_edit(clip: Clip, recipe: RecipeSpec, edit: int) -> Tensor:
@@ -91,6 +93,39 @@ def test_windows_of_steps_and_layers_equal_plain(model_5b: VideoModel) -> None:
     clip = Clip(model_5b)
     recipe = RecipeSpec(reference_start=0.25, reference_end=0.75, layer_end=0.5)
     assert (clip.edit(recipe)[1] - plain_edit(clip, recipe, 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.5), (0.5, 1.0), (0.0, 1.0)])
+def test_dropping_the_reference_row_changes_nothing(
+    model: VideoModel, window: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Edits are the same when reference rows go on through the layers behind the window; fewer rows reach the last."""
+    clip = Clip(model)
+    recipe = RecipeSpec(layer_start=window[0], layer_end=window[1], reference_end=1.0)
+    rows: list[int] = []
+    last = model.transformer.transformer_blocks[-1].ff
+    with last.register_forward_hook(lambda module, args, output: rows.append(len(output))):
+        dropped = clip.edit(recipe)
+        monkeypatch.setattr(processors, "call_reference", lambda kwargs: None)
+        kept = clip.edit(recipe)
+    assert (dropped - kept).abs().max() < 1e-4
+    assert rows == [6 if window[1] < 1 else 7] * STEPS + [7] * STEPS
+
+
+def test_hooks_are_installed_once(model_5b: VideoModel) -> None:
+    """A second adapter around the same model adds no hooks and edits alike."""
+    recipe = RecipeSpec(layer_end=0.5, reference_end=1.0)
+    before = Clip(model_5b).edit(recipe)
+    again = VideoModel(model_5b.pipe, ModelSpec())
+    assert len(again.transformer.transformer_blocks[0]._forward_pre_hooks) == 1
+    assert torch.equal(Clip(again).edit(recipe), before)
+
+
+def test_reference_text_can_be_left_out(model_5b: VideoModel) -> None:
+    """Without its text keys the reference acts through its image tokens alone, and that is another edit."""
+    clip = Clip(model_5b)
+    whole, image_only = (clip.edit(RecipeSpec(reference_text=text, reference_end=1.0)) for text in (True, False))
+    assert (whole - image_only).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("reference_prompt", ["inversion", "per_half"])
@@ -195,3 +230,52 @@ def test_seed_matters_to_its_own_edit_only(model_5b: VideoModel) -> None:
     first, second = edited(2, 7), edited(2, 9)
     assert (first[0] - second[0]).abs().max() < 1e-5
     assert (first[1] - second[1]).abs().max() > 0.01
+
+
+class ScriptAttention(CogVideoXAttnProcessor2_0):
+    """Reference attention as first published: rows [edits | references], each edit also sees its own reference row."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):  # type: ignore[no-untyped-def,override]
+        tokens, n = torch.cat([encoder_hidden_states, hidden_states], dim=1), encoder_hidden_states.shape[1]
+        rows, length, _ = tokens.shape
+        q, k, v = (
+            f(tokens).view(rows, length, attn.heads, -1).transpose(1, 2) for f in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        q, k = attn.norm_q(q), attn.norm_k(k)
+        if image_rotary_emb is not None:
+            for x in (q, k):
+                x[:, :, n:] = apply_rotary_emb(x[:, :, n:], image_rotary_emb)
+        (q, q_ref), (k, k_ref), (v, v_ref) = (x.chunk(2) for x in (q, k, v))
+        edits = scaled_dot_product_attention(q, torch.cat([k, k_ref], dim=2), torch.cat([v, v_ref], dim=2))
+        out = torch.cat([edits, scaled_dot_product_attention(q_ref, k_ref, v_ref)])
+        out = attn.to_out[0](out.transpose(1, 2).reshape(rows, length, -1))
+        return out[:, n:], out[:, :n]
+
+
+@torch.inference_mode()
+def script_edit(pipe: Any, x: Tensor, trajectory: Tensor, text: Tensor, scale: float) -> Tensor:
+    """The first public script's loop with diffusers' own scheduler; x [1,f,C,h,w], text [uncond, cond]."""
+    for block in pipe.transformer.transformer_blocks:
+        block.attn1.set_processor(ScriptAttention())
+    frames, height, width = x.shape[1], x.shape[3] * 4, x.shape[4] * 4
+    rope = pipe.transformer.config.use_rotary_positional_embeddings
+    tables = pipe._prepare_rotary_positional_embeddings(height, width, frames, x.device) if rope else None
+    pipe.scheduler.set_timesteps(len(trajectory) - 1)
+    for t, state in zip(pipe.scheduler.timesteps, reversed(trajectory), strict=False):
+        rows = torch.cat([x, x, state[None], state[None]])
+        v = pipe.transformer(rows, torch.cat([text, text]), t.expand(4), image_rotary_emb=tables).sample[:2]
+        x = pipe.scheduler.step(v[:1] + scale * (v[1:] - v[:1]), t, x, return_dict=False)[0]
+    return x
+
+
+def test_seed_preset_equals_an_implementation_of_its_own(model: VideoModel) -> None:
+    """Explicit start latents and trajectory: the script, spelled out with diffusers' scheduler, agrees within 1e-4."""
+    clip, recipe = Clip(model), PRESETS["seed"]
+    trajectory = torch.stack(clip.states)
+    start = torch.randn(3, *trajectory.shape[1:], generator=torch.Generator().manual_seed(1))
+    ours = editing.edited(model.velocity, start, clip.texts, trajectory, clip.schedule, recipe, model.layers)
+    pipe = copy.deepcopy(model.pipe)
+    for row in range(3):
+        text = torch.cat([clip.texts.uncond, clip.texts.cond[row : row + 1]])
+        theirs = script_edit(pipe, start[row : row + 1], trajectory, text, recipe.guidance_scale)
+        assert (ours[row] - theirs[0]).abs().max() < 1e-4

@@ -141,7 +141,7 @@ def test_wrong_sets_name_group_and_field(invoke: Invoke, given: str, words: list
 def test_an_unknown_preset_lists_the_known(invoke: Invoke) -> None:
     """Exit code 2."""
     result = invoke("run", "clips", "--recipe", "tasty")
-    assert result.exit_code == 2 and "balanced, faithful, bold, seed, text" in result.stderr
+    assert result.exit_code == 2 and "balanced, faithful, bold, fast, seed, text" in result.stderr
 
 
 def test_demo(demo: tuple[Path, Result]) -> None:

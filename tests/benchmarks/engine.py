@@ -41,6 +41,7 @@ WINDOWS = {
     "layers 0.5 to 1": RecipeSpec(reference_end=1.0, layer_start=0.5),
     "steps 0 to 0.4, layers 0 to 0.5": RecipeSpec(reference_end=0.4, layer_end=0.5),
     "no reference": PRESETS["text"],
+    "all, guidance in steps 0 to 0.6": RecipeSpec(reference_end=1.0, guidance_end=0.6),
 }
 
 
