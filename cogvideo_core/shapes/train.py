@@ -10,176 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from diffusers import CogVideoXPipeline
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cogvideo_core.shapes import build, world
+from cogvideo_core.shapes.fit import Run
 from cogvideo_core.shapes.generate import success
+from cogvideo_core.shapes.train_vae import cached_latents, equalise, train_scenes, train_vae
 
-CROP_PX = 32
-TEST_SEED = 800_000
-
-
-@cache
-def train_scenes(count: int) -> list[world.Scene]:
-    return [world.scene_from_seed(i, world.train_combinations()) for i in range(count)]
-
-
-@cache
-def train_pixels(count: int) -> Tensor:
-    """uint8 [n,3,F,H,W] of the training scenes; 20 ms a clip, so only where they are needed."""
-    return pixels_of(train_scenes(count))
-
-
-def pixels_of(scenes: list[world.Scene]) -> Tensor:
-    """uint8 [n,3,F,H,W]."""
-    pixels = np.stack([world.render(scene) for scene in scenes])
-    return torch.from_numpy(pixels).permute(0, 4, 1, 2, 3).contiguous()
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    return pixels.float() / 127.5 - 1
-
-
-def random_crops(pixels: Tensor, scenes: list[world.Scene], batch: int, rng: np.random.Generator) -> Tensor:
-    """Crops [batch,3,F,CROP_PX,CROP_PX]; four in five are centred near the object."""
-    crops, room = [], world.SIZE_PX - CROP_PX
-    for i in rng.integers(len(scenes), size=batch):
-        near = np.array([scenes[i].x, scenes[i].y]) - CROP_PX / 2 + rng.normal(0, 4, 2)
-        corner = near if rng.random() < 0.8 else rng.uniform(0, room, 2)
-        x, y = np.clip(np.rint(corner), 0, room).astype(int)
-        crops.append(pixels[i, :, :, y : y + CROP_PX, x : x + CROP_PX])
-    return normalised(torch.stack(crops))
-
-
-def one_cycle(step: int, total: int, peak: float, warmup: float = 0.05) -> float:
-    """Learning rate: linear up over the first `warmup` part, cosine down to a hundredth."""
-    part = step / total
-    if part < warmup:
-        return peak * (part / warmup + 0.01)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (part - warmup) / (1 - warmup))))
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """dB for pixels in -1..1, clipped, averaged over clips."""
-    error = (a.clamp(-1, 1) - b.clamp(-1, 1)).square().mean(dim=(1, 2, 3, 4))
-    return float((10 * torch.log10(4 / error)).mean())
-
-
-class Run:
-    """One resumable training loop: model, average, optimiser, a checkpoint file and a log."""
-
-    def __init__(self, out: Path, name: str, model: nn.Module, steps: int, peak: float, ema: float) -> None:
-        self.file, self.log_file, self.name, self.model = out / f"{name}.pt", out / "log.jsonl", name, model
-        self.steps, self.peak, self.step = steps, peak, 0
-        self.optimiser = torch.optim.AdamW(
-            model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
-        )
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema))
-        self.started = time.monotonic()
-        if self.file.exists():
-            state = torch.load(self.file, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step = state["step"]
-
-    @property
-    def averaged(self) -> Any:
-        """The model with the averaged weights."""
-        return self.average.module
-
-    def save(self) -> None:
-        temporary = self.file.with_suffix(".part")
-        state = {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-        }
-        torch.save(state, temporary)
-        os.replace(temporary, self.file)
-
-    def log(self, **values: float) -> None:
-        row = {"stage": self.name, "step": self.step, "seconds": round(time.monotonic() - self.started, 1)} | values
-        with self.log_file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-
-    def train(self, loss_of: Callable[[int], Tensor], check: Callable[[], dict[str, float]], every: int) -> None:
-        """`loss_of(step)` is the loss of that step's batch, drawn from the step number alone."""
-        recent = []
-        while self.step < self.steps:
-            for group in self.optimiser.param_groups:
-                group["lr"] = one_cycle(self.step, self.steps, self.peak)
-            with torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16):
-                loss = loss_of(self.step)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimiser.step()
-            self.optimiser.zero_grad()
-            self.average.update_parameters(self.model)
-            self.step += 1
-            recent.append(float(loss.detach()))
-            if self.step % 100 == 0 or self.step == self.steps:
-                self.log(loss=round(float(np.mean(recent)), 5), **(check() if self.step % every == 0 else {}))
-                recent.clear()
-                self.save()
-
-
-def train_vae(out: Path, steps: int, pool: int, batch: int, device: str) -> Any:
-    """The VAE, L1 + L2 + a little KL on crops; returns the averaged model."""
-    torch.manual_seed(0)
-    vae = build.build_vae(build.VARIANTS["shapes"]).to(device)
-    for conv in (m for m in vae.modules() if isinstance(m, nn.Conv3d)):  # about a seventh faster on CPU
-        conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last_3d)
-    run = Run(out, "vae", vae, steps, peak=2e-3, ema=0.995)
-    if run.step < steps:
-        pixels, scenes = train_pixels(pool), train_scenes(pool)
-        unseen = [world.scene_from_seed(TEST_SEED + i, world.held_out_combinations()) for i in range(32)]
-        test = normalised(pixels_of(unseen)).to(device)
-
-        def loss_of(step: int) -> Tensor:
-            x = random_crops(pixels, scenes, batch, np.random.default_rng((1, step))).to(device)
-            posterior = vae.encode(x).latent_dist
-            error = vae.decode(posterior.sample()).sample.float() - x
-            kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-            return error.abs().mean() + 2 * error.square().mean() + 1e-4 * kl
-
-        def check() -> dict[str, float]:
-            with torch.no_grad():
-                again = run.averaged.decode(run.averaged.encode(test).latent_dist.mode()).sample
-            return {"psnr_db": round(psnr(again, test), 2)}
-
-        run.train(loss_of, check, every=200)
-    return run.averaged.eval()
-
-
-@torch.no_grad()
-def cached_latents(out: Path, vae: Any, pool: int, device: str) -> tuple[Tensor, float]:
-    """Latents of the training clips, [n,f,C,h,w] float16, times the scaling factor that makes their std 1."""
-    file = out / "latents.pt"
-    if not file.exists():
-        parts = []
-        for part in train_pixels(pool).split(16):
-            with torch.autocast(device, torch.bfloat16):
-                parts.append(vae.encode(normalised(part).to(device)).latent_dist.mode().float().cpu())
-        torch.save(torch.cat(parts), file)
-    latents = torch.load(file, weights_only=True)
-    scale = float(1 / latents.std())
-    return (latents * scale).transpose(1, 2).half(), scale
+CROP_CELLS = 8  # of latents; two cells a token
+REACH = 3.5  # latent cells from an object's centre to beyond its corners
 
 
 def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
@@ -190,38 +36,108 @@ def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
     return encoded.input_ids
 
 
-def train_transformer(out: Path, pipe: Any, steps: int, pool: int, batch: int, device: str) -> Any:
-    """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline."""
-    scenes = train_scenes(pool)
-    latents, scale = cached_latents(out, pipe.vae, pool, device)
+@cache
+def latent_centres(count: int) -> Tensor:
+    """Where the object is in each latent frame: float32 [n,f,2], (x, y) in latent cells."""
+    places = np.stack([world.centres(scene) for scene in train_scenes(count)])
+    # the VAE takes the first frame alone and then four at a time
+    frames = [places[:, 0]] + [places[:, i : i + 4].mean(1) for i in range(1, world.FRAMES, 4)]
+    return torch.from_numpy(np.stack(frames, axis=1) / build.SPATIAL).float()
+
+
+def object_weights(centres: Tensor, size: int) -> Tensor:
+    """[n,f,1,size,size]: 1 within an object's reach of its centre, 0.2 elsewhere."""
+    cells = torch.arange(size) + 0.5
+    far_x, far_y = (cells - centres[..., axis, None] for axis in (0, 1))
+    near = (far_x[..., None, :].square() + far_y[..., :, None].square()).sqrt() < REACH
+    return torch.where(near, 1.0, 0.2)[:, :, None]
+
+
+class Batch(NamedTuple):
+    """Rows of one training step."""
+
+    x_0: Tensor  # [B,f,C,h,w]
+    weights: Tensor  # [B,f,1,h,w]
+    rope: tuple[Tensor, Tensor]
+
+
+def clip_batch(latents: Tensor, centres: Tensor, rows: np.ndarray, rope: tuple[Tensor, Tensor]) -> Batch:
+    """Whole clips."""
+    return Batch(latents[rows].float(), object_weights(centres[rows], latents.shape[-1]), rope)
+
+
+def crop_batch(
+    latents: Tensor, centres: Tensor, rows: np.ndarray, rope: tuple[Tensor, Tensor], rng: np.random.Generator
+) -> Batch:
+    """One latent frame of each clip, cut to CROP_CELLS around the object, at a random place of the token grid.
+
+    In a whole clip the shape is hard to learn: where it matters the place is unknown, and where the place is known the
+    shape is in plain sight. With the place given, the caption is what tells the shape.
+    """
+    frames, size = latents.shape[1], latents.shape[-1]
+    frame, room, p = int(rng.integers(frames)), size - CROP_CELLS, CROP_CELLS // 2
+    corners = centres[rows, frame] - CROP_CELLS / 2 + torch.from_numpy(rng.normal(0, 0.7, (len(rows), 2)))
+    corners = corners.round().clamp(0, room).long()
+    whole = object_weights(centres[rows, frame : frame + 1], size)
+    cut = [(slice(int(y), int(y) + CROP_CELLS), slice(int(x), int(x) + CROP_CELLS)) for x, y in corners]
+    x_0 = torch.stack([latents[i, frame : frame + 1, :, v, u].float() for i, (v, u) in zip(rows, cut, strict=True)])
+    weights = torch.stack([w[:, :, v, u] for w, (v, u) in zip(whole, cut, strict=True)])
+    y, x = rng.integers(size // 2 - p + 1, size=2)
+
+    def table(values: Tensor) -> Tensor:
+        grid = values.reshape(frames, size // 2, size // 2, -1)
+        return grid[frame, y : y + p, x : x + p].reshape(p * p, -1)
+
+    return Batch(x_0, weights, (table(rope[0]), table(rope[1])))
+
+
+def drawn_timesteps(count: int, noise: torch.Generator) -> Tensor:
+    """int64 [count]: half of them anywhere, half where the object takes its form."""
+    anywhere, middle = (torch.randint(a, b, (count,), generator=noise) for a, b in ((0, 1000), (500, 1000)))
+    return torch.where(torch.rand(count, generator=noise) < 0.5, anywhere, middle)
+
+
+def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: int, device: str) -> Any:
+    """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline.
+
+    latents: [n,C,f,h,w] of the first n training clips. Crops of single frames come first and give way to whole clips,
+    which alone make the last third.
+    """
+    scenes, centres = train_scenes(len(latents)), latent_centres(len(latents))
+    scale = float(1 / latents.std())
     pipe.vae.register_to_config(scaling_factor=scale)
+    latents = (latents * scale).transpose(1, 2).half()
     both = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device)
-    run = Run(out, "transformer", both, steps, peak=1.5e-3, ema=0.998)
+    run = Run(out, "transformer", both, steps, peak=1e-3, ema=0.998)
     rope = pipe._prepare_rotary_positional_embeddings(world.SIZE_PX, world.SIZE_PX, latents.shape[1], device)
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((2, step))
         noise = torch.Generator().manual_seed(step)
-        rows = rng.integers(len(scenes), size=batch)
+        crops = rng.random() < 0.8 * (1 - step / (0.65 * steps))
+        rows = rng.integers(len(scenes), size=2 * batch if crops else batch)
         captions = [
             "" if rng.random() < 0.1 else scenes[i].combination.caption(int(rng.integers(len(world.WORDINGS))))
             for i in rows
         ]
-        x_0 = latents[rows].float()
-        t = torch.randint(0, 1000, (batch,), generator=noise)
+        x_0, weights, tables = (
+            crop_batch(latents, centres, rows, rope, rng) if crops else clip_batch(latents, centres, rows, rope)
+        )
+        t = drawn_timesteps(len(rows), noise)
         eps = torch.randn(x_0.shape, generator=noise)
         x_t = pipe.scheduler.add_noise(x_0, eps, t).to(device)
         v = pipe.scheduler.get_velocity(x_0, eps, t).to(device)
         text = both["text_encoder"](token_ids(pipe.tokenizer, captions).to(device))[0]
         guess = both["transformer"](
-            hidden_states=x_t, encoder_hidden_states=text, timestep=t.to(device), image_rotary_emb=rope
+            hidden_states=x_t, encoder_hidden_states=text, timestep=t.to(device), image_rotary_emb=tables
         ).sample
-        return F.mse_loss(guess.float(), v)
+        weights = weights.to(device).expand_as(v)
+        return ((guess.float() - v).square() * weights).sum() / weights.sum()
 
     def check() -> dict[str, float]:
         return success(with_averages(pipe, run.averaged), prompts=24, seed=step_seed(run.step))
 
-    run.train(loss_of, check, every=2000)
+    run.train(loss_of, check, every=1000)
     return with_averages(pipe, run.averaged)
 
 
@@ -264,10 +180,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.init:
         pipe: Any = CogVideoXPipeline.from_pretrained(args.init, use_safetensors=True).to(args.device)
+        latents = cached_latents(args.out, pipe.vae, args.pool, args.device)
     else:
         pipe = build.build_pipeline("shapes", seed=1)
         pipe.register_modules(vae=train_vae(args.out, args.vae_steps, args.pool, args.vae_batch, args.device))
-    pipe = train_transformer(args.out, pipe, args.steps, args.pool, args.batch, args.device)
+        latents = equalise(pipe.vae, cached_latents(args.out, pipe.vae, args.pool, args.device))
+    pipe = train_transformer(args.out, pipe, latents, args.steps, args.batch, args.device)
     for folder in filter(None, (args.out / "model", args.export)):
         export(pipe, folder)
     print(json.dumps({"text_to_video": success(pipe)}))
