@@ -1,4 +1,4 @@
-"""Image-to-video models, on miniatures of 5B-I2V and 1.5-5B-I2V: as diffusers samples them, and from file to dataset."""
+"""Image-to-video models, on miniatures of 5B-I2V and 1.5-5B-I2V: sampled as by diffusers, edited as every other."""
 
 from __future__ import annotations
 
