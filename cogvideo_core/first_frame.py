@@ -102,4 +102,4 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarray:
         image = ImageOps.fit(image, size, bicubic)
     elif fit == "pad":
         image = ImageOps.pad(image, size, bicubic, "black")
-    return np.asarray(image.resize(size, bicubic))
+    return np.array(image.resize(size, bicubic))  # a copy: torch warns of what it may not write to
