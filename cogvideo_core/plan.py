@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,10 @@ def write_plan(root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: E
     good = [record for record in records if not is_failure(record)]
     if not records:
         raise BadManifest("field source: no clips were found; give a folder with videos or a manifest with rows")
-    for index, record in enumerate(good):
-        record["batch"] = index // engine.clips_per_batch
+    # rows of one clip follow each other in one batch, so that the second finds what the first has inverted
+    for index, (_, rows) in enumerate(groupby(good, key=itemgetter("source_id"))):
+        for record in rows:
+            record["batch"] = index // engine.clips_per_batch
     edits = [
         {**{name: record[name] for name in EDIT_KEEPS}, "target_prompt": prompt, "seed": seed} | {"recipe": recipe.name}
         for record in good
