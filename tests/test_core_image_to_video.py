@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -30,7 +31,7 @@ def model(request: pytest.FixtureRequest) -> VideoModel:
 
 
 @pytest.fixture
-def seen(model: VideoModel) -> list[Tensor]:
+def seen(model: VideoModel) -> Iterator[list[Tensor]]:
     """What the transformer is given, call by call."""
     inputs: list[Tensor] = []
 
@@ -129,28 +130,31 @@ def plain_edit(clip: Clip, recipe: RecipeSpec, edit: int) -> Tensor:
             rows = torch.cat([clip.states[level][None], x])
             images = torch.zeros_like(rows)
             images[:, 0] = torch.stack([clip.image_ref, clip.image])
-            halves.append(two_rows(model, torch.cat([rows, images], dim=2), clip.schedule.timesteps[level], text, clip))
+            joined, layers = torch.cat([rows, images], dim=2), range(round(recipe.layer_end * model.layers))
+            halves.append(edit_row(clip, joined, clip.schedule.timesteps[level], text, layers))
         v = guide(*halves, recipe.guidance_scale)
         x = ddim.ddim_step(x, v, clip.schedule.thetas[level], clip.schedule.thetas[level - 1])
     return x[0]
 
 
 @torch.inference_mode()
-def two_rows(model: VideoModel, rows: Tensor, t: int, text: Tensor, clip: Clip) -> Tensor:
-    """The edit row's velocity from the transformer itself."""
+def edit_row(clip: Clip, rows: Tensor, t: int, text: Tensor, layers: range) -> Tensor:
+    """The velocity of the second of two rows, from the transformer itself."""
+    model = clip.model
     return model.transformer(
         hidden_states=rows,
         encoder_hidden_states=torch.cat([clip.texts.reference, text]),
         timestep=torch.full((2,), t),
         ofs=None if model.transformer.ofs_embedding is None else torch.full((1,), 2.0),
         image_rotary_emb=model._rotary(rows.shape[1], 12, 12),
-        attention_kwargs={"reference": Reference(1, range(model.layers))},
+        attention_kwargs={"reference": Reference(1, layers)},
     ).sample[-1:]
 
 
-def test_shared_reference_equals_duplicated(model: VideoModel) -> None:
+@pytest.mark.parametrize("layer_end", [1.0, 0.5])
+def test_shared_reference_equals_duplicated(model: VideoModel, layer_end: float) -> None:
     """One reference row, with the source's image, for two edits with another one: as a row for each edit and half."""
-    clip, recipe = Clip(model), RecipeSpec(reference_end=1.0)
+    clip, recipe = Clip(model), RecipeSpec(reference_end=1.0, layer_end=layer_end)
     together = clip.edit(recipe)
     for edit in range(2):
         assert (together[edit] - plain_edit(clip, recipe, edit)).abs().max() < 1e-4
