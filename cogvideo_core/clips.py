@@ -32,7 +32,8 @@ def plan_edits(work: Work, record: Record) -> list[Edit]:
     """The clip's edits in planned order, keys included."""
     prompt = inversion_prompt(work.inversion, record["source_prompt"])
     key = fingerprint(trajectory_spec(record["latents_key"], work.inversion, work.model, prompt))
-    return planned_edits(key, work.recipe, work.output, record["source_prompt"], record["target_prompts"])
+    wishes = (record["source_prompt"], record["target_prompts"], record["first_frame"])
+    return planned_edits(key, work.recipe, work.output, *wishes)
 
 
 def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
@@ -61,9 +62,9 @@ def _needs_trajectory(work: Work, record: Record) -> bool:
 def inversion_states(work: Work, record: Record, schedule: Schedule) -> Iterator[Tensor]:
     """The states of a clip's inversion, level by level."""
     text = embeddings(work.model, work.ledger, [record["inversion_prompt"]])
-    latents = read_latents(work, record["latents_key"]).to(work.model.device)
-    settings = work.inversion
-    states = invert(work.model.one_row(text), latents, schedule, settings.method, settings.iterations)
+    stored, settings = read_latents(work, record["latents_key"]), work.inversion
+    velocity, latents = work.model.one_row(text, stored.get("image")), stored["latents"].to(work.model.device)
+    states = invert(velocity, latents, schedule, settings.method, settings.iterations)
     return _stepping(states, work, "invert")
 
 
@@ -150,8 +151,18 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory:
     texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
     starts = [editing.start_latents(recipe, schedule, trajectory, edit["seed"]) for edit in batch]
     start = torch.stack(starts).to(model.device)
-    states = editing.edit(model.velocity, start, texts, trajectory, schedule, recipe, model.layers)
+    states = editing.edit(conditioned(work, record), start, texts, trajectory, schedule, recipe, model.layers)
     return deque(_stepping(states, work, "edit"), maxlen=1).pop()
+
+
+def conditioned(work: Work, record: Record) -> editing.RowVelocity:
+    """The model's velocity. An image-to-video model's edit rows see the edited first frame, where there is one, and
+    its reference rows the source's."""
+    if not work.model.image_to_video:
+        return work.model.velocity
+    image_ref = read_latents(work, record["latents_key"])["image"]
+    own = record["first_frame_key"]
+    return work.model.conditioned(read_latents(work, own)["image"] if own else image_ref, image_ref)
 
 
 def commit_edit(work: Work, record: Record, edit: Edit, frames: Any, batch: list[str]) -> Commit:
@@ -163,6 +174,7 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: Any, batch: list
         record["source_prompt"],
         edit["target_prompt"],
         edit["seed"],
+        record["first_frame"],
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -196,6 +208,7 @@ def edit_row(work: Work, record: Record, edit: Edit) -> Record:
     return {
         **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
         **edit,
+        "first_frame_uri": shown_clip(record["first_frame_uri"]),
         "negative_prompt": work.recipe.negative_prompt,
         "recipe": work.recipe.name,
         "recipe_fingerprint": work.recipe.fingerprint,

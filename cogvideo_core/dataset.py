@@ -50,6 +50,7 @@ class EditRow(TypedDict):
     source_prompt: str
     inversion_prompt: str
     target_prompt: str
+    first_frame_uri: str  # "" when the edit brought none
     negative_prompt: str
     recipe: str
     recipe_fingerprint: str

@@ -26,6 +26,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "source_prompt": pa.string(),
     "inversion_prompt": pa.string(),
     "target_prompt": pa.string(),
+    "first_frame_uri": pa.string(),
     "negative_prompt": pa.string(),
     "recipe": pa.string(),
     "seed": pa.int64(),
@@ -72,6 +73,7 @@ MEANING = {
     "source_prompt": "describes the clip; may be empty",
     "inversion_prompt": "what the inversion was given",
     "target_prompt": "describes the wish",
+    "first_frame_uri": "the edited first frame that image-to-video models were given; empty: the source's own",
     "negative_prompt": "given to the unguided half",
     "recipe": "name of the settings that steered the edit",
     "seed": "of the edit's noise",
@@ -203,6 +205,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
+    row.setdefault("first_frame_uri", "")  # rows that earlier runs left may lack it
     return row | {
         "scores": dict(edit.get("scores") or {}),
         "clip": shown_clip(row["clip"]),

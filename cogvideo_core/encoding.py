@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cogvideo_core import sources, video
 from cogvideo_core.errors import CorruptObject
+from cogvideo_core.first_frame import encode_first_frame
 from cogvideo_core.ledger import Commit
 from cogvideo_core.specs import fingerprint
 from cogvideo_core.units import frames_spec, latents_spec, shape_of, source_spec
@@ -17,9 +19,13 @@ from cogvideo_core.work import Record, Work, timed
 
 
 def encode_clip(work: Work, clip: Record) -> Record:
-    """Latents, and the source video as the model sees it. Adds latents_key, source_key and the source's own fields."""
+    """Latents, and the source video as the model sees it; image latents of an edited first frame, if the clip has one.
+
+    Adds latents_key, source_key, first_frame, first_frame_key and the source's own fields.
+    """
     record = dict(clip)
     with timed(record, "encode") as row:
+        record |= encode_first_frame(work, clip)
         content = _known_content(work, clip)
         units = _encoded(work, clip, content) if content else None
         row["reused"] = units is not None
@@ -70,7 +76,7 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     latents = work.find("latents", fingerprint(latents_of))
     if latents is None:
         file = folder / "latents.safetensors"
-        save_file({"latents": work.model.encode(frames).contiguous()}, file)
+        save_file({name: x.contiguous() for name, x in _tensors(work, frames).items()}, file)
         latents = work.ledger.commit("latents", fingerprint(latents_of), {file.name: file}, latents_of, {})
     audio = (path, found, window) if found.has_audio and work.output.audio == "copy" else None
     video.encode(frames, folder / "source.mp4", shape.fps, work.output.crf, audio)
@@ -80,10 +86,16 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     return latents, work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
 
 
-def read_latents(work: Work, latents_key: str) -> Tensor:
-    """float32 [f,C,h,w] of a committed unit."""
+def _tensors(work: Work, frames: np.ndarray) -> dict[str, Tensor]:
+    """latents [f,C,h,w]; for an image-to-video model also image [C,h,w], the image latents of the first frame."""
+    image = {"image": work.model.encode_image(frames[0])} if work.model.image_to_video else {}
+    return {"latents": work.model.encode(frames)} | image
+
+
+def read_latents(work: Work, latents_key: str) -> dict[str, Tensor]:
+    """The float32 tensors of a committed unit: latents [f,C,h,w] and image [C,h,w], or one of them."""
     commit = work.ledger.find("latents", latents_key, "full")
     if commit is None:
         raise CorruptObject(f"latents {latents_key[:12]} are missing or damaged and were set aside; run again")
     with tempfile.TemporaryDirectory() as folder:
-        return load_file(work.ledger.fetch(commit, "latents.safetensors", Path(folder)))["latents"]
+        return load_file(work.ledger.fetch(commit, "latents.safetensors", Path(folder)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EditError(Exception):
     """Base of every error this project raises on purpose.
@@ -28,6 +31,15 @@ class ClipError(EditError):
         return type(self), (self.clip, self.problem, self.remedy, self.field)
 
 
+@contextmanager
+def about_field(clip: str, field: str) -> Iterator[None]:
+    """A ClipError about a file that a clip's row names beside it: told as the clip's own, with the field's name."""
+    try:
+        yield
+    except ClipError as error:
+        raise type(error)(clip, f"{field} {error.clip!r}: {error.problem}", error.remedy) from error
+
+
 class MissingClip(ClipError):
     """There is no such file."""
 
@@ -38,6 +50,10 @@ class EmptyClip(ClipError):
 
 class NotAVideo(ClipError):
     """The file is not in an allowed container, or can't be parsed."""
+
+
+class NotAnImage(ClipError):
+    """The file is no picture of an allowed kind, or can't be decoded."""
 
 
 class NoVideoStream(ClipError):

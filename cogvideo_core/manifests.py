@@ -24,6 +24,7 @@ ALIASES = {
     "clip": ("clip", "file_name", "video", "uri"),
     "source_prompt": ("source_prompt", "caption"),
     "target_prompts": ("target_prompts", "target_prompt"),
+    "first_frame_uri": ("first_frame_uri",),
 }
 MAX_PROMPT = 2_000  # characters
 MAX_PROMPTS = 1_000  # of one clip
@@ -31,11 +32,12 @@ MAX_LINE_BYTES = 1 << 20
 
 
 class Row(NamedTuple):
-    """One line of a manifest, checked: the clip's text is still to be resolved."""
+    """One line of a manifest, checked: the texts of clip and first frame are still to be resolved."""
 
     clip: str
     source_prompt: str
     target_prompts: tuple[str, ...]
+    first_frame_uri: str = ""
 
 
 class BadRow(NamedTuple):
@@ -56,7 +58,7 @@ def ending(uri: str) -> str:
 def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True) -> Iterator[Row | BadRow]:
     """Checked rows of a manifest; `extra` target prompts are added to each.
 
-    Adjacent rows of the same clip and source prompt become one, their target prompts in order, without duplicates.
+    Adjacent rows that differ in target prompts alone become one, their target prompts in order, without duplicates.
     Rows further apart stay apart, so memory stays flat. Raises BadManifest while iterating.
     """
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
@@ -95,7 +97,7 @@ def text_prompts(uri: str) -> list[str]:
 
 def _same(a: Row, b: Row) -> bool:
     room = len(a.target_prompts) + len(b.target_prompts) <= MAX_PROMPTS
-    return room and (a.clip, a.source_prompt) == (b.clip, b.source_prompt)
+    return room and a._replace(target_prompts=()) == b._replace(target_prompts=())
 
 
 def _checked(place: str, fields: dict[str, Any] | EditError, extra: Sequence[str], need_targets: bool) -> Row | BadRow:
@@ -110,7 +112,7 @@ def _checked(place: str, fields: dict[str, Any] | EditError, extra: Sequence[str
         targets = _targets(clip, fields.get("target_prompts"), extra)
         if need_targets and not targets:
             raise ClipError(_short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
-        return Row(clip, source, targets)
+        return Row(clip, source, targets, _uri(clip, fields.get("first_frame_uri")))
     except EditError as error:
         return BadRow(printable(clip[:200]), error)
 
@@ -123,6 +125,12 @@ def _targets(clip: str, value: Any, extra: Sequence[str]) -> tuple[str, ...]:
         raise ClipError(_short(clip), f"it has more than {MAX_PROMPTS} target prompts", "split them over several rows")
     prompts = [_prompt(clip, "target prompt", one) for one in own] + list(extra)
     return tuple(dict.fromkeys(prompt for prompt in prompts if prompt))
+
+
+def _uri(clip: str, value: Any) -> str:
+    if not isinstance(value or "", str):
+        raise ClipError(_short(clip), "its first_frame_uri is no text", "give a path or URL, or leave it out")
+    return (value or "").strip()
 
 
 def _prompt(clip: str, field: str, value: Any) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -20,13 +17,11 @@ from torch import Tensor
 
 from cogvideo_core import processors
 from cogvideo_core.attention import Reference
-from cogvideo_core.errors import BadSpec, ModelError
+from cogvideo_core.checkpoint import check_folder, component_fingerprints, model_folder
+from cogvideo_core.errors import BadSpec
+from cogvideo_core.image_to_video import OFS, Images
 from cogvideo_core.schedule import Schedule, schedule_from_config
 from cogvideo_core.specs import ModelSpec, fingerprint
-
-PIPELINES = ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline", "CogVideoXVideoToVideoPipeline")
-COMPONENTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
-PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 @dataclass(frozen=True)
@@ -37,61 +32,6 @@ class VideoShape:
     height: int
     width: int
     fps: int
-
-
-def model_folder(spec: ModelSpec) -> Path:
-    """A local diffusers folder: the shipped one for "shapes", the one given, or the hub's download of safetensors."""
-    if spec.path == "shapes":
-        return Path(str(resources.files("cogvideo_core.shapes"))) / "model"
-    folder = Path(spec.path)
-    if folder.exists():
-        return folder
-    if spec.path.count("/") != 1 or spec.path.startswith((".", "/")):
-        raise ModelError(
-            f"field model: {spec.path!r} is no folder and no hub id; give shapes, a diffusers folder or a hub id"
-        )
-    try:
-        return Path(
-            diffusers.DiffusionPipeline.download(
-                spec.path, revision=spec.revision or None, use_safetensors=True, trust_remote_code=False
-            )
-        )
-    except Exception as error:  # the hub raises many kinds; all mean the same to the user
-        raise ModelError(
-            f"field model: {spec.path!r} could not be had from the hub ({type(error).__name__}); "
-            "check the id and the network, or download it and give the folder"
-        ) from error
-
-
-def check_folder(folder: Path) -> str:
-    """The pipeline class named in model_index.json, after the checks that need no weights. Raises ModelError."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ModelError(f"field model: {str(folder)!r} has no model_index.json; give a folder in the diffusers layout")
-    name = json.loads(index.read_text()).get("_class_name")
-    if name not in PIPELINES:
-        raise ModelError(f"field model: {str(folder)!r} is a {name}; supported are {', '.join(PIPELINES)}")
-    for part in ("vae", "transformer", "text_encoder"):
-        files = [file.suffix for file in (folder / part).glob("*")]
-        if ".safetensors" not in files:
-            found = "only pickled weights, which are never loaded" if PICKLED & set(files) else "no weights"
-            raise ModelError(f"field model: {str(folder / part)!r} holds {found}; convert or download safetensors")
-    return str(name)
-
-
-def component_fingerprints(folder: Path) -> dict[str, str]:
-    """sha256 by component, over the names and bytes of its files."""
-    found = {}
-    for part in COMPONENTS:
-        digest = hashlib.sha256()
-        for file in sorted((folder / part).glob("*")):
-            if file.suffix in PICKLED or file.name.startswith(".") or not file.is_file():
-                continue
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        found[part] = digest.hexdigest()
-    return found
 
 
 class VideoModel:
@@ -109,6 +49,11 @@ class VideoModel:
     def fingerprint(self) -> str:
         """Of all components and of the precisions they run in."""
         return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype])
+
+    @property
+    def image_to_video(self) -> bool:
+        """Whether the transformer takes image latents beside the latents."""
+        return bool(self.transformer.config.in_channels == 2 * self.vae.config.latent_channels)
 
     @property
     def layers(self) -> int:
@@ -157,11 +102,22 @@ class VideoModel:
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
         """frames uint8 [F,H,W,3] -> latents float32 [f,C,h,w] on the CPU, deterministic (the posterior's mode)."""
+        latents = self._mode(frames) * self.vae.config.scaling_factor
+        return torch.cat([latents[: self.front_padding], latents]).cpu()
+
+    @torch.inference_mode()
+    def encode_image(self, frame: np.ndarray) -> Tensor:
+        """A first frame uint8 [H,W,3] -> image latents float32 [C,h,w] on the CPU, deterministic."""
+        scale = self.vae.config.scaling_factor
+        # 1.5-5B-I2V was trained on images that were divided by the factor; its video latents are multiplied
+        return (self._mode(frame[None])[0] * (1 / scale if self.vae.config.invert_scale_latents else scale)).cpu()
+
+    def _mode(self, frames: np.ndarray) -> Tensor:
+        """The VAE's own mode, unscaled: [f,C,h,w] float32."""
         pixels = torch.from_numpy(frames).to(self.device, self.vae.dtype) / 127.5 - 1
         with self.lock:
             latents = self.vae.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
-        latents = rearrange(latents.float(), "1 c f h w -> f c h w") * self.vae.config.scaling_factor
-        return torch.cat([latents[: self.front_padding], latents]).cpu()
+        return rearrange(latents.float(), "1 c f h w -> f c h w")
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -196,24 +152,39 @@ class VideoModel:
         return self._rope[key]
 
     @torch.inference_mode()
-    def velocity(self, x: Tensor, t: int, text: Tensor, reference: Reference | None = None) -> Tensor:
-        """v [R,f,C,h,w] float32 for rows x [R,f,C,h,w] at timestep t with prompts text [R,S,D]."""
+    def velocity(
+        self, x: Tensor, t: int, text: Tensor, reference: Reference | None = None, images: Images | None = None
+    ) -> Tensor:
+        """v [R,f,C,h,w] float32 for rows x [R,f,C,h,w] at timestep t with prompts text [R,S,D]; see `conditioned`."""
         dtype = self.transformer.dtype
+        x = x.to(self.device, dtype)
         with self.lock:
             self.evaluations += len(x)
             v = self.transformer(
-                hidden_states=x.to(self.device, dtype),
+                hidden_states=x if images is None else images.beside(x, reference.rows if reference else 0),
                 encoder_hidden_states=text.to(self.device, dtype),
                 timestep=torch.full((len(x),), t, device=self.device),
+                ofs=None if self.transformer.config.ofs_embed_dim is None else x.new_full((1,), OFS),
                 image_rotary_emb=self._rotary(x.shape[1], x.shape[3], x.shape[4]),
                 attention_kwargs=None if reference is None else {"reference": reference},
                 return_dict=False,
             )[0]
         return v.float()
 
-    def one_row(self, text: Tensor) -> Callable[[Tensor, int], Tensor]:
+    def conditioned(self, image: Tensor | None, image_ref: Tensor | None = None) -> Callable[..., Tensor]:
+        """`velocity` with image latents [C,h,w] bound to it: the rows' and, if others, the reference rows'.
+
+        Image-to-video models need them; for text-to-video there is no image, and `velocity` is given as it is.
+        """
+        if image is None:
+            return self.velocity
+        place = partial(torch.Tensor.to, device=self.device, dtype=self.transformer.dtype)
+        return partial(self.velocity, images=Images(place(image), place(image if image_ref is None else image_ref)))
+
+    def one_row(self, text: Tensor, image: Tensor | None = None) -> Callable[[Tensor, int], Tensor]:
         """velocity(x [f,C,h,w], t) of a single row with one prompt [1,S,D]: what inversion and `ddim.sample` take."""
-        return lambda x, t: self.velocity(x[None], t, text)[0].to(x.device)
+        velocity = self.conditioned(image)
+        return lambda x, t: velocity(x[None], t, text)[0].to(x.device)
 
 
 def chosen_device(spec: ModelSpec) -> torch.device:
@@ -231,11 +202,6 @@ def load(spec: ModelSpec) -> VideoModel:
     """Loads and places a model; checks come first, so that a bad folder costs no time."""
     folder = model_folder(spec)
     name = check_folder(folder)
-    if name == "CogVideoXImageToVideoPipeline":
-        raise ModelError(
-            f"field model: {spec.path!r} is an image-to-video model, which is not supported yet; "
-            "use the text-to-video one"
-        )
     device = chosen_device(spec)
     dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
     pipe = getattr(diffusers, name).from_pretrained(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core import manifests, sources, uris, video
-from cogvideo_core.errors import BadManifest, BadSpec
+from cogvideo_core.errors import BadManifest, BadSpec, ClipError
 from cogvideo_core.failures import attempt, is_failure
 from cogvideo_core.model import VideoModel
 from cogvideo_core.specs import DatasetSpec, EngineSpec, OutputSpec, RecipeSpec
@@ -20,15 +23,16 @@ from cogvideo_core.units import shape_of
 
 Record = dict[str, Any]
 
-CLIP_TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt")
+CLIP_TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt", "first_frame_uri", "image_uri")
 CLIPS_SCHEMA = pa.schema(
     {name: pa.string() for name in CLIP_TEXTS}
     | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32(), "batch": pa.int32()}
 )
 EDITS_SCHEMA = pa.schema(
     {"source_id": pa.string(), "window": pa.int32(), "batch": pa.int32()}
-    | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64()}
+    | {"first_frame_uri": pa.string(), "target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64()}
 )
+EDIT_KEEPS = ("source_id", "window", "batch", "first_frame_uri")  # of the clip's record
 
 
 def check_places(dataset: DatasetSpec, output: OutputSpec) -> None:
@@ -64,11 +68,23 @@ def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
 
 def planned_clips(dataset: DatasetSpec, model: VideoModel, need_targets: bool = True) -> Iterator[Record]:
     """Clip records and failures; with window "all" each clip is opened and gives one record a window."""
-    for clip in sources.read_clips(dataset, need_targets):
-        if is_failure(clip) or dataset.window != "all":  # type: ignore[arg-type]
-            yield dict(clip)
+    for found in sources.read_clips(dataset, need_targets):
+        clip = attempt(partial(check_first_frame, dataset, model), dict(found), "discover")
+        if is_failure(clip) or dataset.window != "all":
+            yield clip
             continue
-        yield from _all_windows(dataset, model, dict(clip))
+        yield from _all_windows(dataset, model, clip)
+
+
+def check_first_frame(dataset: DatasetSpec, model: VideoModel, clip: Record) -> Record:
+    """The clip itself. Raises ClipError where its edited first frame could not be used."""
+    if clip["image_uri"] and not model.image_to_video:
+        problem, remedy = "it needs an image-to-video model", "leave it out or use CogVideoX-5B-I2V or 1.5-5B-I2V"
+    elif clip["image_uri"] and dataset.window == "all":
+        problem, remedy = "one image can't be the first frame of every window", "set dataset.window to first or middle"
+    else:
+        return clip
+    raise ClipError(clip["clip"], f"first_frame_uri {clip['first_frame_uri']!r}: {problem}", remedy)
 
 
 def _all_windows(dataset: DatasetSpec, model: VideoModel, clip: Record) -> Iterator[Record]:
@@ -94,11 +110,12 @@ def write_plan(root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: E
     good = [record for record in records if not is_failure(record)]
     if not records:
         raise BadManifest("field source: no clips were found; give a folder with videos or a manifest with rows")
-    for index, record in enumerate(good):
-        record["batch"] = index // engine.clips_per_batch
+    # rows of one clip follow each other in one batch, so that the second finds what the first has inverted
+    for index, (_, rows) in enumerate(groupby(good, key=itemgetter("source_id"))):
+        for record in rows:
+            record["batch"] = index // engine.clips_per_batch
     edits = [
-        {**{name: record[name] for name in ("source_id", "window", "batch")}, "target_prompt": prompt, "seed": seed}
-        | {"recipe": recipe.name}
+        {**{name: record[name] for name in EDIT_KEEPS}, "target_prompt": prompt, "seed": seed} | {"recipe": recipe.name}
         for record in good
         for prompt in record["target_prompts"]
         for seed in recipe.seeds

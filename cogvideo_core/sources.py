@@ -19,6 +19,7 @@ from cogvideo_core.errors import (
     MissingClip,
     NotAVideo,
     StorageError,
+    about_field,
 )
 from cogvideo_core.manifests import BadRow, Row, ending, is_manifest, manifest_rows, text_prompts
 from cogvideo_core.specs import DatasetSpec, fingerprint
@@ -54,6 +55,8 @@ class Clip(TypedDict):
     stamp: str  # ETag or modification time
     source_prompt: str  # "" when there is none
     target_prompts: list[str]
+    first_frame_uri: str  # of the edited first frame, as the user wrote it; "" when there is none
+    image_uri: str  # the same as absolute path or URL
     window: int
 
 
@@ -86,7 +89,7 @@ def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | 
     - `source` is a folder, `prompts` empty: the one file in it that is called prompts.txt, prompts.jsonl or
       manifest.{jsonl,csv,parquet} is used as above.
     A clip without a target prompt is a Failure, and so is a folder without prompts, unless `need_targets` is False.
-    Adjacent rows of the same clip and source prompt are merged; rows further apart give two records, whose equal work
+    Adjacent rows that differ in target prompts alone are merged; rows further apart give two records, whose equal work
     is done once all the same. Raises BadManifest, while iterating, for a file or folder that can't be used as a whole.
     """
     try:
@@ -199,7 +202,9 @@ def _remote_names(source: str) -> list[str]:
 
 def _clip(row: Row, place: _Place) -> Clip | Failure:
     try:
-        uri = resolve(row.clip, place.base, place.allow_outside, place.from_remote)
+        uri = resolve(row.clip, *place)
+        with about_field(row.clip, "first_frame_uri"):
+            image_uri = resolve(row.first_frame_uri, *place) if row.first_frame_uri else ""
         size, stamp = _remote_stat(row.clip, uri) if is_remote(uri) else _local_stat(row.clip, uri)
     except EditError as error:
         return _failed(row.clip, error)
@@ -212,6 +217,8 @@ def _clip(row: Row, place: _Place) -> Clip | Failure:
         stamp=stamp,
         source_prompt=row.source_prompt,
         target_prompts=list(row.target_prompts),
+        first_frame_uri=row.first_frame_uri,
+        image_uri=image_uri,
         window=0,
     )
 

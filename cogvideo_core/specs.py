@@ -45,7 +45,7 @@ class DatasetSpec(Spec):
         "out/demo/input/manifest.jsonl",
         title="Source",
         description="Folder of videos, or a manifest (CSV, JSONL, Parquet) with columns clip, source_prompt, "
-        "target_prompts. Any fsspec URL.",
+        "target_prompts, first_frame_uri. Any fsspec URL.",
         min_length=1,
     )
     prompts: str = Field(

@@ -44,8 +44,21 @@ def source_spec(frames: dict[str, Any], output: OutputSpec) -> dict[str, Any]:
 
 def latents_spec(frames: dict[str, Any], model: VideoModel) -> dict[str, Any]:
     """What determines the latents: how the frames are written as a video is no part of it."""
+    # only what a model has of its own is named: the others share a VAE's latents
+    own = {"front_padding": model.front_padding, "image": model.image_to_video}
+    return frames | _vae_spec(model) | {name: value for name, value in own.items() if value}
+
+
+def first_frame_spec(dataset: DatasetSpec, model: VideoModel, content: str) -> dict[str, Any]:
+    """What determines the image latents of an edited first frame. `content` is the file's sha256."""
+    shape = shape_of(dataset, model)
+    picture = {"format": FORMAT, "first_frame": content, "fit": dataset.fit, "shape": [shape.height, shape.width]}
+    return picture | _vae_spec(model)
+
+
+def _vae_spec(model: VideoModel) -> dict[str, Any]:
     vae = {"vae": model.fingerprints.get("vae", ""), "vae_dtype": model.spec.vae_dtype}
-    return frames | vae | {"tiling": model.spec.vae_tiling}
+    return vae | {"tiling": model.spec.vae_tiling}
 
 
 def trajectory_spec(latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str) -> dict[str, Any]:
@@ -64,9 +77,18 @@ def trajectory_spec(latents_key: str, inversion: InversionSpec, model: VideoMode
 
 
 def edit_spec(
-    trajectory_key: str, recipe: RecipeSpec, output: OutputSpec, source_prompt: str, target_prompt: str, seed: int
+    trajectory_key: str,
+    recipe: RecipeSpec,
+    output: OutputSpec,
+    source_prompt: str,
+    target_prompt: str,
+    seed: int,
+    first_frame: str = "",
 ) -> dict[str, Any]:
-    """The recipe's name and its list of seeds don't change an edit; the source prompt only where it is used."""
+    """The recipe's name and its list of seeds don't change an edit; the source prompt only where it is used.
+
+    `first_frame` is the sha256 of the edited first frame's file, "" where the edit brings none.
+    """
     steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds")}
     return {
         "format": FORMAT,
@@ -76,7 +98,7 @@ def edit_spec(
         "target_prompt": target_prompt,
         "seed": seed,
         "video": [output.crf, output.audio],
-    }
+    } | ({"first_frame": first_frame} if first_frame else {})
 
 
 def inversion_prompt(inversion: InversionSpec, source_prompt: str) -> str:
@@ -84,12 +106,17 @@ def inversion_prompt(inversion: InversionSpec, source_prompt: str) -> str:
 
 
 def planned_edits(
-    trajectory_key: str, recipe: RecipeSpec, output: OutputSpec, source_prompt: str, target_prompts: list[str]
+    trajectory_key: str,
+    recipe: RecipeSpec,
+    output: OutputSpec,
+    source_prompt: str,
+    target_prompts: list[str],
+    first_frame: str = "",
 ) -> list[Edit]:
     """All edits of a clip in their planned order: prompts, then seeds."""
     return [
         Edit(
-            edit_key=fingerprint(edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed)),
+            edit_key=fingerprint(edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed, first_frame)),
             target_prompt=prompt,
             seed=seed,
         )

@@ -58,6 +58,30 @@ def test_every_manifest_kind_gives_the_same_clips(folder: Path) -> None:
     assert read(folder / "m.parquet") == read(folder / "m.csv") == expected
 
 
+def test_a_first_frame_is_read_from_every_manifest_kind(folder: Path) -> None:
+    """CSV, JSONL and Parquet; it is found beside the clips; adjacent rows with different ones are not merged."""
+    (folder / "x.png").write_bytes(b"x")
+    table = {"clip": ["b.mp4"] * 4, "target_prompts": [["1"], ["2"], ["3"], ["4"]]}
+    table |= {"first_frame_uri": ["x.png", "x.png", None, "a/thumb.png"]}
+    rows = pa.table(table).to_pylist()
+    jsonl(folder / "m.jsonl", *rows)
+    pq.write_table(pa.table(table), folder / "m.parquet")
+    lines = [f"b.mp4,{row['target_prompts'][0]}, {row['first_frame_uri'] or ''}\n" for row in rows]
+    (folder / "m.csv").write_text("".join(["clip,target_prompts,first_frame_uri\n", *lines]))
+    expected = read(folder / "m.jsonl")
+    found = [(r["first_frame_uri"], r["target_prompts"]) for r in expected]
+    assert found == [("x.png", ["1", "2"]), ("", ["3"]), ("a/thumb.png", ["4"])]
+    assert [r["image_uri"] for r in expected] == [str(folder / "x.png"), "", str(folder / "a/thumb.png")]
+    assert read(folder / "m.parquet") == read(folder / "m.csv") == expected
+
+
+@pytest.mark.parametrize("value", [7, ["x.png"], {"a": 1}])
+def test_a_first_frame_that_is_no_text_is_refused(folder: Path, value: object) -> None:
+    """The row fails alone and says which field."""
+    records = read(jsonl(folder / "m.jsonl", {"clip": "b.mp4", "target_prompts": ["1"], "first_frame_uri": value}))
+    assert "its first_frame_uri is no text" in only_failure(records)["message"]
+
+
 def test_adjacent_rows_of_a_clip_are_merged(folder: Path) -> None:
     """Prompts keep their order, repeats are dropped; another source prompt, or a row between, keeps rows apart."""
     rows = [("b.mp4", "", "1"), ("b.mp4", "", "2"), ("b.mp4", "", "1"), ("c.webm", "", "1"), ("b.mp4", "", "3")]

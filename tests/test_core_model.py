@@ -118,6 +118,51 @@ def test_other_pipelines_are_refused(tiny_pipeline_folder: Path, tmp_path: Path)
         model.load(ModelSpec(path=str(folder)))
 
 
+def with_config(folder: Path, part: str, **values: object) -> None:
+    """Changes a component's configuration."""
+    file = folder / part / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "channels", "takes"),
+    [
+        ("CogVideoXPipeline", 16, "takes 16 channels, a CogVideoXPipeline with this VAE 8"),
+        ("CogVideoXPipeline", 17, "takes 17 channels"),
+        ("CogVideoXVideoToVideoPipeline", 16, "takes 16 channels"),
+        ("CogVideoXImageToVideoPipeline", 8, "takes 8 channels, a CogVideoXImageToVideoPipeline with this VAE 16"),
+        ("CogVideoXImageToVideoPipeline", "many", "can't be read"),
+    ],
+)
+def test_other_layouts_are_refused(
+    tiny_pipeline_folder: Path, tmp_path: Path, pipeline: str, channels: object, takes: str
+) -> None:
+    """Input channels that fit neither layout, as Fun's under a plain name, are refused before a weight is read."""
+    folder = copy_of(tiny_pipeline_folder, tmp_path / "m")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": pipeline}))
+    with_config(folder, "transformer", in_channels=channels)
+    next((folder / "transformer").glob("*.safetensors")).write_bytes(b"no weights")
+    with pytest.raises(ModelError, match=takes):
+        model.load(ModelSpec(path=str(folder)))
+
+
+def test_a_video_to_video_folder_is_its_text_to_video_model(
+    tiny_pipeline_folder: Path, tmp_path: Path, loaded: model.VideoModel
+) -> None:
+    """Both class names stand for the same transformer and VAE: equal fingerprints, latents and velocities."""
+    folder = copy_of(tiny_pipeline_folder, tmp_path / "m")
+    index = json.loads((folder / "model_index.json").read_text())
+    named = index | {"_class_name": "CogVideoXVideoToVideoPipeline"}
+    (folder / "model_index.json").write_text(json.dumps(named))
+    other = model.load(ModelSpec(path=str(folder)))
+    assert type(other.pipe).__name__ == named["_class_name"]
+    assert other.fingerprint == loaded.fingerprint and not other.image_to_video
+    latents, text = loaded.encode(world.render(world.scene_from_seed(3))), loaded.embed(["a red circle"])
+    assert torch.equal(other.encode(world.render(world.scene_from_seed(3))), latents)
+    assert torch.equal(other.velocity(latents[None], 500, text), loaded.velocity(latents[None], 500, text))
+
+
 def test_folder_without_index_is_refused(tmp_path: Path) -> None:
     """An empty folder is no model."""
     with pytest.raises(ModelError, match=r"model_index\.json"):

@@ -90,6 +90,17 @@ def test_the_plan_is_written_before_the_work(
     assert [[record["clip"] for record in batch] for batch in plan.batches(records)] == [["a.mp4", "b.mp4"], ["c.mp4"]]
 
 
+def test_rows_of_one_clip_share_a_batch(tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path) -> None:
+    """Rows that follow each other and name the same clip are worked on in turn: it is inverted once for all of them."""
+    path = manifest(("a.mp4", ["x"]), ("b.mp4", ["x"]))
+    rows = [{"clip": clip, "source_prompt": str(i), "target_prompts": ["x"]} for i, clip in enumerate(("a.mp4",) * 3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"clip": "b.mp4", "target_prompts": ["x"]}]))
+    records = plan.write_plan(
+        str(tmp_path / "run"), plan.planned_clips(DatasetSpec(source=str(path)), tiny), RECIPE, EngineSpec()
+    )
+    assert [(record["clip"], record["batch"]) for record in records] == [("a.mp4", 0)] * 3 + [("b.mp4", 1)]
+
+
 def test_a_plan_with_failures_alone_has_no_batches(
     tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -134,16 +145,6 @@ def test_windows_are_planned_and_a_clip_that_has_none_fails(
     ]
     assert records[0]["source_id"] != records[1]["source_id"]
     assert all(record["stage"] == "discover" for record in records[2:])
-
-
-def test_an_image_to_video_model_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    """A sentence that says what to use instead; the weights, which are no weights, are never opened."""
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "CogVideoXImageToVideoPipeline"}))
-    for part in ("vae", "transformer", "text_encoder"):
-        (tmp_path / part).mkdir()
-        (tmp_path / part / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(EditError, match="image-to-video model, which is not supported yet; use the text-to-video one"):
-        model.load(ModelSpec(path=str(tmp_path)))
 
 
 def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -> None:

@@ -12,11 +12,13 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from cogvideo_core import model, video
 from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.errors import BadManifest, BadSpec
 from cogvideo_core.failures import is_failure
+from cogvideo_core.shapes import build, world
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.edit_dataset import edit_dataset, invert_dataset
@@ -351,4 +353,42 @@ def test_a_task_that_breaks_fails_its_clips_only() -> None:
     assert [(r["clip"], r["stage"], r["message"], is_failure(r)) for r in two] == [
         (1, "invert", "the worker died", True),
         (2, "invert", "the worker died", True),
+    ]
+
+
+@pytest.mark.parametrize("variant", ["5b-i2v", "1.5-5b-i2v"])
+def test_image_to_video_models_edit_with_first_frames(
+    prefect_harness: None, shapes: Path, tmp_path: Path, variant: str
+) -> None:
+    """Rows with and without an edited first frame, and one with a bad one: what is good is edited, and then reused."""
+    folder = Path(shutil.copytree(shapes, tmp_path / "input"))
+    build.build_pipeline(variant).save_pretrained(tmp_path / "model")
+    Image.fromarray(world.render(world.scene_from_seed(9))[0]).save(folder / "first.jpg")
+    (folder / "bad.png").write_bytes(b"no picture")
+    names = ["one.mp4,first.jpg", "one.mp4,", "two.mp4,bad.png"]
+    (folder / "m.csv").write_text(
+        "\n".join(["clip,first_frame_uri,target_prompts", *(f"{n},a red square" for n in names)])
+    )
+    given = {
+        "dataset": DatasetSpec(source=str(folder / "m.csv")),
+        "model": ModelSpec(path=str(tmp_path / "model")),
+        "engine": EngineSpec(min_success_ratio=0.5),
+        "output": OutputSpec(root=str(tmp_path / "run")),
+    }
+    made = []
+    with model.unloaded():
+        loaded = model.loaded(given["model"])
+        for _ in range(2):
+            before = loaded.evaluations
+            edit_dataset(inversion=INVERSION, **given)
+            made.append(loaded.evaluations - before)
+    assert made == [INVERTED + 2 * cost(1), 0]
+    assert sorted(row["first_frame_uri"] for row in metadata(tmp_path / "run")) == ["", "first.jpg"]
+    assert len({row["trajectory_key"] for row in metadata(tmp_path / "run")}) == 1
+    (error,) = table(tmp_path / "run", "errors")
+    assert (error["clip"], error["stage"], error["error"]) == ("two.mp4", "encode", "NotAnImage")
+    assert pq.read_table(tmp_path / "run/plan/edits.parquet")["first_frame_uri"].to_pylist() == [
+        "first.jpg",
+        "",
+        "bad.png",
     ]

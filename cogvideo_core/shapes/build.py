@@ -42,16 +42,19 @@ class Architecture:
 
 
 ROPE = {"use_rotary_positional_embeddings": True}
+SCALED = {"scaling_factor": 0.7}  # of the 5B models: not 1, so that a factor used the wrong way shows
 VARIANTS = {
     "shapes": Architecture(layers=6, heads=6, vae_channels=(24, 48, 64), time_embed_dim=128, transformer=ROPE),
     "5b": Architecture(transformer=ROPE),
     "2b": Architecture(snr_shift_scale=3.0),
-    "5b-i2v": Architecture(image_to_video=True, transformer=ROPE | {"use_learned_positional_embeddings": True}),
+    "5b-i2v": Architecture(
+        image_to_video=True, transformer=ROPE | {"use_learned_positional_embeddings": True}, vae=SCALED
+    ),
     "1.5-5b": Architecture(transformer=ROPE | {"patch_size_t": 2, "patch_bias": False}),
     "1.5-5b-i2v": Architecture(
         image_to_video=True,
         transformer=ROPE | {"patch_size_t": 2, "patch_bias": False, "ofs_embed_dim": 32},
-        vae={"invert_scale_latents": True},
+        vae=SCALED | {"invert_scale_latents": True},
     ),
 }
 
@@ -96,8 +99,7 @@ def build_vae(arch: Architecture) -> AutoencoderKLCogVideoX:
         norm_num_groups=8,
         sample_height=world.SIZE_PX,
         sample_width=world.SIZE_PX,
-        scaling_factor=1.0,
-        **arch.vae,
+        **({"scaling_factor": 1.0} | arch.vae),
     )
 
 
