@@ -10,6 +10,7 @@ from pathlib import Path
 import diffusers
 
 from cogvideo_core.errors import ModelError
+from cogvideo_core.options import check_config
 from cogvideo_core.specs import ModelSpec
 
 IMAGE_TO_VIDEO = "CogVideoXImageToVideoPipeline"
@@ -56,6 +57,7 @@ def check_folder(folder: Path) -> str:
             found = "only pickled weights, which are never loaded" if PICKLED & set(files) else "no weights"
             raise ModelError(f"field model: {str(folder / part)!r} holds {found}; convert or download safetensors")
     check_layout(folder, name)
+    check_config(folder)
     return str(name)
 
 

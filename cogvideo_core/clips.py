@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cogvideo_core import editing, video
+from cogvideo_core import editing, memory, video
 from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject
@@ -94,29 +94,46 @@ def edit_clip(work: Work, record: Record) -> Record:
         batch_of = {key: commit.record.get("batch", []) for key, commit in commits.items() if commit}
         timing |= {"reused": True, "edits": len(batch_of)}
     held: dict[str, editing.Trajectory] = {}
-    for batch in pending_batches(edits, batch_of, work.engine.edits_per_batch):
+    todo = deque(pending_batches(edits, batch_of, batch_size(work, record)))
+    while todo:
+        batch = todo.popleft()
         with timed(record, "edit") as timing:
-            edit_batch(work, record, batch, held)
+            done = edit_batch(work, record, batch, held)
             steps, layers = work.inversion.steps, work.model.layers
-            timing["evaluations"] = editing.edit_evaluations(work.recipe, steps, len(batch), layers)
-            timing["edits"] = len(batch)
+            timing["evaluations"] = editing.edit_evaluations(work.recipe, steps, done, layers)
+            timing["edits"] = done
+        if done < len(batch):
+            todo.appendleft(batch[done:])
     if work.output.keep_trajectories != "all":
         drop_trajectory(work, record["trajectory_key"])
     rows = [edit_row(work, record, edit) | {"reused": edit["edit_key"] in batch_of} for edit in edits]
     return record | {"edits": rows}
 
 
-def edit_batch(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> None:
-    """Computes one planned batch; a trajectory found damaged is set aside and made anew, once."""
+def batch_size(work: Work, record: Record) -> int:
+    latents = memory.latents_of(work.model, record["frames"], record["height"], record["width"])
+    return memory.edits_per_batch(work.model, work.engine, work.recipe, latents)
+
+
+def edit_batch(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> int:
+    """Computes a planned batch, or as many of its first edits as memory has room for; returns how many."""
+    part, finals = memory.as_many_as_fit(
+        batch, work.model.room, lambda part: denoised(work, record, part, held), f"clip {shown_clip(record['clip'])!r}"
+    )
+    together = [edit["edit_key"] for edit in part]
+    for edit, latents in zip(part, finals, strict=True):
+        commit_edit(work, record, edit, work.model.decode(latents), together)
+    return len(part)
+
+
+def denoised(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> Tensor:
+    """`denoise_batch` over the clip's trajectory; one found damaged is set aside and made anew, once."""
     try:
-        finals = denoise_batch(work, record, batch, trajectory_of(work, record, held))
+        return denoise_batch(work, record, batch, trajectory_of(work, record, held))
     except CorruptObject:
         work.ledger.find("trajectories", record["trajectory_key"], "full")
         held.clear()
-        finals = denoise_batch(work, record, batch, trajectory_of(work, record, held))
-    together = [edit["edit_key"] for edit in batch]
-    for edit, latents in zip(batch, finals, strict=True):
-        commit_edit(work, record, edit, work.model.decode(latents), together)
+        return denoise_batch(work, record, batch, trajectory_of(work, record, held))
 
 
 def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory]) -> editing.Trajectory:

@@ -98,6 +98,12 @@ class ModelError(EditError):
     kind = "model"
 
 
+class OutOfMemory(EditError):
+    """Not even one edit fits into memory."""
+
+    kind = "out_of_memory"
+
+
 class StorageError(EditError):
     """The store did not do what was asked; another try may succeed."""
 

@@ -21,11 +21,21 @@ def is_failure(record: Record) -> bool:
     return "error" in record
 
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether memory was too small, on the GPU or on the CPU, where torch says so in words alone."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
 def kind_of(error: Exception) -> tuple[str, bool]:
     """(kind, retryable) of any exception."""
     if isinstance(error, EditError):
         return error.kind, error.retryable
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if ran_out_of_memory(error):
         return "out_of_memory", False
     if isinstance(error, OSError):
         return "storage", True

@@ -15,11 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from cogvideo_core import processors
+from cogvideo_core import options, processors
 from cogvideo_core.attention import Reference
 from cogvideo_core.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.image_to_video import OFS, Images
+from cogvideo_core.memory import Room
 from cogvideo_core.schedule import Schedule, schedule_from_config
 from cogvideo_core.specs import ModelSpec, fingerprint
 
@@ -40,9 +41,10 @@ class VideoModel:
     def __init__(self, pipeline: Any, spec: ModelSpec, fingerprints: dict[str, str] | None = None) -> None:
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
         self.vae, self.transformer = pipeline.vae, pipeline.transformer
-        self.lock, self.evaluations = threading.RLock(), 0
+        self.lock, self.evaluations, self.room = threading.RLock(), 0, Room()
         self.device = torch.device(pipeline._execution_device)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
+        options.check_transformer(self.transformer)
         processors.install(self.transformer)
 
     @property
@@ -202,12 +204,13 @@ def load(spec: ModelSpec) -> VideoModel:
     """Loads and places a model; checks come first, so that a bad folder costs no time."""
     folder = model_folder(spec)
     name = check_folder(folder)
-    device = chosen_device(spec)
+    device, lora_file = chosen_device(spec), options.lora_file(spec)
     dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
     pipe = getattr(diffusers, name).from_pretrained(
         folder, dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True
     )
     pipe.set_progress_bar_config(disable=True)
+    lora = options.add_lora(pipe, lora_file, spec.lora_scale)
     if spec.vae_tiling:
         pipe.vae.enable_tiling()
     if spec.vae_slicing:
@@ -217,7 +220,7 @@ def load(spec: ModelSpec) -> VideoModel:
         getattr(pipe, place)(device=device)
     else:
         pipe.to(device)
-    return VideoModel(pipe, spec, component_fingerprints(folder))
+    return VideoModel(pipe, spec, component_fingerprints(folder) | lora)
 
 
 _loaded: dict[str, VideoModel] = {}

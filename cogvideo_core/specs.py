@@ -93,6 +93,12 @@ class ModelSpec(Spec):
         description="A diffusers folder, a hub id (THUDM/CogVideoX-5b), or shapes: the small model that comes along.",
     )
     revision: str = Field("", title="Revision", description="Of a hub id. Empty: its default.")
+    lora: str = Field(
+        "",
+        title="LoRA",
+        description="A safetensors file, a folder with one, or a hub id. Empty: none. Pickles are refused.",
+    )
+    lora_scale: float = Field(1.0, title="LoRA scale", ge=-4, le=4, description="Strength of the LoRA.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", title="Precision", description="Of transformer and text encoder; the denoised state stays float32."
     )
@@ -206,7 +212,9 @@ class EngineSpec(Spec):
 
     engine: Literal["threads"] = Field("threads", title="Engine", description="Who runs the batches.")
     clips_per_batch: int = Field(1, title="Clips per batch", ge=1, le=1024, description="Clips a task run.")
-    edits_per_batch: int = Field(4, title="Edits per batch", ge=1, le=64, description="Edits a transformer call.")
+    edits_per_batch: int = Field(
+        0, title="Edits per batch", ge=0, le=64, description="Edits a transformer call. 0: as memory allows, up to 16."
+    )
     batches_in_flight: int = Field(2, title="Batches in flight", ge=1, le=256, description="Submitted at a time.")
     min_success_ratio: Fraction01 = Field(
         0.5, title="Least success", description="The run fails when a smaller share of the clips succeeds."

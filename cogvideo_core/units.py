@@ -64,13 +64,14 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
 def trajectory_spec(latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str) -> dict[str, Any]:
     """`inversion.iterations` counts only where the inverter iterates."""
     settings = inversion.as_json() | {"prompt": prompt}
+    parts = ["transformer", "text_encoder", "scheduler", *(["lora"] if "lora" in model.fingerprints else [])]
     if inversion.method != "fixed_point":
         del settings["iterations"]
     return {
         "format": FORMAT,
         "latents": latents_key,
         "inversion": settings,
-        "model": {part: model.fingerprints.get(part, "") for part in ("transformer", "text_encoder", "scheduler")},
+        "model": {part: model.fingerprints.get(part, "") for part in parts},
         "tokenizer": model.fingerprints.get("tokenizer", ""),
         "dtype": model.spec.dtype,
     }
@@ -130,8 +131,16 @@ def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]]
 
     `batch_of` gives, for each committed edit, the keys of the batch it was computed in. A committed edit is computed
     again only beside a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes, while
-    prompts that were added later cost nothing but themselves.
+    prompts that were added later cost nothing but themselves. That batch stays as it was also where `size`, which may
+    be chosen by the machine's memory, has grown since; where it has shrunk the batch is cut.
     """
-    missing = {edit["edit_key"] for edit in edits if edit["edit_key"] not in batch_of}
-    pending = [edit for edit in edits if missing.intersection([edit["edit_key"], *batch_of.get(edit["edit_key"], ())])]
-    return [pending[start : start + size] for start in range(0, len(pending), size)]
+    by_key = {edit["edit_key"]: edit for edit in edits}
+    missing = by_key.keys() - batch_of.keys()
+    batches = []
+    # the smallest first: after a split for lack of memory, an edit's own part is recorded beside the whole
+    for keys in sorted(dict.fromkeys(map(tuple, batch_of.values())), key=len):
+        if missing.intersection(keys):
+            batches.append([by_key[key] for key in keys if key in by_key])
+            missing -= set(keys)
+    batches.append([edit for edit in edits if edit["edit_key"] in missing])
+    return [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
