@@ -165,14 +165,24 @@ def floor_cost(row: Flops, edits: int) -> int:
 RELEASED: dict[str, dict[str, Any]] = {
     "2b": {"num_layers": 30, "num_attention_heads": 30, "use_rotary_positional_embeddings": False},
     "5b": {"num_layers": 42, "num_attention_heads": 48, "use_rotary_positional_embeddings": True},
+    "1.5-5b": {
+        "num_layers": 42,
+        "num_attention_heads": 48,
+        "use_rotary_positional_embeddings": True,
+        "patch_size_t": 2,
+        "patch_bias": False,
+        "sample_height": 300,
+        "sample_width": 300,
+        "sample_frames": 81,
+    },
 }
 """Transformer configurations of the released CogVideoX, as far as they differ; the rest is diffusers' default."""
 
 
 def full_size(variant: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> VideoModel:
-    """CogVideoX-2B or -5B without its weights: nothing at all on the meta device, random ones elsewhere.
+    """One of `RELEASED` without its weights: nothing at all on the meta device, random ones elsewhere.
 
-    It has neither VAE nor text encoder: for counting and timing the transformer at 49 frames, 480x720 pixels.
+    It has neither VAE nor text encoder: for counting and timing the transformer.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -7,8 +7,8 @@ A row's peak comes in units of one activation [S,d] in the model's precision, S 
   layer (4 d) before and after its GELU: 4 + 2·4 = 12;
 - in RoPE of the keys: the block's input, its normed tokens, those joined with the text, q, k, v and the turned q, then
   on the image tokens the keys' turned halves and three float32 products: 7 + 1 + 3·4/itemsize, 14 in 16 bits;
-- in two-part attention: input, normed and joined tokens, q, k, v, q folded, both parts and the merged one: 10, never the
-  most.
+- in two-part attention: input, normed and joined tokens, q, k, v, q folded, both parts and the merged one: 10, which
+  is never the most.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.l
 
 
 def row_bytes(config: Mapping[str, Any], latents: Latents, dtype: torch.dtype) -> int:
-    """Estimated peak of one row in a call, beside the weights. config: the transformer's; see the module's docstring."""
+    """Estimated peak of one row in a call, beside the weights, as the module derives it. config: the transformer's."""
     f, _, h, w = latents
     patch, patch_t, text = config["patch_size"], config["patch_size_t"] or 1, config["max_text_seq_length"]
     image = (f // patch_t) * (h // patch) * (w // patch)

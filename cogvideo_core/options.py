@@ -39,13 +39,19 @@ def check_transformer(transformer: Any) -> None:
             "field model: the transformer is compiled by torch.compile, which is not supported yet; "
             "give it as it was loaded"
         )
-    if getattr(transformer, "hf_quantizer", None) or "quantization_config" in transformer.config:
+    if _quantised(transformer):
         raise ModelError(f"field model: the transformer {QUANTISED}")
     if _caches(modules) or transformer.is_cache_enabled:
         raise ModelError(
             "field model: a step cache is enabled on the transformer, which is not supported yet; "
             "call disable_cache() first"
         )
+
+
+def _quantised(transformer: Any) -> bool:
+    if getattr(transformer, "hf_quantizer", None) or "quantization_config" in transformer.config:
+        return True
+    return any(type(weight.data) is not Tensor or not weight.is_floating_point() for weight in transformer.parameters())
 
 
 def _caches(modules: list[Any]) -> list[str]:

@@ -132,15 +132,17 @@ def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]]
     `batch_of` gives, for each committed edit, the keys of the batch it was computed in. A committed edit is computed
     again only beside a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes, while
     prompts that were added later cost nothing but themselves. That batch stays as it was also where `size`, which may
-    be chosen by the machine's memory, has grown since; where it has shrunk the batch is cut.
+    be chosen by the machine's memory, has grown since; where it has shrunk the batch is cut, and parts of it that are
+    complete stay.
     """
     by_key = {edit["edit_key"]: edit for edit in edits}
-    missing = by_key.keys() - batch_of.keys()
-    batches = []
+    lost = by_key.keys() - batch_of.keys()
+    missing, batches = set(lost), []
     # the smallest first: after a split for lack of memory, an edit's own part is recorded beside the whole
     for keys in sorted(dict.fromkeys(map(tuple, batch_of.values())), key=len):
         if missing.intersection(keys):
             batches.append([by_key[key] for key in keys if key in by_key])
             missing -= set(keys)
     batches.append([edit for edit in edits if edit["edit_key"] in missing])
-    return [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
+    parts = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
+    return [part for part in parts if any(edit["edit_key"] in lost for edit in part)]

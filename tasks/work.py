@@ -9,9 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from cogvideo_core import clips, encoding, plan, prompts, tables
+from cogvideo_core import clips, encoding, memory, plan, prompts, tables
 from cogvideo_core.failures import attempt, is_failure, kind_of
-from cogvideo_core.units import inversion_prompt
+from cogvideo_core.units import inversion_prompt, shape_of
 from tasks.progress import advance
 from tasks.settings import Settings
 
@@ -54,6 +54,10 @@ def discover_clips(settings: Settings, need_targets: bool = True) -> list[Record
     model = settings.work().model
     plan.check_shape(settings.dataset, model)
     records = plan.planned_clips(settings.dataset, model, need_targets)
+    if need_targets:
+        shape = shape_of(settings.dataset, model)
+        latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
+        get_run_logger().info("memory: %s", memory.told(model, settings.engine, settings.recipe, latents))
     return plan.write_plan(settings.output.root, records, settings.recipe, settings.engine)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cogvideo_core import clips, model, plan, sources, tables, video
+from cogvideo_core import clips, memory, model, plan, sources, tables, video
 from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.encoding import encode_clip
 from cogvideo_core.errors import StorageError
@@ -366,3 +366,67 @@ def test_what_a_failed_edit_had_finished_is_kept(
     record = attempt(lambda r: clips.edit_clip(work, r), inverted, "edit", retries=1)
     assert not is_failure(record) and len(record["edits"]) == 2
     assert work.model.evaluations - before == 3 * cost(1)
+
+
+PROMPTS = ("a blue circle", "a red square", "a yellow triangle", "a green circle")
+
+
+def latents_by_prompt(work: Work, monkeypatch: pytest.MonkeyPatch, most: int = 64) -> dict[str, Any]:
+    """Final latents by prompt, as they are denoised from now on; more than `most` edits a call run out of memory."""
+    found, denoise = {}, clips.denoise_batch
+
+    def limited(work: Work, record: Record, batch: Any, trajectory: Any) -> Any:
+        if len(batch) > most:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        finals = denoise(work, record, batch, trajectory)
+        found.update({edit["target_prompt"]: final for edit, final in zip(batch, finals, strict=True)})
+        return finals
+
+    monkeypatch.setattr(clips, "denoise_batch", limited)
+    monkeypatch.setattr(work.model, "room", memory.Room())
+    return found
+
+
+def test_a_batch_that_is_too_large_is_halved(
+    works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory for two edits of four: two calls of two, told once, latents as in one call within 1e-4; timings count
+    what was made; the next clip begins with two."""
+    calm, work = works("calm"), works()
+    with monkeypatch.context() as patch:
+        whole = latents_by_prompt(calm, patch)
+        edited(calm, clip(folder, prompts=PROMPTS))
+    split = latents_by_prompt(work, monkeypatch, most=2)
+    record, made = spent(work, clip(folder, prompts=PROMPTS))
+    assert made == INVERTED + 2 * cost(2) == sum(row["evaluations"] for row in record["timings"])
+    assert max(float((split[prompt] - whole[prompt]).abs().max()) for prompt in PROMPTS) < 1e-4
+    edited(work, clip(folder, "long.mp4", PROMPTS))
+    assert [r.getMessage() for r in caplog.records] == ["memory ran out with 4 edits in a call; going on with 2"]
+
+
+def test_one_edit_too_many_is_a_failure(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even one edit fits, the clip fails with its name and a remedy; what ran before stays."""
+    work = works()
+    latents_by_prompt(work, monkeypatch, most=0)
+    failed = attempt(lambda record: edited(work, record), clip(folder), "edit", retries=3)
+    assert (failed["kind"], failed["attempts"], failed["retryable"]) == ("out_of_memory", 1, False)
+    assert "'a.mp4'" in failed["message"] and list(work.ledger.units("trajectories"))
+
+
+@pytest.mark.parametrize("later", [1, 2, 4, 16])
+def test_an_interrupted_batch_stays_itself_when_the_size_changes(
+    works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    """Two of four edits by twos are lost, one of each batch. Run again with more room: equal bytes, each batch as it
+    was. With less room the batch is cut, and latents agree within 1e-4."""
+    calm, work = works("calm", engine={"edits_per_batch": 2}), works("later", engine={"edits_per_batch": later})
+    before = latents_by_prompt(calm, monkeypatch)
+    whole = edited(calm, clip(folder, prompts=PROMPTS))
+    good, first = bytes_of(calm, whole), dict(before)
+    shutil.copytree(calm.output.root, work.output.root)
+    for edit in (whole["edits"][0], whole["edits"][3]):
+        edit_file(work, edit["edit_key"]).unlink()
+    resumed, made = spent(work, clip(folder, prompts=PROMPTS))
+    assert made == (2 * cost(2) if later > 1 else 2 * cost(1))
+    assert later == 1 or bytes_of(work, resumed) == good
+    assert max(float((before[prompt] - first[prompt]).abs().max()) for prompt in PROMPTS) < 1e-4

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import statistics
 import time
@@ -24,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from cogvideo_core import attention, editing, flops
+from cogvideo_core import attention, editing, flops, memory
 from cogvideo_core.attention import Reference
 from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
 from cogvideo_core.inversion import evaluations
@@ -135,16 +134,6 @@ def measure_wall(model: VideoModel, edits: int = 8, steps: int = 2, rounds: int 
     return ratios | {"difference": difference}
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """Most bytes allocated at a time by torch on the CPU, over what was held before; scratch of oneDNN is not seen."""
-    call()  # what is made once and kept is no cost of a step
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    events.sort(key=lambda event: event.start_ns())
-    return max(itertools.accumulate(event.nbytes() for event in events))
-
-
 def measure_memory(model: VideoModel, edits: int = 8) -> dict[str, float]:
     """MiB of one step, beside the weights."""
     of = given(model, edits, 1)
@@ -160,7 +149,9 @@ def measure_memory(model: VideoModel, edits: int = 8) -> dict[str, float]:
         f"script, {edits} edits in one call": together,
         f"ours, {edits} edits in one call": lambda: shared(model, of),
     }
-    return {name: peak_bytes(call) / 2**20 for name, call in calls.items()}
+    for call in calls.values():
+        call()  # what is made once and kept is no cost of a step
+    return {name: memory.peak_bytes(call) / 2**20 for name, call in calls.items()}
 
 
 def matmul_rate(size: int = 8192, rounds: int = 20) -> float:
@@ -226,6 +217,23 @@ def print_jobs(meter: flops.Meter, row: flops.Flops) -> dict[str, float]:
     return {"job_ratio_fast_n8": fast[0]} if fast else {}
 
 
+def plan_memory(variant: str, edits: int = 4) -> dict[str, Any]:
+    """The estimate for a released model in bfloat16 at its usual size."""
+    model = flops.full_size(variant)
+    shape, config = model.shape, model.transformer.config
+    latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
+    row = memory.row_bytes(config, latents, torch.bfloat16) / 2**30
+    rows, weights = memory.most_rows(SHARED, edits), sum(p.nbytes for p in model.transformer.parameters()) / 2**30
+    found = {"model": variant, "frames": shape.frames, "size": f"{shape.height}x{shape.width}", "GiB a row": row}
+    return found | {f"{edits} edits ({rows} rows)": rows * row, "transformer's weights": weights}
+
+
+def print_memory_plan() -> dict[str, Any]:
+    rows = [plan_memory(variant) for variant in flops.RELEASED]
+    print_table("Estimated peak of a transformer call in bfloat16, GiB", rows)
+    return {"gib_per_row": {row["model"]: round(row["GiB a row"], 4) for row in rows}}
+
+
 def print_counts(shapes: VideoModel) -> dict[str, Any]:
     small, big = flops.Meter(shapes), flops.Meter(flops.full_size("5b"))
     row = one_row(big.model)
@@ -240,6 +248,7 @@ def print_counts(shapes: VideoModel) -> dict[str, Any]:
         "closed_form_error": max(abs(r[f"{s}/closed"] - 1) for r in steps + small_steps for s in ("script", "ours")),
         "windows_saved_5b": print_windows(big),
         **print_jobs(big, row),
+        **print_memory_plan(),
     }
 
 
