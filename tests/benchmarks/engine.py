@@ -220,9 +220,9 @@ def print_jobs(meter: flops.Meter, row: flops.Flops) -> dict[str, float]:
 def plan_memory(variant: str, edits: int = 4) -> dict[str, Any]:
     """The estimate for a released model in bfloat16 at its usual size."""
     model = flops.full_size(variant)
-    shape, config = model.shape, model.transformer.config
+    shape = model.shape
     latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
-    row = memory.row_bytes(config, latents, torch.bfloat16) / 2**30
+    row = memory.row_bytes(model.transformer.config, latents, torch.bfloat16) / 2**30
     rows, weights = memory.most_rows(SHARED, edits), sum(p.nbytes for p in model.transformer.parameters()) / 2**30
     found = {"model": variant, "frames": shape.frames, "size": f"{shape.height}x{shape.width}", "GiB a row": row}
     return found | {f"{edits} edits ({rows} rows)": rows * row, "transformer's weights": weights}
@@ -274,10 +274,8 @@ def print_measured(shapes: VideoModel) -> dict[str, Any]:
 def print_gpu() -> dict[str, Any]:
     if not torch.cuda.is_available():
         print("\nNo GPU here. With one, this would build CogVideoX-5B and -2B with random weights in bfloat16 and")
-        print(
-            "print seconds a step, GiB with the weights, and the share of the card's matmul rate: ours at N = 1, 2, 4,"
-        )
-        print("the script's scheme at N = 1.")
+        print("print seconds a step, GiB with the weights, and the share of the card's matmul rate: ours at N = 1, 2,")
+        print("4, the script's scheme at N = 1.")
         return {}
     rate = matmul_rate()
     rows = [row for variant in ("5b", "2b") for row in measure_gpu(variant, rate)]
