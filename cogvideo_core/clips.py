@@ -20,6 +20,7 @@ from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.ledger import Commit
+from cogvideo_core.options import shown
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import fingerprint
@@ -229,7 +230,7 @@ def edit_row(work: Work, record: Record, edit: Edit) -> Record:
         "negative_prompt": work.recipe.negative_prompt,
         "recipe": work.recipe.name,
         "recipe_fingerprint": work.recipe.fingerprint,
-        "model": work.model.spec.path,
+        "model": shown(work.model.spec),
         "model_fingerprint": work.model.fingerprint,
         "state": "done",
         "scores": {},

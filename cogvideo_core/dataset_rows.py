@@ -81,7 +81,7 @@ MEANING = {
     "height": "in pixels",
     "width": "in pixels",
     "fps": "frames a second",
-    "model": "folder or hub id",
+    "model": "folder or hub id, and its LoRA",
     "source_id": "hash of the clip's address, size, stamp and window",
     "source_key": "hash of what determines the source's video",
     "latents_key": "hash of what determines the encoded clip",

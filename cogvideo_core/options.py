@@ -86,6 +86,11 @@ def _downloaded(name: str) -> Path:
         ) from error
 
 
+def shown(spec: ModelSpec) -> str:
+    """The model as tables name it."""
+    return f"{spec.path} + {spec.lora} x {spec.lora_scale:g}" if spec.lora else spec.path
+
+
 def add_lora(pipe: Any, file: Path | None, scale: float) -> dict[str, str]:
     """Adds a LoRA times its scale to the transformer's weights: {"lora": what names it in keys}, {} without one.
 

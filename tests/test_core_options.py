@@ -20,6 +20,7 @@ from cogvideo_core import flops, model
 from cogvideo_core.attention import Reference
 from cogvideo_core.errors import ModelError
 from cogvideo_core.model import VideoModel
+from cogvideo_core.options import shown
 from cogvideo_core.shapes import build, world
 from cogvideo_core.specs import ModelSpec
 from cogvideo_core.units import InversionSpec, trajectory_spec
@@ -199,6 +200,14 @@ def test_two_loras_in_a_folder_or_none_at_all_are_refused(tmp_path: Path) -> Non
         model.load(ModelSpec(lora=str(tmp_path)))
     with pytest.raises(ModelError, match="no hub id"):
         model.load(ModelSpec(lora=str(tmp_path / "missing")))
+    with pytest.raises(ModelError, match="could not be had from the hub"):
+        model.load(ModelSpec(lora="nobody/nothing"))
+
+
+def test_tables_name_the_lora() -> None:
+    """A dataset's reader sees what made it."""
+    assert shown(ModelSpec(path="a/b", lora="c/d", lora_scale=0.5)) == "a/b + c/d x 0.5"
+    assert shown(ModelSpec(path="a/b")) == "a/b"
 
 
 def test_a_description_can_not_name_code(tiny_pipeline_folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cogvideo_core import model, plan, video
 from cogvideo_core.errors import BadManifest, BadSpec, EditError, StorageError
@@ -200,6 +202,40 @@ def test_pending_batches() -> None:
     assert pending_batches(six, done(six[:4], 4) | done(six[4:], 1), 4) == [six[4:]]
     assert pending_batches(edits("abXcd"), done(edits("abcd"), 4), 4) == [edits("X")]
     assert pending_batches(edits("ab"), done(edits("abcd"), 2), 4) == []
+
+
+def pending(keys: str, batch_of: dict[str, str], size: int) -> list[str]:
+    """`pending_batches` of edits that are named by one letter each."""
+    named = [Edit(edit_key=key, target_prompt=key, seed=0) for key in keys]
+    return ["".join(edit["edit_key"] for edit in batch) for batch in pending_batches(named, batch_of, size)]
+
+
+def test_a_split_batch_is_resumed_in_its_parts() -> None:
+    """abcd was cut into ab and cd; d is missing: cd is redone, whatever abcd was recorded for a and b before."""
+    assert pending("abcdef", {"a": "abcd", "b": "abcd", "c": "cd"}, 4) == ["cd", "ef"]
+
+
+@given(
+    keys=st.permutations("abcdefgh"),
+    cuts=st.lists(st.integers(1, 4), min_size=8, max_size=8),
+    kept=st.sets(st.sampled_from("abcdefgh")),
+    size=st.integers(1, 9),
+)
+def test_every_missing_edit_is_computed_once(keys: list[str], cuts: list[int], kept: set[str], size: int) -> None:
+    """Whatever sizes the batches had before: each missing edit once, in its old batch where that fits; a committed
+    edit only beside a missing one of its own batch; never more than `size` at a time."""
+    planned, batches, left = "".join(keys), [], "".join(keys)
+    while left:
+        batches.append(left[: cuts[len(batches)]])
+        left = left[cuts[len(batches) - 1] :]
+    batch_of = {key: batch for batch in batches for key in batch if key in kept}
+    found = pending(planned, batch_of, size)
+    assert sorted(key for batch in found for key in batch if key not in kept) == sorted(set(planned) - kept)
+    assert all(len(batch) <= size and not kept.issuperset(batch) for batch in found)
+    for batch in batches:
+        if kept.intersection(batch) and not kept.issuperset(batch) and len(batch) <= size:
+            assert batch in found
+    assert all(set(batch) <= set(batch_of[key]) for batch in found for key in batch if key in kept)
 
 
 def test_an_output_inside_the_source_folder_is_refused(tmp_path: Path) -> None:
