@@ -131,10 +131,10 @@ def _to_come(model: VideoModel) -> int:
 
 
 def told(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: Latents) -> str:
-    """The plan in words, for the log: "about 1.42 GiB a row, 4 edits (9 rows) a call"."""
+    """The plan in words, for the log: "about 1,473 MiB a row, up to 4 edits (9 rows) a call"."""
     edits = edits_per_batch(model, engine, recipe, latents)
-    gib = row_bytes(model.transformer.config, latents, model.transformer.dtype) / 2**30
-    return f"about {gib:.3g} GiB a row, up to {edits} edits ({most_rows(recipe, edits)} rows) a call"
+    mib = row_bytes(model.transformer.config, latents, model.transformer.dtype) / 2**20
+    return f"about {mib:,.0f} MiB a row, up to {edits} edits ({most_rows(recipe, edits)} rows) a call"
 
 
 def as_many_as_fit(items: Sequence[T], room: Room, run: Callable[[Sequence[T]], R], what: str) -> tuple[Sequence[T], R]:

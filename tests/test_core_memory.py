@@ -83,9 +83,9 @@ def test_the_estimate_holds_on_a_model_of_50_megabytes_a_row() -> None:
 @pytest.mark.slow
 def test_the_estimate_holds_on_two_layers_of_16_heads() -> None:
     """50 MB a row without a reference, wider and deeper: within 25 %."""
-    model = transformer(heads=16, size=37, layers=2)
+    model = transformer(heads=16, size=38, layers=2)
     per_row = slope(model, with_reference=False)
-    assert per_row > 49e6 and abs(per_row / estimate(model) - 1) < 0.25
+    assert per_row > 50e6 and abs(per_row / estimate(model) - 1) < 0.25
 
 
 @pytest.mark.parametrize("with_reference", [False, True])
@@ -181,7 +181,7 @@ def test_a_number_given_is_taken_and_one_chosen_stays(model: VideoModel, monkeyp
         assert memory.edits_per_batch(model, EngineSpec(), SHARED, latents) == expected
     assert memory.edits_per_batch(model, EngineSpec(edits_per_batch=7), SHARED, latents) == 7
     assert memory.edits_per_batch(model, EngineSpec(), RecipeSpec(name="other"), latents) == 1
-    assert memory.told(model, EngineSpec(), SHARED, latents).endswith("GiB a row, up to 4 edits (9 rows) a call")
+    assert memory.told(model, EngineSpec(), SHARED, latents).endswith(" MiB a row, up to 4 edits (9 rows) a call")
 
 
 def test_a_container_s_limit_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
