@@ -23,7 +23,7 @@ from cogvideo_core.ledger import Commit
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import fingerprint
-from cogvideo_core.stores import open_trajectory, write_trajectory
+from cogvideo_core.stores import Ahead, open_trajectory, write_trajectory
 from cogvideo_core.units import Edit, edit_spec, inversion_prompt, pending_batches, planned_edits, trajectory_spec
 from cogvideo_core.work import Record, Work, timed
 
@@ -126,8 +126,12 @@ def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory
         if commit is None and work.output.keep_trajectories != "none":
             invert_clip(work, record, only_if_needed=False)
             commit = work.find("trajectories", key)
-        held[key] = open_trajectory(work.ledger, commit).read if commit else _in_memory(work, record)
+        held[key] = _read_from(work, commit) if commit else _in_memory(work, record)
     return held[key]
+
+
+def _read_from(work: Work, commit: Commit) -> editing.Trajectory:
+    return open_trajectory(work.ledger, commit, verify=work.output.verify != "none").read
 
 
 def _in_memory(work: Work, record: Record) -> editing.Trajectory:
@@ -148,10 +152,11 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory:
     prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
     text = embeddings(model, work.ledger, prompts)
     texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
-    starts = [editing.start_latents(recipe, schedule, trajectory, edit["seed"]) for edit in batch]
-    start = torch.stack(starts).to(model.device)
-    states = editing.edit(model.velocity, start, texts, trajectory, schedule, recipe, model.layers)
-    return deque(_stepping(states, work, "edit"), maxlen=1).pop()
+    with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
+        starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
+        start = torch.stack(starts).to(model.device)
+        states = editing.edit(model.velocity, start, texts, state_at, schedule, recipe, model.layers)
+        return deque(_stepping(states, work, "edit"), maxlen=1).pop()
 
 
 def commit_edit(work: Work, record: Record, edit: Edit, frames: Any, batch: list[str]) -> Commit:

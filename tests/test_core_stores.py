@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import struct
+import time
+import tracemalloc
 import uuid
 import weakref
 from pathlib import Path
@@ -23,7 +27,7 @@ from hypothesis import strategies as st
 from cogvideo_core.errors import BadSpec, CorruptObject, ModelError
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.specs import fingerprint
-from cogvideo_core.stores import CONTAINERS, DTYPES, Unrepresentable, open_trajectory, write_trajectory
+from cogvideo_core.stores import CONTAINERS, DTYPES, Ahead, Unrepresentable, local, open_trajectory, write_trajectory
 from cogvideo_core.stores.objects import Objects
 
 TIMESTEPS = [-1, 199, 399, 599, 799]
@@ -100,20 +104,36 @@ def test_float32_is_bit_exact(tmp_path_factory, container, values):
     assert torch.equal(found.view(torch.int32), state.view(torch.int32))
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_only_the_level_is_read(ledger, tmp_path, container, monkeypatch):
-    """Reading one level is one request for exactly that level's bytes."""
-    commit, trajectory = store(ledger, tmp_path, container)
-    requests, cat_file = [], ledger.objects.fs.cat_file
+@pytest.fixture
+def requests(ledger, monkeypatch):
+    """Bytes of each read that reaches the file system, in order."""
+    sizes, cat_file = [], ledger.objects.fs.cat_file
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            sizes.append(got := super().readinto(buffer))
+            return got
 
     def counted(path, **options):
-        requests.append(len(data := cat_file(path, **options)))
+        sizes.append(len(data := cat_file(path, **options)))
         return data
 
+    monkeypatch.setattr(local, "open", lambda path, mode, **how: Counted(path, mode), raising=False)
     monkeypatch.setattr(ledger.objects.fs, "cat_file", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_only_the_level_is_read(ledger, tmp_path, container, requests):
+    """Reading one level is one request for exactly that level's bytes; a stream makes one request a level."""
+    commit, trajectory = store(ledger, tmp_path, container)
+    step_bytes = 2 * int(np.prod(SHAPE))
+    requests.clear()  # small stores are asked while committing too
     trajectory.read(3)
-    assert requests == [2 * int(np.prod(SHAPE))]
-    assert sum(stored.size for stored in commit.files.values()) > 5 * requests[0]
+    assert requests == [step_bytes]
+    assert sum(stored.size for stored in commit.files.values()) > 5 * step_bytes
+    list(trajectory.stream())
+    assert requests == [step_bytes] * 6
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -242,6 +262,99 @@ def test_stream_goes_from_noise_to_clean(ledger, tmp_path):
     assert all(torch.equal(state, trajectory.read(level)) for level, state in seen)
     assert [level for level, _ in trajectory.stream([1, 3])] == [1, 3]
     assert list(trajectory.stream([])) == []
+
+
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [4], [], [0, 4, 3]])
+def test_reading_ahead_changes_nothing(ledger, tmp_path, order):
+    """Asked in the announced order, in another, again or beyond it: the states are those of read()."""
+    _, trajectory = store(ledger, tmp_path)
+    for asked in (order, [4, 4, 2, 2, 3, 0, 1], [0, 1, 2, 3, 4]):
+        with Ahead(trajectory.read, order) as state_at:
+            assert all(torch.equal(state_at(level), trajectory.read(level)) for level in asked)
+
+
+def test_reading_ahead_asks_once_for_each_level(ledger, tmp_path, requests):
+    """In the announced order no level is read twice, however often it is used, and none that is not used."""
+    _, trajectory = store(ledger, tmp_path)
+    requests.clear()
+    with Ahead(trajectory.read, [4, 3, 2]) as state_at:
+        for level in (4, 4, 4, 3, 2):
+            state_at(level)
+    assert len(requests) == 3
+
+
+def test_an_error_ahead_comes_when_its_level_is_asked_for(ledger, tmp_path):
+    """A damaged level that was read ahead spoils no other, and is an error where it is wanted."""
+    commit, trajectory = store(ledger, tmp_path)
+    step = commit.record["steps"][3]
+    fs, path = ledger.open_url(commit, step["object"])
+    data = bytearray(fs.cat_file(path))
+    data[step["offset"]] ^= 1
+    fs.pipe_file(path, bytes(data))
+    with Ahead(trajectory.read, [4, 3, 2]) as state_at:
+        assert torch.equal(state_at(4), make_states()[4].half().float())
+        with pytest.raises(CorruptObject, match="level 3"):
+            state_at(3)
+        assert torch.equal(state_at(2), make_states()[2].half().float())
+
+
+def waited(read, levels, compute_s):
+    """Share of its time that a loop spends waiting for states, with `compute_s` of work after each."""
+    started, waiting = time.perf_counter(), 0.0
+    with Ahead(*read) as state_at:
+        for level in levels:
+            asked = time.perf_counter()
+            state_at(level)
+            waiting += time.perf_counter() - asked
+            time.sleep(compute_s)
+    return waiting / (time.perf_counter() - started)
+
+
+def test_a_slow_store_hardly_slows_the_loop(tmp_path, monkeypatch):
+    """50 ms a request: a loop of 25 steps that compute 75 ms each waits for less than 5 % of its time; without reading
+    ahead it is 40 %."""
+    ledger, timesteps = Ledger(f"memory://slow/{uuid.uuid4().hex}"), [-1, *range(24)]
+    files, record = write_trajectory(tmp_path, make_states(25), timesteps)
+    trajectory = open_trajectory(ledger, ledger.commit("trajectories", "a" * 64, files, {}, record))
+    cat_file = ledger.objects.fs.cat_file
+
+    def slow(path, **options):
+        time.sleep(0.05)
+        return cat_file(path, **options)
+
+    monkeypatch.setattr(ledger.objects.fs, "cat_file", slow)
+    order = list(reversed(trajectory.levels))
+    assert waited((trajectory.read, order), order, 0.075) < 0.05
+    assert waited((trajectory.read, []), order[:10], 0.075) > 0.3
+
+
+@pytest.mark.parametrize("place", ["file", "memory"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_reader_holds_less_than_three_states(tmp_path, dtype, place):
+    """While a trajectory is streamed, the state in use, the one read ahead and all buffers take less than three states
+    of float32; from a remote store the stored bits of a float32 state come on top."""
+    shape, count = (4, 16, 64, 64), 12
+    ledger = Ledger(str(tmp_path / "root") if place == "file" else f"memory://room/{uuid.uuid4().hex}")
+    states = (torch.full(shape, float(level)) for level in range(count))
+    files, record = write_trajectory(tmp_path / "made", states, [-1, *range(count - 1)], dtype)
+    trajectory = open_trajectory(ledger, ledger.commit("trajectories", "a" * 64, files, {}, record))
+    one_state, before = 4 * math.prod(shape), traced()
+    try:
+        for level, state in trajectory.stream():
+            assert float(state[0, 0, 0, 0]) == level
+            time.sleep(0.01)  # time for the next one to come
+        most = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    extra = 1 if (dtype, place) == ("float32", "memory") else 0
+    assert 2 * one_state <= most < (2.9 + extra) * one_state
+
+
+def traced():
+    """Bytes allocated now; from here on the most is recorded."""
+    tracemalloc.start()
+    tracemalloc.reset_peak()
+    return tracemalloc.get_traced_memory()[0]
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

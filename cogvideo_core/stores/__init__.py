@@ -14,9 +14,18 @@ from torch import Tensor
 
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.stores.layout import DTYPES, Layout, Unrepresentable, make_layout
-from cogvideo_core.stores.reader import Trajectory, open_trajectory
+from cogvideo_core.stores.reader import Ahead, Trajectory, open_trajectory
 
-__all__ = ["CONTAINERS", "DTYPES", "Step", "Trajectory", "Unrepresentable", "open_trajectory", "write_trajectory"]
+__all__ = [
+    "CONTAINERS",
+    "DTYPES",
+    "Ahead",
+    "Step",
+    "Trajectory",
+    "Unrepresentable",
+    "open_trajectory",
+    "write_trajectory",
+]
 
 CONTAINERS = ("arrow", "zarr")
 

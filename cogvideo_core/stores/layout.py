@@ -58,14 +58,13 @@ class Layout:
         raw = stored if self.dtype == "float32" else stored.view(torch.int16)
         return raw.numpy().view(self.bits)
 
-    def decode(self, raw: bytes) -> Tensor:
-        """float32 [f,C,h,w], in memory of its own, from one state's bits."""
-        bits = np.frombuffer(raw, self.bits).reshape(self.shape[1:])
-        if self.dtype == "float16":
-            return torch.from_numpy(bits.view("<f2").astype(np.float32))
-        if self.dtype == "bfloat16":
-            return torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
-        return torch.from_numpy(bits.astype(np.float32, copy=True))
+    def decode(self, raw: np.ndarray) -> Tensor:
+        """float32 [f,C,h,w] from one state's bits, uint8; it may share their memory."""
+        bits = torch.from_numpy(raw.view(self.bits).reshape(self.shape[1:]))
+        if self.dtype == "float32":
+            return bits
+        state = torch.from_numpy(np.empty(bits.shape, np.float32))  # numpy's memory shows in tracemalloc
+        return state.copy_(bits.view(DTYPES[self.dtype][0]))
 
 
 def make_layout(state: Tensor, timesteps: Sequence[int], dtype: str, levels: Sequence[int] | None) -> Layout:

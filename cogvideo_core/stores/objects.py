@@ -15,6 +15,7 @@ from threading import Lock
 from typing import IO, Any
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from cogvideo_core.errors import BadSpec, EditError, StorageError
@@ -75,6 +76,13 @@ class Objects:
         """Bytes start..end of an object, or all of it. Raises FileNotFoundError."""
         with storing(name, (FileNotFoundError,)):
             return self.fs.cat_file(self.path(name), start=start, end=end)
+
+    def read_range(self, name: str, start: int, size: int) -> np.ndarray:
+        """uint8 [size] from `start`, fewer where the object ends, in memory of its own; one request.
+
+        Raises FileNotFoundError.
+        """
+        return np.frombuffer(self.read(name, start, start + size), np.uint8).copy()
 
     def size(self, name: str) -> int:
         """Bytes. Raises FileNotFoundError."""

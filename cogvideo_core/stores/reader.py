@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec, CorruptObject
@@ -17,6 +19,48 @@ if TYPE_CHECKING:
     from cogvideo_core.stores.objects import Objects
 
 _REMEDY = "run again with verify='full', which sets it aside and inverts the clip anew"
+
+
+class Ahead:
+    """level -> state, as `read` gives it; while one state is in use, a thread reads the next one of `order`.
+
+    A level outside the order, or asked for again, is answered too. No more than two states are held: the one given out
+    last, which is not to be changed in place, and the one read ahead. One thread may ask; closing waits for its reader.
+    """
+
+    def __init__(self, read: Callable[[int], Tensor], order: Iterable[int]) -> None:
+        self._read, self._order = read, deque(order)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="trajectory")
+        self._last: tuple[int, Tensor] | None = None
+        self._pending: tuple[int, Future[Tensor]] | None = None
+        self._submit()
+
+    def __enter__(self) -> Ahead:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._last = self._pending = None
+
+    def __call__(self, level: int) -> Tensor:
+        if self._last is None or self._last[0] != level:
+            self._last = None
+            self._last = level, self._take(level)
+        return self._last[1]
+
+    def _take(self, level: int) -> Tensor:
+        if self._pending is None or self._pending[0] != level:
+            return self._read(level)
+        future, self._pending = self._pending[1], None
+        state = future.result()
+        del future  # it would keep the state alive while the next is read
+        self._submit()
+        return state
+
+    def _submit(self) -> None:
+        if self._order:
+            level = self._order.popleft()
+            self._pending = level, self._pool.submit(self._read, level)
 
 
 class Trajectory:
@@ -55,18 +99,14 @@ class Trajectory:
     def stream(self, levels: Iterable[int] | None = None) -> Iterator[tuple[int, Tensor]]:
         """(level, state) in the given order, noisiest first by default; the next one is read meanwhile in a thread."""
         order = list(reversed(self.levels) if levels is None else levels)
-        with ThreadPoolExecutor(1, thread_name_prefix="trajectory") as pool:
-            ahead = pool.submit(self.read, order[0]) if order else None
-            for level, following in zip(order, [*order[1:], None], strict=False):
-                assert ahead is not None
-                state = ahead.result()
-                ahead = None if following is None else pool.submit(self.read, following)
-                yield level, state
+        with Ahead(self.read, order) as state_at:
+            for level in order:
+                yield level, state_at(level)
 
-    def _bytes(self, step: Mapping[str, Any]) -> bytes:
+    def _bytes(self, step: Mapping[str, Any]) -> np.ndarray:
         start, size = int(step["offset"]), int(step["size"])
         try:
-            raw = self._objects.read(self._names[step["object"]], start, start + size)
+            raw = self._objects.read_range(self._names[step["object"]], start, size)
         except FileNotFoundError:
             raise self._corrupt(step, "is missing") from None
         if len(raw) != size:
