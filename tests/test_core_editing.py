@@ -213,7 +213,7 @@ FRACTIONS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0])
 def test_levels_read_are_those_that_an_edit_asks_for(
     start: str, start_at: float, reference: tuple[float, float], layers: tuple[float, float], weight: float
 ) -> None:
-    """Whatever the recipe: the announced levels are those the loop reads, each once, in the order of their first use."""
+    """Whatever the recipe: the announced levels are those the loop reads, each once, in order of first use."""
     fields = {"start": start, "start_at": 0.0 if start == "fresh" else start_at, "reference_weight": weight}
     fields |= dict(zip(("reference_start", "reference_end"), sorted(reference), strict=True))
     recipe = RecipeSpec(**fields | dict(zip(("layer_start", "layer_end"), layers, strict=True)))  # type: ignore[arg-type]

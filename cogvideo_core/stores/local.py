@@ -33,7 +33,7 @@ class LocalObjects(Objects):
         with storing(name, (FileNotFoundError,)), open(self.path(name), "rb", buffering=0) as source:
             buffer, filled = np.empty(size, np.uint8), 0
             source.seek(start)
-            while filled < size and (got := source.readinto(buffer[filled:])):
+            while filled < size and (got := source.readinto(buffer[filled:].data)):
                 filled += got
             return buffer[:filled]
 

@@ -111,7 +111,7 @@ class Trajectory:
             raise self._corrupt(step, "is missing") from None
         if len(raw) != size:
             raise self._corrupt(step, f"ends early ({len(raw)} bytes of {size})")
-        if self.verify and hashlib.sha256(raw).hexdigest() != step["sha256"]:
+        if self.verify and hashlib.sha256(raw.data).hexdigest() != step["sha256"]:
             raise self._corrupt(step, "does not match its sha256")
         return raw
 
@@ -126,8 +126,12 @@ def open_trajectory(ledger: Ledger, commit: Commit, verify: bool = True) -> Traj
     Raises BadSpec for a commit that isn't a trajectory this version can read.
     """
     record = commit.record
-    known = record.get("kind") == "states" and record.get("codec") == "none" and record.get("dtype") in DTYPES
-    if not known:
+    codec, dtype = record.get("codec") == "none", record.get("dtype") in DTYPES
+    if record.get("kind") not in ("states", "noised") or not codec or not dtype:
         raise BadSpec(f"{commit.stage} {commit.key}: not a trajectory this version can read; invert the clip anew")
     names = {name: ledger.object_name(commit, name) for name in commit.files}
+    if record["kind"] == "noised":
+        from cogvideo_core.stores.virtual import NoisedTrajectory
+
+        return NoisedTrajectory(ledger.objects, commit.key, names, record, verify)
     return Trajectory(ledger.objects, commit.key, names, record, verify)
