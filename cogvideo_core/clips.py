@@ -97,6 +97,7 @@ def write_inversion(work: Work, record: Record, spec: Record) -> Commit:
             settings.dtype,
             settings.container,
             levels=[0] if virtual else _levels(work),
+            codec=settings.codec,
         )
         table = virtual_record(table, schedule) if virtual else table
         return work.ledger.commit("trajectories", record["trajectory_key"], files, spec, table)

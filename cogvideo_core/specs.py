@@ -130,6 +130,11 @@ class InversionSpec(Spec):
         "all", title="Steps kept", description="window: only those that the recipe reads; another recipe inverts anew."
     )
     container: Literal["arrow", "zarr"] = Field("arrow", title="Container", description="Arrow IPC or Zarr v3 shards.")
+    codec: Literal["none", "shuffle-zstd", "xor-shuffle-zstd"] = Field(
+        "none",
+        title="Codec",
+        description="Lossless; xor saves a third of a float16 trajectory's room.",
+    )
 
 
 class RecipeSpec(Spec):

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec, CorruptObject
+from cogvideo_core.stores.codecs import CODECS, decompress, stands_alone
 from cogvideo_core.stores.layout import DTYPES, Layout
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Trajectory:
         self._objects, self._names = objects, dict(names)
         self._steps = {int(step["level"]): step for step in record["steps"]}
         shape, timesteps = tuple(record["shape"]), tuple(record["timesteps"])
-        self._layout = Layout(record["dtype"], shape, timesteps, tuple(sorted(self._steps)))
+        self._layout = Layout(record["dtype"], shape, timesteps, tuple(sorted(self._steps)), record["codec"])
+        self._known: tuple[int, np.ndarray] | None = None  # the xored level read last, as plain bits
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -94,7 +96,10 @@ class Trajectory:
         step = self._steps.get(level)
         if step is None:
             raise BadSpec(f"trajectory {self.key}: level {level} isn't stored; use one of {list(self.levels)}")
-        return self._layout.decode(self._bytes(step))
+        if not self._layout.codec.startswith("xor"):
+            return self._layout.decode(self._plain(step))
+        state = self._layout.decode(self._unxored(level))
+        return state.clone() if self._layout.dtype == "float32" else state  # the bits are kept for the next level
 
     def stream(self, levels: Iterable[int] | None = None) -> Iterator[tuple[int, Tensor]]:
         """(level, state) in the given order, noisiest first by default; the next one is read meanwhile in a thread."""
@@ -102,6 +107,30 @@ class Trajectory:
         with Ahead(self.read, order) as state_at:
             for level in order:
                 yield level, state_at(level)
+
+    def _unxored(self, level: int) -> np.ndarray:
+        """Bits of a level: from noise to clean each takes one read, out of order one for each level above it."""
+        known, alone = self._known, stands_alone(level, self.levels)
+        chain = [level] if alone else [above for above in reversed(self.levels) if above >= level]
+        bits: np.ndarray | None = None
+        if known is not None and known[0] in chain:
+            bits, chain = known[1], chain[chain.index(known[0]) + 1 :]
+        del known
+        for each in chain:
+            fresh = self._plain(self._steps[each])
+            bits = fresh if bits is None else np.bitwise_xor(fresh, bits, out=fresh)
+        assert bits is not None
+        self._known = level, bits
+        return bits
+
+    def _plain(self, step: Mapping[str, Any]) -> np.ndarray:
+        raw = self._bytes(step)
+        if self._layout.codec == "none":
+            return raw
+        try:
+            return decompress(raw, self._layout.step_bytes)
+        except ValueError as error:
+            raise self._corrupt(step, str(error)) from None
 
     def _bytes(self, step: Mapping[str, Any]) -> np.ndarray:
         start, size = int(step["offset"]), int(step["size"])
@@ -126,7 +155,7 @@ def open_trajectory(ledger: Ledger, commit: Commit, verify: bool = True) -> Traj
     Raises BadSpec for a commit that isn't a trajectory this version can read.
     """
     record = commit.record
-    codec, dtype = record.get("codec") == "none", record.get("dtype") in DTYPES
+    codec, dtype = record.get("codec") in CODECS, record.get("dtype") in DTYPES
     if record.get("kind") not in ("states", "noised") or not codec or not dtype:
         raise BadSpec(f"{commit.stage} {commit.key}: not a trajectory this version can read; invert the clip anew")
     names = {name: ledger.object_name(commit, name) for name in commit.files}
