@@ -1,4 +1,4 @@
-"""Trajectory as one Arrow IPC file, a record batch a level, for plain pyarrow to read: bits, or Blosc frames of them."""
+"""Trajectory as one Arrow IPC file, a record batch a level, for plain pyarrow to read: bits or Blosc frames."""
 
 from __future__ import annotations
 
