@@ -92,6 +92,12 @@ class Objects:
                 raise FileNotFoundError(name)
             return int(info["size"])
 
+    def exists(self, name: str) -> bool:
+        try:
+            return self.size(name) >= 0
+        except FileNotFoundError:
+            return False
+
     def chunks(self, name: str) -> Iterator[bytes]:
         """The object in pieces of at most CHUNK bytes. Raises FileNotFoundError."""
         size = self.size(name)
@@ -146,6 +152,13 @@ class Objects:
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def walk(self, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, fsspec's info) of all objects below a folder, "" for the root, in order."""
+        with storing(folder):
+            found = self.fs.find(self.path(folder).rstrip("/"), detail=True)
+        for path in sorted(found):
+            yield path.partition(f"{self.root}/")[2], found[path]
 
     def _writer(self, name: str) -> AbstractContextManager[IO[bytes]]:
         self._parents(name)
