@@ -24,24 +24,40 @@ from cogvideo_core.options import shown
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import fingerprint
-from cogvideo_core.stores import open_trajectory, write_trajectory
-from cogvideo_core.units import Edit, edit_spec, inversion_prompt, pending_batches, planned_edits, trajectory_spec
+from cogvideo_core.stores import Ahead, open_trajectory, write_trajectory
+from cogvideo_core.stores.virtual import noised_state, virtual_record
+from cogvideo_core.units import (
+    Edit,
+    edit_spec,
+    inversion_prompt,
+    levels_kept,
+    pending_batches,
+    planned_edits,
+    trajectory_spec,
+)
 from cogvideo_core.work import Record, Work, timed
 
 
 def plan_edits(work: Work, record: Record) -> list[Edit]:
     """The clip's edits in planned order, keys included."""
-    prompt = inversion_prompt(work.inversion, record["source_prompt"])
-    key = fingerprint(trajectory_spec(record["latents_key"], work.inversion, work.model, prompt))
+    key = fingerprint(_trajectory_spec(work, record))
     wishes = (record["source_prompt"], record["target_prompts"], record["first_frame"])
     return planned_edits(key, work.recipe, work.output, *wishes)
+
+
+def _trajectory_spec(work: Work, record: Record) -> Record:
+    prompt, levels = inversion_prompt(work.inversion, record["source_prompt"]), _levels(work)
+    return trajectory_spec(record["latents_key"], work.inversion, work.model, prompt, levels)
+
+
+def _levels(work: Work) -> list[int] | None:
+    return levels_kept(work.inversion, work.recipe, work.model.layers)
 
 
 def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
     """Adds trajectory_key. Nothing is computed where the trajectory is committed, nor where it is not to be kept
     and every edit is done or will invert for itself."""
-    prompt = inversion_prompt(work.inversion, record["source_prompt"])
-    spec = trajectory_spec(record["latents_key"], work.inversion, work.model, prompt)
+    spec, prompt = _trajectory_spec(work, record), inversion_prompt(work.inversion, record["source_prompt"])
     record = record | {"trajectory_key": fingerprint(spec), "inversion_prompt": prompt}
     with timed(record, "invert") as row:
         found = work.find("trajectories", record["trajectory_key"]) is not None
@@ -71,12 +87,21 @@ def inversion_states(work: Work, record: Record, schedule: Schedule) -> Iterator
 
 def write_inversion(work: Work, record: Record, spec: Record) -> Commit:
     """Inverts and commits one trajectory; its states are streamed to the shard as they are found."""
-    schedule = work.model.schedule(work.inversion.steps, work.inversion.spacing)
+    settings = work.inversion
+    schedule = work.model.schedule(settings.steps, settings.spacing)
+    virtual = settings.method == "none"
     states = inversion_states(work, record, schedule)
     with tempfile.TemporaryDirectory() as folder:
         files, table = write_trajectory(
-            Path(folder), states, schedule.timesteps, work.inversion.dtype, work.inversion.container
+            Path(folder),
+            states,
+            schedule.timesteps,
+            settings.dtype,
+            settings.container,
+            levels=[0] if virtual else _levels(work),
+            codec=settings.codec,
         )
+        table = virtual_record(table, schedule) if virtual else table
         return work.ledger.commit("trajectories", record["trajectory_key"], files, spec, table)
 
 
@@ -132,7 +157,7 @@ def denoised(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, 
     try:
         return denoise_batch(work, record, batch, trajectory_of(work, record, held))
     except CorruptObject:
-        work.ledger.find("trajectories", record["trajectory_key"], "full")
+        _set_aside(work, record["trajectory_key"])
         held.clear()
         return denoise_batch(work, record, batch, trajectory_of(work, record, held))
 
@@ -145,17 +170,34 @@ def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory
         if commit is None and work.output.keep_trajectories != "none":
             invert_clip(work, record, only_if_needed=False)
             commit = work.find("trajectories", key)
-        held[key] = open_trajectory(work.ledger, commit).read if commit else _in_memory(work, record)
+        held[key] = _read_from(work, commit) if commit else _in_memory(work, record)
     return held[key]
+
+
+def _set_aside(work: Work, key: str) -> None:
+    """A trajectory that could not be read; also one whose noise, which is drawn and not stored, comes out otherwise."""
+    commit = work.ledger.find("trajectories", key, "full")
+    if commit is not None and commit.record["kind"] == "noised":
+        work.ledger.set_aside(commit, dict.fromkeys(commit.files, "belongs to a noise that is not drawn here"))
+
+
+def _read_from(work: Work, commit: Commit) -> editing.Trajectory:
+    return open_trajectory(work.ledger, commit, verify=work.output.verify != "none").read
 
 
 def _in_memory(work: Work, record: Record) -> editing.Trajectory:
     """An inversion that is stored nowhere, rounded as if it were: the edits are the same."""
-    schedule = work.model.schedule(work.inversion.steps, work.inversion.spacing)
-    dtype = getattr(torch, work.inversion.dtype)
+    schedule, settings = work.model.schedule(work.inversion.steps, work.inversion.spacing), work.inversion
+    dtype, levels = getattr(torch, settings.dtype), _levels(work)
     with timed(record, "invert") as row:
-        states = [state.to("cpu", dtype) for state in inversion_states(work, record, schedule)]
-        row["evaluations"] = evaluations(work.inversion.method, work.inversion.steps, work.inversion.iterations)
+        states = {
+            level: state.to("cpu", dtype)
+            for level, state in enumerate(inversion_states(work, record, schedule))
+            if level in (levels or range(schedule.steps + 1))
+        }
+        row["evaluations"] = evaluations(settings.method, settings.steps, settings.iterations)
+    if settings.method == "none":
+        return lambda level: noised_state(states[0].float(), schedule.thetas[level])
     return lambda level: states[level].float()
 
 
@@ -167,10 +209,11 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory:
     prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
     text = embeddings(model, work.ledger, prompts)
     texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
-    starts = [editing.start_latents(recipe, schedule, trajectory, edit["seed"]) for edit in batch]
-    start = torch.stack(starts).to(model.device)
-    states = editing.edit(conditioned(work, record), start, texts, trajectory, schedule, recipe, model.layers)
-    return deque(_stepping(states, work, "edit"), maxlen=1).pop()
+    with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
+        starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
+        start = torch.stack(starts).to(model.device)
+        states = editing.edit(conditioned(work, record), start, texts, state_at, schedule, recipe, model.layers)
+        return deque(_stepping(states, work, "edit"), maxlen=1).pop()
 
 
 def conditioned(work: Work, record: Record) -> editing.RowVelocity:

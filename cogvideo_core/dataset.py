@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
@@ -66,6 +67,8 @@ class EditRow(TypedDict):
     scores: dict[str, float]
     edit_object: str  # path or URL of the edit's mp4
     source_object: str  # path or URL of the source's mp4, as the model saw it
+    edit_sha256: NotRequired[str]  # what the copies in the dataset are compared with
+    source_sha256: NotRequired[str]
 
 
 class _Target(NamedTuple):
@@ -86,18 +89,20 @@ def collect(
     timings: Iterable[dict[str, Any]],
     about: dict[str, Any],
     gallery: bool = True,
+    recheck: bool = False,
 ) -> dict[str, int]:
     """Write tables/, dataset/ and index.html below `root`, any path or fsspec URL; the same input gives equal bytes.
 
     Layout of `dataset/`: `datasets` takes its rows from metadata.jsonl alone, and each column that ends in
     `_file_name` for a video; so edits and sources lie together in videos/, and the sources make no rows.
-    A video that is there with the right size is kept; one of ours that no row names any more is removed. An edit whose
-    files are gone becomes a failure of the stage "collect". Returns counts: edits, clips, errors, copied, kept.
+    A video that is there with the right size is kept, on `recheck` only with the right sha256; one of ours that no row
+    names any more is removed. An edit whose files are gone becomes a failure of the stage "collect". Returns counts:
+    edits, clips, errors, copied, kept.
     Raises StorageError, and ForbiddenUri for a root that may not be used.
     """
-    target = _Target(*open_store(root))
+    target, edits = _Target(*open_store(root)), list(edits)
     rows, failed = edit_rows(edits), list(failures)
-    copies = _copy_videos(target, rows)
+    copies = _copy_videos(target, rows, _digests(edits) if recheck else {})
     whole = [row for row in rows if not copies.missing.intersection(_files(row))]
     failed += [_gone(row, gone) for row in rows if (gone := copies.missing.intersection(_files(row)))]
     errors = failure_rows(failed)
@@ -117,14 +122,22 @@ class _Copies(NamedTuple):
     kept: int
 
 
-def _copy_videos(target: _Target, rows: list[Row]) -> _Copies:
+def _digests(edits: Iterable[EditRow]) -> dict[str, str]:
+    """sha256 of the objects that videos are copied from."""
+    found = {row["edit_object"]: row.get("edit_sha256", "") for row in edits}
+    found |= {row["source_object"]: row.get("source_sha256", "") for row in edits}
+    return {uri: sha256 for uri, sha256 in found.items() if sha256}
+
+
+def _copy_videos(target: _Target, rows: list[Row], digests: dict[str, str]) -> _Copies:
     jobs = {row["source_file_name"]: row["source_object"] for row in rows}
     jobs |= {row["file_name"]: row["edit_object"] for row in rows}
     have = _sizes(target)
     if target.local:
         os.makedirs(f"{target.path}/dataset/videos", exist_ok=True)
     with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
-        done = dict(zip(jobs, pool.map(partial(_copy, target, have), jobs, jobs.values()), strict=True))
+        copy = partial(_copy, target, have, digests)
+        done = dict(zip(jobs, pool.map(copy, jobs, jobs.values()), strict=True))
     found = list(done.values())
     return _Copies({name for name in done if done[name] == "missing"}, found.count("copied"), found.count("kept"))
 
@@ -139,16 +152,24 @@ def _sizes(target: _Target) -> dict[str, int]:
     return {f"videos/{info['name'].rpartition('/')[2]}": info["size"] for info in found if info["type"] == "file"}
 
 
-def _copy(target: _Target, have: dict[str, int], name: str, uri: str) -> Literal["kept", "copied", "missing"]:
+def _copy(
+    target: _Target, have: dict[str, int], digests: dict[str, str], name: str, uri: str
+) -> Literal["kept", "copied", "missing"]:
     fs, path = open_store(uri)
+    final, good = f"{target.path}/dataset/{name}", digests.get(uri)
     with storing(name):
         try:
-            if fs.info(path)["size"] == have.get(name):
+            if fs.info(path)["size"] == have.get(name) and (good is None or _sha256(target.fs, final) == good):
                 return "kept"
-            _copy_file(fs, path, target, f"{target.path}/dataset/{name}")
+            _copy_file(fs, path, target, final)
         except FileNotFoundError:
             return "missing"
     return "copied"
+
+
+def _sha256(fs: AbstractFileSystem, path: str) -> str:
+    with fs.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _copy_file(fs: AbstractFileSystem, path: str, target: _Target, final: str) -> None:

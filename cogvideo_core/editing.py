@@ -58,6 +58,15 @@ def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory
     return noise
 
 
+def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
+    """The trajectory's levels that `start_latents` and `edit` ask for, in the order of use; each once."""
+    first = min(round(recipe.start_at * steps), steps - 1)
+    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    start = steps - first if recipe.start == "inverted" else 0
+    referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step >= first]
+    return list(dict.fromkeys([start, *referenced]))
+
+
 def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:
     """Prompts of the reference rows: [1,S,D], [E,S,D] or [2E,S,D]."""
     if recipe.reference_prompt == "edit":

@@ -1,12 +1,22 @@
-"""What is stored under a key, as text: specification, files, whether their checksums hold."""
+"""What is stored under a key: specification, files, whether their checksums hold, and how it looks."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
+import numpy as np
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.keys import STAGES, Stage, is_key
 from cogvideo_core.ledger import Commit, Ledger
+from cogvideo_core.stores import open_trajectory
 
 
 def find_units(target: str, root: str) -> list[tuple[Ledger, Commit]]:
@@ -35,6 +45,37 @@ def describe(ledger: Ledger, commit: Commit) -> tuple[str, bool]:
         record["levels"] = len(commit.record["steps"])
     lines += ["record:", _indented(record), "specification:", _indented(commit.spec)]
     return "\n".join(lines), not problems
+
+
+def save_strip(ledger: Ledger, commit: Commit, model_path: str, target: Path, shown: int = 6) -> Path:
+    """Writes a PNG of decoded frames side by side: those of latents in order of time; of a trajectory the middle frame
+    of levels from clean to noise. Raises BadSpec for a unit that holds no latents."""
+    from cogvideo_core.model import load
+    from cogvideo_core.specs import ModelSpec
+
+    if commit.stage not in ("latents", "trajectories"):
+        raise BadSpec(f"{commit.stage} {commit.key}: holds no latents; a strip can be had of latents and trajectories")
+    model = load(ModelSpec(path=model_path))
+    if commit.stage == "latents":
+        frames = model.decode(_latents(ledger, commit))
+    else:
+        trajectory = open_trajectory(ledger, commit)
+        clips = [model.decode(trajectory.read(level)) for level in _spread(trajectory.levels, shown)]
+        frames = np.stack([clip[len(clip) // 2] for clip in clips])
+    picked = [frames[index] for index in _spread(range(len(frames)), shown)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(picked, axis=1)).save(target, format="PNG", optimize=True)
+    return target
+
+
+def _spread(values: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the values, evenly, first and last among them."""
+    return [values[index] for index in np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
+
+
+def _latents(ledger: Ledger, commit: Commit) -> Tensor:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_file(ledger.fetch(commit, "latents.safetensors", Path(folder)))["latents"]
 
 
 def _indented(value: object) -> str:

@@ -52,10 +52,23 @@ class Ledger:
             return None
         return commit
 
+    def read(self, stage: Stage, key: str) -> Commit:
+        """The commit as it lies there. Raises FileNotFoundError for none, ValueError for one that can't be trusted."""
+        return Commit.from_bytes(self.objects.read(f"{unit_folder(stage, key)}/commit.json"), stage, key)
+
     def check(self, commit: Commit, verify: Verify = "full") -> dict[str, str]:
         """{logical name: what is wrong with it}; empty when all is well. Changes nothing."""
-        problems = {name: self._problem(commit, name, verify) for name in commit.files if verify != "none"}
+        problems = {name: self.differs(commit, name, self.object_name(commit, name), verify) for name in commit.files}
         return {name: problem for name, problem in problems.items() if problem}
+
+    def differs(self, commit: Commit, name: str, where: str, verify: Verify) -> str:
+        """How the object at `where` differs from a file of the commit; "" for not at all."""
+        stored = commit.files[name]
+        if verify == "none":
+            return ""
+        if verify == "full":
+            return _differs(stored, lambda: self.objects.digest(where))
+        return _differs(stored, lambda: (self.objects.size(where), stored.sha256))
 
     def commit(
         self, stage: Stage, key: str, files: Mapping[str, Path], spec: Mapping[str, Any], record: Mapping[str, Any]
@@ -128,7 +141,7 @@ class Ledger:
         warning. Changes nothing."""
         for key in (key for key in self.keys(stage) if key.startswith(beginning)):
             try:
-                yield Commit.from_bytes(self.objects.read(f"{unit_folder(stage, key)}/commit.json"), stage, key)
+                yield self.read(stage, key)
             except FileNotFoundError:
                 continue
             except ValueError as error:
@@ -155,12 +168,6 @@ class Ledger:
             except FileNotFoundError:
                 continue
 
-    def _problem(self, commit: Commit, name: str, verify: Verify) -> str:
-        where, stored = self.object_name(commit, name), commit.files[name]
-        if verify == "full":
-            return _differs(stored, lambda: self.objects.digest(where))
-        return _differs(stored, lambda: (self.objects.size(where), stored.sha256))
-
     def _create(self, ours: Commit) -> Commit | None:
         """Ours, once it lies there; None where another one does."""
         name, raw = f"{unit_folder(ours.stage, ours.key)}/commit.json", ours.to_bytes()
@@ -170,7 +177,7 @@ class Ledger:
             return None
         except StorageError:
             # The answer may have been lost after the deed, and s3fs has no FileExistsError for If-None-Match.
-            if not self._exists(name):
+            if not self.objects.exists(name):
                 raise
         # A store that ignores "only if absent" may have let another writer overwrite ours.
         return ours if self._holds(name, raw) else None
@@ -178,12 +185,6 @@ class Ledger:
     def _holds(self, name: str, raw: bytes) -> bool:
         try:
             return self.objects.read(name) == raw
-        except FileNotFoundError:
-            return False
-
-    def _exists(self, name: str) -> bool:
-        try:
-            return self.objects.size(name) >= 0
         except FileNotFoundError:
             return False
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cogvideo_core.ledger import Ledger
+from cogvideo_core.ledger import Ledger, Verify
 from cogvideo_core.model import VideoModel
 from cogvideo_core.specs import fingerprint
 
@@ -22,10 +22,10 @@ def prompt_spec(model: VideoModel, prompt: str) -> dict[str, object]:
     return {"prompt": prompt, "tokens": model.text_tokens, "dtype": model.spec.dtype, **parts}
 
 
-def embed_missing(model: VideoModel, ledger: Ledger, prompts: Sequence[str]) -> int:
+def embed_missing(model: VideoModel, ledger: Ledger, prompts: Sequence[str], verify: Verify = "size") -> int:
     """Embeds and commits those of `prompts` that the ledger lacks; returns how many that were."""
     specs = {prompt: prompt_spec(model, prompt) for prompt in dict.fromkeys(prompts)}
-    missing = [prompt for prompt, spec in specs.items() if ledger.find("prompts", fingerprint(spec)) is None]
+    missing = [prompt for prompt, spec in specs.items() if ledger.find("prompts", fingerprint(spec), verify) is None]
     for prompt in missing:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / FILE

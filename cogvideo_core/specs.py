@@ -132,7 +132,15 @@ class InversionSpec(Spec):
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "float16", title="Stored precision", description="Of the trajectory on disk."
     )
+    save_steps: Literal["all", "window"] = Field(
+        "all", title="Steps kept", description="window: only those that the recipe reads; another recipe inverts anew."
+    )
     container: Literal["arrow", "zarr"] = Field("arrow", title="Container", description="Arrow IPC or Zarr v3 shards.")
+    codec: Literal["none", "shuffle-zstd", "xor-shuffle-zstd"] = Field(
+        "none",
+        title="Codec",
+        description="Lossless; xor saves a third of a float16 trajectory's room.",
+    )
 
 
 class RecipeSpec(Spec):

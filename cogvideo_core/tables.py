@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 from collections.abc import Iterable
 from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core import dataset
 from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.failures import STAGES, failure, is_failure
-from cogvideo_core.ledger import Commit, Ledger
+from cogvideo_core.ledger import Commit, Ledger, Verify
 from cogvideo_core.specs import OutputSpec
 from cogvideo_core.stores.objects import storing
 from cogvideo_core.uris import open_store, unsigned
 
 Record = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
 def read_table(root: str, name: str) -> list[Record]:
-    """Rows of tables/`name`.parquet; none where there is no such table yet."""
-    fs, path = open_store(f"{root}/tables/{name}.parquet")
-    if not fs.exists(path):
+    """Rows of tables/`name`.parquet."""
+    return read_rows(root, f"tables/{name}.parquet")
+
+
+def read_rows(root: str, name: str) -> list[Record]:
+    """Rows of a Parquet file under the root; none where there is no such file yet, or one that can't be read."""
+    fs, path = open_store(f"{root}/{name}")
+    with storing(name):
+        if not fs.exists(path):
+            return []
+        raw = fs.cat_file(path)
+    try:
+        return pq.read_table(io.BytesIO(raw)).to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        logger.warning("%s can't be read (%s); it is made anew from what is committed", name, error)
         return []
-    with fs.open(path, "rb") as file:
-        return pq.read_table(file).to_pylist()
 
 
-def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> tuple[list[dataset.EditRow], list[Record]]:
+def committed_rows(ledger: Ledger) -> list[Record]:
+    """The rows that the committed edits carry."""
+    return [commit.record["row"] for commit in ledger.units("edits") if "row" in commit.record]
+
+
+def merged_edits(
+    ledger: Ledger, root: str, rows: Iterable[Record], verify: Verify = "size"
+) -> tuple[list[dataset.EditRow], list[Record]]:
     """Every committed edit under the root, each with where its files are: this run's, earlier ones, and those of runs
     that never came to their tables. Second, a failure for each edit of the tables whose files are gone.
 
@@ -42,13 +63,15 @@ def merged_edits(ledger: Ledger, root: str, rows: Iterable[Record]) -> tuple[lis
     merged = {(shown_clip(row["clip"]), row["window"], row["edit_key"]): row for row in every}
     found, lost = [], []
     for row in merged.values():
-        edit, source = ledger.find("edits", row["edit_key"]), ledger.find("sources", row["source_key"])
+        edit, source = ledger.find("edits", row["edit_key"], verify), ledger.find("sources", row["source_key"], verify)
         if edit is None or source is None:
             lost.append(failure(row, "collect", _gone(row, "edit" if edit is None else "source video"), 1))
             continue
         objects = {
             "edit_object": url_of(ledger, edit, "edit.mp4"),
             "source_object": url_of(ledger, source, "source.mp4"),
+            "edit_sha256": edit.files["edit.mp4"].sha256,
+            "source_sha256": source.files["source.mp4"].sha256,
         }
         found.append(cast(dataset.EditRow, row | objects))
     return found, lost
@@ -103,7 +126,12 @@ def kept_settings(root: str, about: Record) -> Record:
             text = unsigned(json.dumps(about, indent=2))
             fs.pipe_file(path, f"{text}\n".encode())
             return dict(json.loads(text))
-        return dict(json.loads(fs.cat_file(path))) if fs.exists(path) else {}
+        raw = fs.cat_file(path) if fs.exists(path) else b"{}"
+    try:
+        return dict(json.loads(raw))
+    except (ValueError, TypeError):
+        logger.warning("plan/settings.json can't be read; card and gallery show no settings until the next run")
+        return {}
 
 
 def collect_run(
@@ -116,7 +144,8 @@ def collect_run(
     """
     if not records and not any(True for _ in ledger.keys("sources")):
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
-    edits, lost = merged_edits(ledger, output.root, [edit for record in records for edit in record.get("edits", [])])
+    rows = [edit for record in records for edit in record.get("edits", [])]
+    edits, lost = merged_edits(ledger, output.root, rows, output.verify)
     return dataset.collect(
         output.root,
         edits,
@@ -124,4 +153,5 @@ def collect_run(
         [*read_table(output.root, "timings"), *timings_of(records)],
         kept_settings(output.root, about),
         output.gallery,
+        recheck=output.verify == "full",
     )

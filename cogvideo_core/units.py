@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from cogvideo_core.editing import levels_read
 from cogvideo_core.model import VideoModel, VideoShape
 from cogvideo_core.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
 
@@ -61,16 +62,29 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
     return vae | {"tiling": model.spec.vae_tiling}
 
 
-def trajectory_spec(latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str) -> dict[str, Any]:
-    """`inversion.iterations` counts only where the inverter iterates."""
-    settings = inversion.as_json() | {"prompt": prompt}
+def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int] | None:
+    """The levels of a trajectory that are stored, ascending; None for all."""
+    if inversion.method == "none" or inversion.save_steps == "all":
+        return None
+    return sorted(levels_read(recipe, inversion.steps, layer_count))
+
+
+def trajectory_spec(
+    latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str, levels: list[int] | None = None
+) -> dict[str, Any]:
+    """`inversion.iterations` counts only where the inverter iterates.
+
+    Container and codec give back the same states bit for bit, so they are no part of the key: who changes them keeps
+    what is there. `levels`, those that are kept, are: another window may need what was left out.
+    """
+    settings = {k: v for k, v in inversion.as_json().items() if k not in ("container", "codec")}
     parts = ["transformer", "text_encoder", "scheduler", *(["lora"] if "lora" in model.fingerprints else [])]
     if inversion.method != "fixed_point":
         del settings["iterations"]
     return {
         "format": FORMAT,
         "latents": latents_key,
-        "inversion": settings,
+        "inversion": settings | {"prompt": prompt, "save_steps": "all" if levels is None else levels},
         "model": {part: model.fingerprints.get(part, "") for part in parts},
         "tokenizer": model.fingerprints.get("tokenizer", ""),
         "dtype": model.spec.dtype,

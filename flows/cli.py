@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +13,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cogvideo_core.errors import EditError
 from cogvideo_core.specs import (
     PRESET_INVERSIONS,
     PRESETS,
@@ -27,6 +24,8 @@ from cogvideo_core.specs import (
     RecipeSpec,
     Spec,
 )
+from flows import upkeep
+from flows.exits import OK, PARTLY, sentences
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +36,7 @@ app = typer.Typer(
 )
 shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving shapes that comes along.")
 app.add_typer(shapes_app, name="shapes")
+app.add_typer(upkeep.app)
 
 GROUPS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,
@@ -46,7 +46,6 @@ GROUPS: dict[str, type[Spec]] = {
     "output": OutputSpec,
     "engine": EngineSpec,
 }
-OK, FAILED, USAGE, PARTLY = 0, 1, 2, 3
 Set = Annotated[
     list[str], typer.Option("--set", help="Any setting, as group.field=value, e.g. --set recipe.reference_end=0.3")
 ]
@@ -102,17 +101,6 @@ def quiet_prefect() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         diffusers_logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
-
-
-@contextlib.contextmanager
-def sentences() -> Iterator[None]:
-    """Turns the project's errors into one line on standard error and an exit code."""
-    try:
-        yield
-    except EditError as error:
-        typer.echo(f"failed: {error}", err=True)
-        settings = error.kind in ("bad_input", "model") and not error.ran
-        raise typer.Exit(USAGE if settings else FAILED) from error
 
 
 def execute(flow_name: str, settings: dict[str, Any]) -> None:
@@ -203,7 +191,10 @@ def demo(
 
 
 @app.command()
-def collect(output: Annotated[str, typer.Argument(help="Root of a run.")]) -> None:
+def collect(
+    output: Annotated[str, typer.Argument(help="Root of a run.")],
+    verify: Annotated[upkeep.Verify, typer.Option(help="full also compares every copied video.")] = upkeep.Verify.size,
+) -> None:
     """Rebuild dataset, tables and gallery from what is committed under a run's root.
 
     [dim]cogvideo-edit collect out/run[/dim]
@@ -212,33 +203,8 @@ def collect(output: Annotated[str, typer.Argument(help="Root of a run.")]) -> No
     from cogvideo_core.tables import collect_run
 
     with sentences():
-        counts = collect_run(OutputSpec(root=output), Ledger(output), [], {})
+        counts = collect_run(OutputSpec(root=output, verify=verify.value), Ledger(output), [], {})
     typer.echo(f"{counts['edits']} edits of {counts['clips']} clips, {counts['errors']} errors in the table")
-
-
-@app.command()
-def inspect(
-    target: Annotated[str, typer.Argument(help="A unit's folder or URL, or a key (or its beginning).")],
-    root: Annotated[str, typer.Option(help="Root of the run, where a key is given.")] = "out/demo",
-) -> None:
-    """Show what is stored under a key: specification, files, checksums.
-
-    [dim]cogvideo-edit inspect 3f9a --root out/demo[/dim]
-    [dim]cogvideo-edit inspect out/demo/trajectories/3f/3f9a...[/dim]
-    """
-    from cogvideo_core.inspection import describe, find_units
-
-    with sentences():
-        units = find_units(target, root)
-    if not units:
-        typer.echo(f"nothing committed under {target!r} in {root!r}; check the key and --root", err=True)
-        raise typer.Exit(FAILED)
-    damaged = False
-    for ledger, commit in units:
-        text, good = describe(ledger, commit)
-        damaged |= not good
-        typer.echo(text)
-    raise typer.Exit(FAILED if damaged else OK)
 
 
 @shapes_app.command()

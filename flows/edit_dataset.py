@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.failures import is_failure
 from cogvideo_core.plan import batches
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
@@ -55,6 +56,8 @@ def invert_dataset(
     engine: EngineSpec = EngineSpec(),  # noqa: B008
 ) -> Record:
     """Encodes and inverts every clip, so that later runs of edit-dataset on the same output only edit."""
+    if inversion.save_steps == "window":
+        raise BadSpec("field inversion.save_steps: window follows from a recipe, which this run has none of; use all")
     settings = Settings(
         dataset=dataset, model=model, inversion=inversion, recipe=RecipeSpec(), output=output, engine=engine
     )

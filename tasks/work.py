@@ -74,7 +74,7 @@ def embed_prompts(settings: Settings, records: list[Record], targets: bool = Tru
     for prompt in dict.fromkeys(wanted):
         if problem := work.model.prompt_problem(prompt):
             get_run_logger().warning("prompt %r %s", prompt, problem)
-    return prompts.embed_missing(work.model, work.ledger, wanted)
+    return prompts.embed_missing(work.model, work.ledger, wanted, work.output.verify)
 
 
 @verb("encode_batch")

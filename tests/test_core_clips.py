@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cogvideo_core import clips, memory, model, plan, sources, tables, video
 from cogvideo_core.editing import edit_evaluations
-from cogvideo_core.encoding import encode_clip
+from cogvideo_core.encoding import encode_clip, read_latents
 from cogvideo_core.errors import StorageError
 from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core.inversion import noised_source
 from cogvideo_core.ledger import Commit, Ledger
 from cogvideo_core.prompts import embeddings, prompt_spec
 from cogvideo_core.shapes import world
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
-from cogvideo_core.stores import open_trajectory
+from cogvideo_core.stores import open_trajectory, virtual
 from cogvideo_core.work import Work
 
 Record = dict[str, Any]
@@ -311,18 +313,73 @@ def test_every_window_of_a_longer_clip_is_a_unit(works: MakeWork, folder: Path) 
     assert len({row["source_object"] for row in rows}) == 2
 
 
-def test_both_containers_give_the_same_edits(works: MakeWork, folder: Path) -> None:
-    """Arrow and Zarr: the same states, bit for bit, and the same bytes of the edits."""
+def test_containers_and_codecs_give_the_same_edits(works: MakeWork, folder: Path) -> None:
+    """However a trajectory is packed: the same key, the same states, bit for bit, and the same bytes of the edits."""
     found = []
-    for container in ("arrow", "zarr"):
-        work = works(container, inversion={"container": container})
+    for container, codec in (("arrow", "none"), ("zarr", "shuffle-zstd"), ("arrow", "xor-shuffle-zstd")):
+        work = works(container + codec, inversion={"container": container, "codec": codec})
         record = edited(work, clip(folder))
         (commit,) = work.ledger.units("trajectories")
         states = [state for _, state in open_trajectory(work.ledger, commit).stream()]
-        found.append((states, bytes_of(work, record)))
-    (arrow, arrow_bytes), (zarr, zarr_bytes) = found
-    assert len(arrow) == STEPS + 1 and all(a.equal(b) for a, b in zip(arrow, zarr, strict=True))
-    assert arrow_bytes == zarr_bytes
+        found.append((commit.key, torch.stack(states), bytes_of(work, record)))
+    (key, states, edits), *others = found
+    assert len(states) == STEPS + 1
+    assert all(other[0] == key and other[1].equal(states) and other[2] == edits for other in others)
+
+
+def stored_bytes(work: Work) -> int:
+    return sum(stored.size for commit in work.ledger.units("trajectories") for stored in commit.files.values())
+
+
+@pytest.mark.parametrize("start", ["inverted", "noised"])
+def test_only_the_steps_that_the_recipe_reads(works: MakeWork, folder: Path, start: str) -> None:
+    """save_steps=window stores those levels and no others, gives the same edits from disk and from memory, and another
+    window inverts anew."""
+    recipe = {"start": start}
+    whole = edited(calm := works("calm", recipe=recipe), clip(folder))
+    for root, keep in (("disk", "all"), ("memory", "none")):
+        work = works(root, recipe=recipe, inversion={"save_steps": "window"})
+        work = replace(work, output=work.output.model_copy(update={"keep_trajectories": keep}))
+        assert bytes_of(work, edited(work, clip(folder))) == bytes_of(calm, whole)
+    work = works("disk", recipe=recipe, inversion={"save_steps": "window"})
+    (commit,) = work.ledger.units("trajectories")
+    assert [step["level"] for step in commit.record["steps"]] == ([3, 4] if start == "inverted" else [0, 3, 4])
+    assert stored_bytes(work) < stored_bytes(calm)
+    longer = works("disk", recipe=recipe | {"reference_end": 1.0}, inversion={"save_steps": "window"})
+    assert spent(longer, clip(folder))[1] >= INVERTED and len(list(work.ledger.units("trajectories"))) == 2
+    shorter = works("disk", recipe=recipe | {"reference_weight": 2.0}, inversion={"save_steps": "window"})
+    assert spent(shorter, clip(folder))[1] == cost(2)  # the same levels: the trajectory that is there
+
+
+def test_a_trajectory_without_inversion_is_not_stored(works: MakeWork, folder: Path) -> None:
+    """method=none keeps the clean state and a seed: a fraction of the room, every level there, the same edits from disk
+    and from memory, no evaluations."""
+    work, fleeting = works(inversion={"method": "none"}), works("memory", inversion={"method": "none"})
+    fleeting = replace(fleeting, output=fleeting.output.model_copy(update={"keep_trajectories": "none"}))
+    record, made = spent(work, clip(folder))
+    assert made == cost(2) and bytes_of(fleeting, edited(fleeting, clip(folder))) == bytes_of(work, record)
+    (commit,) = work.ledger.units("trajectories")
+    trajectory, schedule = open_trajectory(work.ledger, commit), work.model.schedule(STEPS)
+    assert commit.record["kind"] == "noised" and trajectory.levels == tuple(range(STEPS + 1))
+    x_0 = trajectory.read(0)
+    assert x_0.equal(read_latents(work, record["latents_key"]).half().float())
+    for (level, state), plain in zip(trajectory.stream(range(5)), noised_source(x_0, schedule), strict=True):
+        assert state.allclose(plain, atol=1e-6), level
+    edited(inverted := works("inverted"), clip(folder))
+    bits = 2 * x_0.numel()
+    assert stored_bytes(inverted) - stored_bytes(work) >= STEPS * bits
+
+
+def test_another_noise_is_noticed(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch draws other numbers than those of the commit, the unit is set aside and made anew."""
+    work = works(inversion={"method": "none"})
+    with monkeypatch.context() as patch:
+        patch.setattr(virtual, "noise_sha256", lambda shape, seed: "0" * 64)
+        edited(work, clip(folder))
+    (old,) = work.ledger.units("trajectories")
+    edited(work, clip(folder, prompts=("a blue circle", "a red square", "a yellow triangle")))
+    (new,) = work.ledger.units("trajectories")
+    assert new.key == old.key and new != old and Path(work.output.root, "quarantine", "trajectories").is_dir()
 
 
 def test_tables_are_made_again_from_what_is_committed(works: MakeWork, folder: Path) -> None:

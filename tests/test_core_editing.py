@@ -8,6 +8,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
 from diffusers.models.embeddings import apply_rotary_emb
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -16,6 +18,7 @@ from cogvideo_core.attention import Reference
 from cogvideo_core.ddim import ddim_step
 from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
+from cogvideo_core.schedule import Schedule
 from cogvideo_core.shapes import build, world
 from cogvideo_core.specs import PRESETS, ModelSpec, RecipeSpec
 
@@ -279,3 +282,33 @@ def test_seed_preset_equals_an_implementation_of_its_own(model: VideoModel) -> N
         text = torch.cat([clip.texts.uncond, clip.texts.cond[row : row + 1]])
         theirs = script_edit(pipe, start[row : row + 1], trajectory, text, recipe.guidance_scale)
         assert (ours[row] - theirs[0]).abs().max() < 1e-4
+
+
+FRACTIONS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0])
+
+
+@given(
+    st.sampled_from(["inverted", "noised", "fresh"]),
+    FRACTIONS,
+    st.tuples(FRACTIONS, FRACTIONS),
+    st.sampled_from([(0.0, 1.0), (0.5, 0.5)]),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_levels_read_are_those_that_an_edit_asks_for(
+    start: str, start_at: float, reference: tuple[float, float], layers: tuple[float, float], weight: float
+) -> None:
+    """Whatever the recipe: the announced levels are those the loop reads, each once, in order of first use."""
+    fields = {"start": start, "start_at": 0.0 if start == "fresh" else start_at, "reference_weight": weight}
+    fields |= dict(zip(("reference_start", "reference_end"), sorted(reference), strict=True))
+    recipe = RecipeSpec(**fields | dict(zip(("layer_start", "layer_end"), layers, strict=True)))  # type: ignore[arg-type]
+    levels, asked = range(7), []
+
+    def state_at(level: int) -> Tensor:
+        asked.append(level)
+        return torch.zeros(1, 1, 1, 1)
+
+    schedule = Schedule(tuple(level - 1 for level in levels), tuple(0.2 * level for level in levels))
+    texts = editing.Texts(*(torch.zeros(rows, 1, 1) for rows in (2, 1, 1)))
+    x = torch.stack([editing.start_latents(recipe, schedule, state_at, 0) for _ in range(2)])
+    list(editing.edit(lambda x, t, text, reference=None: x, x, texts, state_at, schedule, recipe, 4))
+    assert editing.levels_read(recipe, 6, 4) == list(dict.fromkeys(asked))

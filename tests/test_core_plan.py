@@ -17,12 +17,13 @@ from cogvideo_core import model, plan, video
 from cogvideo_core.errors import BadManifest, BadSpec, EditError, StorageError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.shapes import build, world
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.units import (
     Edit,
     edit_spec,
     frames_spec,
     latents_spec,
+    levels_kept,
     pending_batches,
     planned_edits,
     source_spec,
@@ -167,6 +168,15 @@ def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -
     assert inverted(method="ddim", iterations=2) == inverted(method="ddim", iterations=5)
     assert inverted(iterations=2) != inverted(iterations=5)
     assert inverted() != inverted("q") and inverted(steps=10) != inverted(steps=20)
+    assert inverted() == inverted(container="zarr") and inverted() != inverted(dtype="float32")
+
+    def kept(**fields: Any) -> list[int] | None:
+        return levels_kept(InversionSpec(steps=10, **fields), RecipeSpec(reference_end=0.3), 2)
+
+    assert kept(save_steps="window") == [8, 9, 10] and kept() is None
+    assert kept(save_steps="window", method="none") is None  # nothing but the clean state is stored there
+    windows = [trajectory_spec("0" * 64, InversionSpec(), tiny, "p", levels) for levels in ([9, 10], [10], None)]
+    assert len({fingerprint(spec) for spec in windows}) == 3
 
 
 def test_the_way_to_latents_is_named_by_what_matters(tiny: model.VideoModel) -> None:

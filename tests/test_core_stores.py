@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
+import math
 import struct
+import time
+import tracemalloc
 import uuid
 import weakref
 from pathlib import Path
@@ -19,16 +24,29 @@ import zarr
 from fsspec.implementations.dirfs import DirFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import Blosc
 
 from cogvideo_core.errors import BadSpec, CorruptObject, ModelError
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.specs import fingerprint
-from cogvideo_core.stores import CONTAINERS, DTYPES, Unrepresentable, open_trajectory, write_trajectory
+from cogvideo_core.stores import (
+    CODECS,
+    CONTAINERS,
+    DTYPES,
+    Ahead,
+    Unrepresentable,
+    local,
+    open_trajectory,
+    write_trajectory,
+)
+from cogvideo_core.stores.codecs import compress, decompress
 from cogvideo_core.stores.objects import Objects
 
 TIMESTEPS = [-1, 199, 399, 599, 799]
 TORCH = {name: kind for name, (kind, _) in DTYPES.items()}
 SHAPE = (3, 4, 6, 8)
+PACKED = [("arrow", "none"), ("zarr", "none"), ("arrow", "shuffle-zstd"), ("zarr", "shuffle-zstd")]
+PACKED += [("arrow", "xor-shuffle-zstd")]
 
 
 @pytest.fixture(params=["file", "memory", "generic"])
@@ -42,6 +60,25 @@ def ledger(request, tmp_path):
         name = f"memory://{uuid.uuid4().hex}/root"
         yield Ledger(name)
         fsspec.filesystem("memory").rm(name.rpartition("/")[0], recursive=True)
+
+
+@pytest.fixture
+def requests(ledger, monkeypatch):
+    """Bytes of each read that reaches the file system, in order."""
+    sizes, cat_file = [], ledger.objects.fs.cat_file
+
+    class Counted(io.FileIO):
+        def readinto(self, buffer):
+            sizes.append(got := super().readinto(buffer))
+            return got
+
+    def counted(path, **options):
+        sizes.append(len(data := cat_file(path, **options)))
+        return data
+
+    monkeypatch.setattr(local, "open", lambda path, mode, **how: Counted(path, mode), raising=False)
+    monkeypatch.setattr(ledger.objects.fs, "cat_file", counted)
+    return sizes
 
 
 def make_states(count=5, seed=0):
@@ -64,10 +101,11 @@ def local_copy(ledger, commit, folder):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_round_trip(ledger, tmp_path, container, dtype):
+@pytest.mark.parametrize(("container", "codec"), PACKED)
+def test_round_trip(ledger, tmp_path, container, codec, dtype):
     """Each level comes back as float32 and equals the state rounded to the stored dtype, bit for bit."""
-    commit, trajectory = store(ledger, tmp_path, container, dtype)
+    commit, trajectory = store(ledger, tmp_path, container, dtype, codec=codec)
+    assert commit.record["codec"] == codec
     assert trajectory.shape == (5, *SHAPE) and trajectory.timesteps == tuple(TIMESTEPS)
     assert trajectory.levels == (0, 1, 2, 3, 4)
     for level, state in enumerate(make_states()):
@@ -86,34 +124,93 @@ def test_containers_agree(ledger, tmp_path, dtype):
         assert torch.equal(arrow.read(level), sharded.read(level))
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(("container", "codec"), PACKED)
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=8, max_size=8))
-def test_float32_is_bit_exact(tmp_path_factory, container, values):
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=16, max_size=16))
+def test_float32_is_bit_exact(tmp_path_factory, container, codec, values):
     """Any finite float32, subnormal and negative zero included, keeps all its bits."""
-    state = torch.tensor(values, dtype=torch.float32).reshape(1, 2, 2, 2)
+    states = torch.tensor(values, dtype=torch.float32).reshape(4, 1, 2, 2, 1)
     folder = tmp_path_factory.mktemp("exact")
     ledger = Ledger(f"memory://exact/{uuid.uuid4().hex}")
-    files, record = write_trajectory(folder, [state], [-1], "float32", container)
-    commit = ledger.commit("trajectories", fingerprint(values), files, {}, record)
-    found = open_trajectory(ledger, commit).read(0)
-    assert torch.equal(found.view(torch.int32), state.view(torch.int32))
+    files, record = write_trajectory(folder, list(states), [-1, 0, 1, 2], "float32", container, codec=codec)
+    trajectory = open_trajectory(ledger, ledger.commit("trajectories", fingerprint(values), files, {}, record))
+    for level, found in trajectory.stream():
+        assert torch.equal(found.view(torch.int32), states[level].view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_levels_in_any_order(ledger, tmp_path, dtype, requests):
+    """Whatever is read before it, and whoever wrote into what was given out: a level is the same. In the order of use
+    a level that is stored as a difference takes one request, and so does the clean one at any time."""
+    for levels in (None, [0, 2, 4], [1, 2]):
+        commit, trajectory = store(ledger, tmp_path, dtype=dtype, codec="xor-shuffle-zstd", levels=levels)
+        kept, expected = trajectory.levels, {j: s.to(TORCH[dtype]).float() for j, s in enumerate(make_states())}
+        for level in [*kept, *reversed(kept), kept[-1], kept[0], *kept]:
+            found = trajectory.read(level)
+            assert torch.equal(found, expected[level])
+            found.zero_()
+        requests.clear()
+        list(open_trajectory(ledger, commit).stream())
+        assert len(requests) == len(kept)
+    _, trajectory = store(ledger, tmp_path / "whole", codec="xor-shuffle-zstd")
+    requests.clear()
+    trajectory.read(0)
+    assert len(requests) == 1
+
+
+def test_smooth_trajectories_take_less_room(tmp_path):
+    """States that change slowly: shuffled bytes compress, differences between levels compress further."""
+    ramp = torch.linspace(-1, 1, math.prod(SHAPE)).reshape(SHAPE)
+    states = [ramp * math.cos(0.02 * level) for level in range(20)]
+    sizes = []
+    for codec in CODECS:
+        _, record = write_trajectory(tmp_path / codec, states, [-1, *range(19)], "bfloat16", codec=codec)
+        sizes.append(sum(step["size"] for step in record["steps"]))
+    assert sizes[1] < 0.8 * sizes[0] and sizes[2] < 0.8 * sizes[1]
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"abc", bytes(16), b"\x02\x01\x21\x02" + b"\xff" * 12, compress(np.zeros(9, "<u2"))]
+)
+def test_what_is_no_frame_is_refused(frame):
+    """Bytes that claim another size than the level's never reach the decompressor."""
+    with pytest.raises(ValueError, match="no compressed level"):
+        decompress(np.frombuffer(frame, np.uint8), 16)
+
+
+@pytest.mark.parametrize("at", range(0, 400, 7))
+def test_a_frame_that_was_altered_unseen(at):
+    """With its hash unchecked, an altered frame gives other bits or a ValueError, and never ends the process."""
+    bits = np.arange(600, dtype="<u2") * 31
+    frame = compress(bits).copy()
+    frame[at % len(frame)] ^= 0x15
+    with contextlib.suppress(ValueError):
+        assert len(decompress(frame, bits.nbytes)) == bits.nbytes
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_only_the_level_is_read(ledger, tmp_path, container, monkeypatch):
-    """Reading one level is one request for exactly that level's bytes."""
+def test_only_the_level_is_read(ledger, tmp_path, container, requests):
+    """Reading one level is one request for exactly that level's bytes; a stream makes one request a level."""
     commit, trajectory = store(ledger, tmp_path, container)
-    requests, cat_file = [], ledger.objects.fs.cat_file
-
-    def counted(path, **options):
-        requests.append(len(data := cat_file(path, **options)))
-        return data
-
-    monkeypatch.setattr(ledger.objects.fs, "cat_file", counted)
+    step_bytes = 2 * math.prod(SHAPE)
+    requests.clear()  # small stores are asked while committing too
     trajectory.read(3)
-    assert requests == [2 * int(np.prod(SHAPE))]
-    assert sum(stored.size for stored in commit.files.values()) > 5 * requests[0]
+    assert requests == [step_bytes]
+    assert sum(stored.size for stored in commit.files.values()) > 5 * step_bytes
+    list(trajectory.stream())
+    assert requests == [step_bytes] * 6
+
+
+def test_plain_tools_read_compressed_levels(ledger, tmp_path):
+    """Of a compressed trajectory pyarrow gives Blosc frames and zarr the values; the frames are the same."""
+    commits, trajectories = zip(*(store(ledger, tmp_path, c, codec="shuffle-zstd") for c in CONTAINERS), strict=True)
+    with pa.OSFile(str(local_copy(ledger, commits[0], tmp_path)["trajectory.arrow"])) as source:
+        table = pa.ipc.open_file(source).read_all()
+    frame = table["latents"][2].as_py()
+    state = np.frombuffer(Blosc().decode(frame), "<f2").reshape(SHAPE).astype(np.float32)
+    array = zarr.open_array(str(local_copy(ledger, commits[1], tmp_path)["trajectory.zarr/zarr.json"].parent), mode="r")
+    assert np.array_equal(state, trajectories[0].read(2).numpy()) and np.array_equal(array[2].astype(np.float32), state)
+    assert commits[0].record["steps"][2]["sha256"] == commits[1].record["steps"][2]["sha256"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -186,12 +283,12 @@ def test_a_missing_chunk_never_reads_as_zeros(ledger, tmp_path, dtype):
     assert ledger.find("trajectories", commit.key, verify="full") is None
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize(("container", "codec"), PACKED)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_damage_shows_when_a_level_is_read(ledger, tmp_path, container, damage):
+def test_damage_shows_when_a_level_is_read(ledger, tmp_path, container, codec, damage):
     """A damaged level raises an error that names trajectory, level and remedy; the others are still read."""
-    commit, trajectory = store(ledger, tmp_path, container)
-    step = commit.record["steps"][4]
+    commit, trajectory = store(ledger, tmp_path, container, codec=codec)
+    step = commit.record["steps"][-1 if codec.startswith("xor") else 4]
     fs, path = ledger.open_url(commit, step["object"])
     data = bytearray(fs.cat_file(path))
     data[step["offset"] + 7] ^= 0x40
@@ -203,7 +300,8 @@ def test_damage_shows_when_a_level_is_read(ledger, tmp_path, container, damage):
         trajectory.read(4)
     assert not caught.value.retryable
     if damage != "remove":
-        assert torch.equal(trajectory.read(3), make_states()[3].half().float())
+        other = 0 if codec.startswith("xor") else 3
+        assert torch.equal(trajectory.read(other), make_states()[other].half().float())
 
 
 def test_verify_off_trusts_the_bytes(ledger, tmp_path):
@@ -242,6 +340,99 @@ def test_stream_goes_from_noise_to_clean(ledger, tmp_path):
     assert all(torch.equal(state, trajectory.read(level)) for level, state in seen)
     assert [level for level, _ in trajectory.stream([1, 3])] == [1, 3]
     assert list(trajectory.stream([])) == []
+
+
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [4], [], [0, 4, 3]])
+def test_reading_ahead_changes_nothing(ledger, tmp_path, order):
+    """Asked in the announced order, in another, again or beyond it: the states are those of read()."""
+    _, trajectory = store(ledger, tmp_path)
+    for asked in (order, [4, 4, 2, 2, 3, 0, 1], [0, 1, 2, 3, 4]):
+        with Ahead(trajectory.read, order) as state_at:
+            assert all(torch.equal(state_at(level), trajectory.read(level)) for level in asked)
+
+
+def test_reading_ahead_asks_once_for_each_level(ledger, tmp_path, requests):
+    """In the announced order no level is read twice, however often it is used, and none that is not used."""
+    _, trajectory = store(ledger, tmp_path)
+    requests.clear()
+    with Ahead(trajectory.read, [4, 3, 2]) as state_at:
+        for level in (4, 4, 4, 3, 2):
+            state_at(level)
+    assert len(requests) == 3
+
+
+def test_an_error_ahead_comes_when_its_level_is_asked_for(ledger, tmp_path):
+    """A damaged level that was read ahead spoils no other, and is an error where it is wanted."""
+    commit, trajectory = store(ledger, tmp_path)
+    step = commit.record["steps"][3]
+    fs, path = ledger.open_url(commit, step["object"])
+    data = bytearray(fs.cat_file(path))
+    data[step["offset"]] ^= 1
+    fs.pipe_file(path, bytes(data))
+    with Ahead(trajectory.read, [4, 3, 2]) as state_at:
+        assert torch.equal(state_at(4), make_states()[4].half().float())
+        with pytest.raises(CorruptObject, match="level 3"):
+            state_at(3)
+        assert torch.equal(state_at(2), make_states()[2].half().float())
+
+
+def waited(read, levels, compute_s):
+    """Share of its time that a loop spends waiting for states, with `compute_s` of work after each."""
+    started, waiting = time.perf_counter(), 0.0
+    with Ahead(*read) as state_at:
+        for level in levels:
+            asked = time.perf_counter()
+            state_at(level)
+            waiting += time.perf_counter() - asked
+            time.sleep(compute_s)
+    return waiting / (time.perf_counter() - started)
+
+
+def test_a_slow_store_hardly_slows_the_loop(tmp_path, monkeypatch):
+    """50 ms a request: a loop of 25 steps that compute 75 ms each waits for less than 5 % of its time; without reading
+    ahead it is 40 %."""
+    ledger, timesteps = Ledger(f"memory://slow/{uuid.uuid4().hex}"), [-1, *range(24)]
+    files, record = write_trajectory(tmp_path, make_states(25), timesteps)
+    trajectory = open_trajectory(ledger, ledger.commit("trajectories", "a" * 64, files, {}, record))
+    cat_file = ledger.objects.fs.cat_file
+
+    def slow(path, **options):
+        time.sleep(0.05)
+        return cat_file(path, **options)
+
+    monkeypatch.setattr(ledger.objects.fs, "cat_file", slow)
+    order = list(reversed(trajectory.levels))
+    assert waited((trajectory.read, order), order, 0.075) < 0.05
+    assert waited((trajectory.read, []), order[:10], 0.075) > 0.3
+
+
+@pytest.mark.parametrize("place", ["file", "memory"])
+@pytest.mark.parametrize(("dtype", "codec"), [("float16", codec) for codec in CODECS] + [("float32", "none")])
+def test_a_reader_holds_less_than_three_states(tmp_path, dtype, codec, place):
+    """While a trajectory is streamed, the state in use, the one read ahead and all buffers take less than three states
+    of float32; from a remote store the stored bits of a float32 state come on top."""
+    shape, count = (4, 16, 64, 64), 12
+    ledger = Ledger(str(tmp_path / "root") if place == "file" else f"memory://room/{uuid.uuid4().hex}")
+    states = (torch.rand(shape) + level for level in range(count))
+    files, record = write_trajectory(tmp_path / "made", states, [-1, *range(count - 1)], dtype, codec=codec)
+    trajectory = open_trajectory(ledger, ledger.commit("trajectories", "a" * 64, files, {}, record))
+    one_state, before = 4 * math.prod(shape), traced()
+    try:
+        for level, state in trajectory.stream():
+            assert level <= float(state[0, 0, 0, 0]) <= level + 1
+            time.sleep(0.01)  # time for the next one to come
+        most = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    extra = 1 if (dtype, place) == ("float32", "memory") else 0
+    assert 2 * one_state <= most < (2.9 + extra) * one_state
+
+
+def traced():
+    """Bytes allocated now; from here on the most is recorded."""
+    tracemalloc.start()
+    tracemalloc.reset_peak()
+    return tracemalloc.get_traced_memory()[0]
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
@@ -299,6 +490,8 @@ def test_nan_is_refused(tmp_path, value, dtype):
         ({"timesteps": [-1, 5, 5, 6, 7]}, "ascend from -1"),
         ({"dtype": "float64"}, "dtype"),
         ({"container": "os"}, "container"),
+        ({"codec": "gzip"}, "codec 'gzip': not known"),
+        ({"codec": "xor-shuffle-zstd", "container": "zarr"}, "use container='arrow'"),
         ({"levels": [0, 5]}, "levels"),
         ({"levels": []}, "levels"),
     ],

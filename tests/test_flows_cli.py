@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import typer
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
 from cogvideo_core.shapes.make import make_clips
@@ -20,7 +21,7 @@ from cogvideo_core.specs import PRESETS
 from flows.cli import app, parse_sets, settings_of
 
 Invoke = Callable[..., Result]
-COMMANDS = ("run", "invert", "demo", "collect", "inspect", "shapes make")
+COMMANDS = ("run", "invert", "demo", "collect", "inspect", "verify", "gc", "du", "shapes make")
 FAST = ("--set", "inversion.steps=4", "--set", "inversion.iterations=1")
 
 
@@ -244,6 +245,61 @@ def test_inspect_a_damaged_unit(invoke: Invoke, copied: Path) -> None:
     result = invoke("inspect", file.parents[1])
     assert result.exit_code == 1 and "does not match its sha256" in result.stdout
     assert tree(copied, "edits") == before and not (copied / "quarantine").exists()
+
+
+def test_inspect_draws_a_strip(
+    invoke: Invoke, demo: tuple[Path, Result], tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    """With a model: frames of the latents, and levels of the trajectory from clean to noise, side by side as PNG."""
+    row = json.loads((demo[0] / "dataset/metadata.jsonl").read_text().splitlines()[0])
+    for name, count in (("latents_key", 6), ("trajectory_key", 5)):
+        strip = tmp_path / "new" / f"{name}.png"
+        result = invoke("inspect", row[name], "--root", demo[0], "--model", tiny_pipeline_folder, "--strip", strip)
+        assert result.exit_code == 0 and str(strip) in result.stdout
+        with Image.open(strip) as picture:
+            assert picture.format == "PNG" and picture.size == (count * row["width"], row["height"])
+    result = invoke("inspect", row["edit_key"], "--root", demo[0], "--model", "any", "--strip", tmp_path / "no.png")
+    assert result.exit_code == 2 and "holds no latents" in result.stderr and not (tmp_path / "no.png").exists()
+
+
+def test_verify_names_what_is_damaged(invoke: Invoke, demo: tuple[Path, Result], copied: Path) -> None:
+    """Exit code 0 for a whole tree; 1, with the objects' names, for a flipped shard and a lost collected video."""
+    whole = invoke("verify", demo[0])
+    assert whole.exit_code == 0 and whole.stdout == f"0 problems under {demo[0]}\n"
+    shard, video = sorted(copied.glob("trajectories/*/*/*/*"))[0], sorted(copied.glob("dataset/videos/*"))[0]
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    shard.write_bytes(raw)
+    video.unlink()
+    result = invoke("verify", copied)
+    names = [str(path.relative_to(copied)) for path in (shard, video)]
+    assert result.exit_code == 1 and "2 problems" in result.stderr
+    assert result.stdout.splitlines() == [f"{names[0]}: does not match its sha256", f"{names[1]}: is missing"]
+    assert invoke("verify", copied, "--how", "size").stdout.splitlines() == [f"{names[1]}: is missing"]
+    assert invoke("verify", copied / "typo").exit_code == 2
+
+
+def test_gc_says_first_and_removes_on_demand(invoke: Invoke, copied: Path) -> None:
+    """A dry run changes nothing; --delete removes just what was said; the rest still verifies."""
+    before = tree(copied, ".")
+    asked = ("gc", copied, "--keep", "none", "--older-than", 0)
+    dry = invoke(*asked)
+    assert dry.exit_code == 0 and "would go" in dry.stdout and tree(copied, ".") == before
+    assert "0 objects" in invoke("gc", copied, "--keep", "none").stdout  # younger than a day
+    assert "0 objects" in invoke("gc", copied, "--older-than", 0).stdout  # the run keeps all
+    done = invoke(*asked, "--delete")
+    assert done.exit_code == 0 and done.stdout.splitlines()[:-1] == dry.stdout.splitlines()[:-1]
+    gone = set(before) - set(tree(copied, "."))
+    assert gone == {line.partition(": ")[0] for line in dry.stdout.splitlines()[:-1]}
+    assert all(name.startswith("trajectories/") for name in gone) and invoke("verify", copied).exit_code == 0
+
+
+def test_du_adds_up(invoke: Invoke, demo: tuple[Path, Result]) -> None:
+    """A line for each stage, and a sum that is the tree's size."""
+    result = invoke("du", demo[0])
+    total = sum(path.stat().st_size for path in demo[0].rglob("*") if path.is_file())
+    assert result.exit_code == 0 and f"{total:,}" in result.stdout
+    assert all(stage in result.stdout for stage in ("latents", "trajectories", "edits", "dataset"))
 
 
 @pytest.mark.parametrize("target", ["0000000000", "abc", "", "edits/[/b]"])

@@ -293,6 +293,12 @@ def test_wrong_sizes_are_refused_before_anything_is_read(run: Run, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+def test_inverting_alone_keeps_all_steps() -> None:
+    """Which steps an edit needs is known from its recipe only: refused before anything is read."""
+    with pytest.raises(BadSpec, match=r"^field inversion\.save_steps: window follows from a recipe"):
+        invert_dataset.fn(inversion=InversionSpec(save_steps="window"))
+
+
 def test_a_missing_manifest_is_one_sentence(run: Run, tmp_path: Path) -> None:
     """The run ends with the manifest's own error."""
     with pytest.raises(BadManifest, match=r"none\.jsonl' does not exist; check the path"):

@@ -9,14 +9,24 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec
+from cogvideo_core.stores.codecs import CODECS, Planes, compress, xored
 from cogvideo_core.stores.layout import DTYPES, Layout, Unrepresentable, make_layout
-from cogvideo_core.stores.reader import Trajectory, open_trajectory
+from cogvideo_core.stores.reader import Ahead, Trajectory, open_trajectory
 
-__all__ = ["CONTAINERS", "DTYPES", "Step", "Trajectory", "Unrepresentable", "open_trajectory", "write_trajectory"]
+__all__ = [
+    "CODECS",
+    "CONTAINERS",
+    "DTYPES",
+    "Ahead",
+    "Step",
+    "Trajectory",
+    "Unrepresentable",
+    "open_trajectory",
+    "write_trajectory",
+]
 
 CONTAINERS = ("arrow", "zarr")
 
@@ -39,6 +49,7 @@ def write_trajectory(
     dtype: str = "float16",
     container: str = "arrow",
     levels: Sequence[int] | None = None,
+    codec: str = "none",
 ) -> tuple[dict[str, Path], dict[str, Any]]:
     """Stream the states of an inversion into local files under `folder`, holding no more than two at a time.
 
@@ -46,28 +57,36 @@ def write_trajectory(
         states: N+1 tensors [f,C,h,w], level 0 = clean, ascending noise.
         timesteps: their N+1 timesteps, ascending, timesteps[0] == -1.
         levels: those to keep; None keeps all.
+        codec: one of `CODECS`; all give back the same bits.
 
-    Returns (files for `Ledger.commit`, record with shape [N+1,f,C,h,w], dtype, container, timesteps and a table of
-    steps). Raises BadSpec for settings or states that don't fit together, ModelError for NaN or infinity, and
+    Returns (files for `Ledger.commit`, record with shape [N+1,f,C,h,w], dtype, container, codec, timesteps and a table
+    of steps). Raises BadSpec for settings or states that don't fit together, ModelError for NaN or infinity, and
     Unrepresentable for values that `dtype` can't hold.
     """
-    if container not in CONTAINERS:
-        raise BadSpec(f"container {container!r}: not known; use one of {', '.join(CONTAINERS)}")
+    check_container(container, codec)
     write: Callable[..., Any] = import_module(f"cogvideo_core.stores.{container}").write
     iterator = iter(states)
     first = next(iterator, None)
     if first is None:
         raise BadSpec("trajectory: no states; give one for each timestep")
-    layout, hashes = make_layout(first, timesteps, dtype, levels), list[str]()
-    planes = _planes(chain([first], iterator), layout, hashes)
+    layout, stored = make_layout(first, timesteps, dtype, levels, codec), list[tuple[int, str]]()
+    planes = _stored(_planes(chain([first], iterator), layout), layout, stored)
     del first  # or the first state would live as long as the whole inversion
     folder.mkdir(parents=True, exist_ok=True)
     files, offsets = write(folder, layout, planes)
-    return files, _record(layout, container, _steps(layout, next(iter(files)), offsets, hashes))
+    return files, _record(layout, container, _steps(layout, next(iter(files)), offsets, stored))
 
 
-def _planes(states: Iterator[Tensor], layout: Layout, hashes: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """(level, bits) of the levels to keep; their sha256 go to `hashes`. Raises BadSpec for a wrong number or shape."""
+def check_container(container: str, codec: str) -> None:
+    """Raises BadSpec for a container that is not known, or that can't hold the codec."""
+    if container not in CONTAINERS:
+        raise BadSpec(f"container {container!r}: not known; use one of {', '.join(CONTAINERS)}")
+    if container == "zarr" and codec.startswith("xor"):
+        raise BadSpec(f"codec {codec!r}: no other reader of a Zarr array would know it; use container='arrow'")
+
+
+def _planes(states: Iterator[Tensor], layout: Layout) -> Planes:
+    """(level, bits) of the levels to keep. Raises BadSpec for a wrong number or shape."""
     for level in count():
         state = next(states, None)
         if (state is None) != (level == layout.shape[0]):
@@ -79,16 +98,23 @@ def _planes(states: Iterator[Tensor], layout: Layout, hashes: list[str]) -> Iter
             raise BadSpec(f"trajectory level {level}: shape {tuple(state.shape)}, not {layout.shape[1:]} as before")
         if level in layout.levels:
             bits = layout.encode(state, level)
-            hashes.append(hashlib.sha256(bits.data).hexdigest())
             del state
             yield level, bits
 
 
-def _steps(layout: Layout, name: str, offsets: list[int], hashes: list[str]) -> list[Step]:
-    rows = zip(layout.levels, offsets, hashes, strict=True)
+def _stored(planes: Planes, layout: Layout, stored: list[tuple[int, str]]) -> Planes:
+    """(level, what is written of it); (bytes, sha256) of each go to `stored`."""
+    for level, bits in xored(planes) if layout.codec.startswith("xor") else planes:
+        payload = bits if layout.codec == "none" else compress(bits)
+        stored.append((payload.nbytes, hashlib.sha256(payload.data).hexdigest()))
+        yield level, payload
+
+
+def _steps(layout: Layout, name: str, offsets: list[int], stored: list[tuple[int, str]]) -> list[Step]:
+    rows = zip(layout.levels, offsets, stored, strict=True)
     return [
-        Step(level=j, timestep=layout.timesteps[j], object=name, offset=at, size=layout.step_bytes, sha256=digest)
-        for j, at, digest in rows
+        Step(level=j, timestep=layout.timesteps[j], object=name, offset=at, size=size, sha256=digest)
+        for j, at, (size, digest) in rows
     ]
 
 
@@ -96,7 +122,7 @@ def _record(layout: Layout, container: str, steps: list[Step]) -> dict[str, Any]
     return {
         "kind": "states",
         "container": container,
-        "codec": "none",
+        "codec": layout.codec,
         "dtype": layout.dtype,
         "shape": list(layout.shape),
         "timesteps": list(layout.timesteps),

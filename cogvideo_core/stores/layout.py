@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec, ModelError, StorageError
+from cogvideo_core.stores.codecs import CODECS
 
 # logical dtype: (torch dtype, stored bits). Little-endian everywhere.
 DTYPES: dict[str, tuple[torch.dtype, str]] = {
@@ -35,6 +36,7 @@ class Layout:
     shape: tuple[int, ...]
     timesteps: tuple[int, ...]
     levels: tuple[int, ...]
+    codec: str = "none"
 
     @property
     def bits(self) -> np.dtype:
@@ -58,20 +60,23 @@ class Layout:
         raw = stored if self.dtype == "float32" else stored.view(torch.int16)
         return raw.numpy().view(self.bits)
 
-    def decode(self, raw: bytes) -> Tensor:
-        """float32 [f,C,h,w], in memory of its own, from one state's bits."""
-        bits = np.frombuffer(raw, self.bits).reshape(self.shape[1:])
-        if self.dtype == "float16":
-            return torch.from_numpy(bits.view("<f2").astype(np.float32))
-        if self.dtype == "bfloat16":
-            return torch.from_numpy((bits.astype(np.uint32) << 16).view(np.float32))
-        return torch.from_numpy(bits.astype(np.float32, copy=True))
+    def decode(self, raw: np.ndarray) -> Tensor:
+        """float32 [f,C,h,w] from one state's bits, uint8; it may share their memory."""
+        bits = torch.from_numpy(raw.view(self.bits).reshape(self.shape[1:]))
+        if self.dtype == "float32":
+            return bits
+        state = torch.from_numpy(np.empty(bits.shape, np.float32))  # numpy's memory shows in tracemalloc
+        return state.copy_(bits.view(DTYPES[self.dtype][0]))
 
 
-def make_layout(state: Tensor, timesteps: Sequence[int], dtype: str, levels: Sequence[int] | None) -> Layout:
+def make_layout(
+    state: Tensor, timesteps: Sequence[int], dtype: str, levels: Sequence[int] | None, codec: str = "none"
+) -> Layout:
     """The layout of a trajectory whose states look like `state` [f,C,h,w]. Raises BadSpec for what can't be stored."""
     if dtype not in DTYPES:
         raise BadSpec(f"dtype {dtype!r}: can't be stored; use one of {', '.join(DTYPES)}")
+    if codec not in CODECS:
+        raise BadSpec(f"codec {codec!r}: not known; use one of {', '.join(CODECS)}")
     steps = tuple(int(t) for t in timesteps)
     if not steps or steps[0] != -1 or any(a >= b for a, b in pairwise(steps)):
         raise BadSpec(f"timesteps {steps[:4]}...: must ascend from -1, the clean end; give the levels' own timesteps")
@@ -80,4 +85,4 @@ def make_layout(state: Tensor, timesteps: Sequence[int], dtype: str, levels: Seq
         raise BadSpec(f"levels {kept}: outside 0..{len(steps) - 1}; keep levels that the trajectory has")
     if state.ndim != 4 or state.numel() == 0:
         raise BadSpec(f"state of shape {tuple(state.shape)}: not [f,C,h,w]; give one clip's latents")
-    return Layout(dtype, (len(steps), *state.shape), steps, kept)
+    return Layout(dtype, (len(steps), *state.shape), steps, kept, codec)

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import IO, Any
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from cogvideo_core.errors import BadSpec, EditError, StorageError
@@ -76,6 +77,13 @@ class Objects:
         with storing(name, (FileNotFoundError,)):
             return self.fs.cat_file(self.path(name), start=start, end=end)
 
+    def read_range(self, name: str, start: int, size: int) -> np.ndarray:
+        """uint8 [size] from `start`, fewer where the object ends, in memory of its own; one request.
+
+        Raises FileNotFoundError.
+        """
+        return np.frombuffer(self.read(name, start, start + size), np.uint8).copy()
+
     def size(self, name: str) -> int:
         """Bytes. Raises FileNotFoundError."""
         with storing(name, (FileNotFoundError,)):
@@ -83,6 +91,12 @@ class Objects:
             if info["type"] != "file":
                 raise FileNotFoundError(name)
             return int(info["size"])
+
+    def exists(self, name: str) -> bool:
+        try:
+            return self.size(name) >= 0
+        except FileNotFoundError:
+            return False
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The object in pieces of at most CHUNK bytes. Raises FileNotFoundError."""
@@ -138,6 +152,13 @@ class Objects:
             except (FileNotFoundError, NotADirectoryError):
                 return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def walk(self, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, fsspec's info) of all objects below a folder, "" for the root, in order."""
+        with storing(folder):
+            found = self.fs.find(self.path(folder).rstrip("/"), detail=True)
+        for path in sorted(found):
+            yield path.partition(f"{self.root}/")[2], found[path]
 
     def _writer(self, name: str) -> AbstractContextManager[IO[bytes]]:
         self._parents(name)

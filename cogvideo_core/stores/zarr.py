@@ -14,8 +14,9 @@ from typing import IO
 import google_crc32c
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
+from cogvideo_core.stores.codecs import LEVEL
 from cogvideo_core.stores.layout import Layout
 
 FOLDER = "trajectory.zarr"
@@ -23,9 +24,9 @@ _MISSING = 2**64 - 1
 
 
 def write(folder: Path, layout: Layout, planes: Iterable[tuple[int, np.ndarray]]) -> tuple[dict[str, Path], list[int]]:
-    """Write (level, bits [f,C,h,w]) one after the other.
+    """Write (level, bits [f,C,h,w] or their compressed bytes) one after the other.
 
-    Returns ({logical name: file}, byte offset of each stored level's bits); the first file holds the bits.
+    Returns ({logical name: file}, byte offset of each stored level); the first file holds them.
     """
     root = folder / FOLDER
     _write_metadata(root, layout)
@@ -33,9 +34,9 @@ def write(folder: Path, layout: Layout, planes: Iterable[tuple[int, np.ndarray]]
     shard.parent.mkdir(parents=True, exist_ok=True)
     index = np.full((layout.shape[0], 2), _MISSING, "<u8")
     with shard.open("wb") as sink:
-        for level, bits in planes:
-            index[level] = sink.tell(), layout.step_bytes + 4
-            _write_checked(sink, bits.tobytes())
+        for level, payload in planes:
+            index[level] = sink.tell(), payload.nbytes + 4
+            _write_checked(sink, payload.tobytes())
         _write_checked(sink, index.tobytes())
     files = {path.relative_to(folder).as_posix(): path for path in (shard, root / "zarr.json")}
     return files, [int(index[level, 0]) for level in layout.levels]
@@ -51,12 +52,18 @@ def _write_metadata(root: Path, layout: Layout) -> None:
         chunks=(1, *layout.shape[1:]),
         shards=layout.shape,
         filters=None,
-        compressors=(Crc32cCodec(),),
+        compressors=(*_blosc(layout), Crc32cCodec()),
         fill_value=float("nan") if plain else 0x7FC0,
         attributes={"logical_dtype": layout.dtype, "timesteps": layout.timesteps, "levels": layout.levels},
         dimension_names=("level", "f", "C", "h", "w"),
         overwrite=True,  # an earlier attempt may have left its own
     )
+
+
+def _blosc(layout: Layout) -> tuple[BloscCodec, ...]:
+    if layout.codec == "none":
+        return ()
+    return (BloscCodec(typesize=layout.bits.itemsize, cname="zstd", clevel=LEVEL, shuffle="shuffle", blocksize=0),)
 
 
 def _write_checked(sink: IO[bytes], data: bytes) -> None:
