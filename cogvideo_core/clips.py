@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import editing, memory, video
+from cogvideo_core import editing, memory
 from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.ledger import Commit
-from cogvideo_core.options import shown
 from cogvideo_core.prompts import embeddings
+from cogvideo_core.quality import colour_transferred, preserved_scores
+from cogvideo_core.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import fingerprint
 from cogvideo_core.stores import Ahead, open_trajectory, write_trajectory
 from cogvideo_core.stores.virtual import noised_state, virtual_record
 from cogvideo_core.units import (
     Edit,
-    edit_spec,
     inversion_prompt,
     levels_kept,
     pending_batches,
@@ -120,19 +121,25 @@ def edit_clip(work: Work, record: Record) -> Record:
         batch_of = {key: commit.record.get("batch", []) for key, commit in commits.items() if commit}
         timing |= {"reused": True, "edits": len(batch_of)}
     held: dict[str, editing.Trajectory] = {}
+    source = cache(lambda: work.model.decode(read_latents(work, record["latents_key"])["latents"]))
     todo = deque(pending_batches(edits, batch_of, batch_size(work, record)))
     while todo:
         batch = todo.popleft()
         with timed(record, "edit") as timing:
-            done = edit_batch(work, record, batch, held)
+            done = edit_batch(work, record, batch, held, source)
             steps, layers = work.inversion.steps, work.model.layers
-            timing["evaluations"] = editing.edit_evaluations(work.recipe, steps, done, layers)
-            timing["edits"] = done
-        if done < len(batch):
-            todo.appendleft(batch[done:])
+            timing["evaluations"] = editing.edit_evaluations(work.recipe, steps, len(done), layers)
+            timing["edits"] = len(done)
+        commits |= done
+        if len(done) < len(batch):
+            todo.appendleft(batch[len(done) :])
     if work.output.keep_trajectories != "all":
         drop_trajectory(work, record["trajectory_key"])
-    rows = [edit_row(work, record, edit) | {"reused": edit["edit_key"] in batch_of} for edit in edits]
+    rows = [
+        edit_row(work, record, edit, committed_scores(commits[edit["edit_key"]]))
+        | {"reused": edit["edit_key"] in batch_of}
+        for edit in edits
+    ]
     return record | {"edits": rows}
 
 
@@ -141,15 +148,29 @@ def batch_size(work: Work, record: Record) -> int:
     return memory.edits_per_batch(work.model, work.engine, work.recipe, latents)
 
 
-def edit_batch(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> int:
-    """Computes a planned batch, or as many of its first edits as memory has room for; returns how many."""
+def edit_batch(
+    work: Work,
+    record: Record,
+    batch: Sequence[Edit],
+    held: dict[str, editing.Trajectory],
+    source: Callable[[], np.ndarray],
+) -> dict[str, Commit]:
+    """Computes a planned batch, or as many of its first edits as memory has room for; their commits by key.
+
+    `source` gives the frames that edits are compared with: what the VAE alone makes of the clip.
+    """
     part, finals = memory.as_many_as_fit(
         batch, work.model.room, lambda part: denoised(work, record, part, held), f"clip {shown_clip(record['clip'])!r}"
     )
     together = [edit["edit_key"] for edit in part]
+    commits = {}
     for edit, latents in zip(part, finals, strict=True):
-        commit_edit(work, record, edit, work.model.decode(latents), together)
-    return len(part)
+        frames = work.model.decode(latents)
+        if work.recipe.colour_transfer:
+            frames = colour_transferred(source(), frames)
+        scores = preserved_scores(source(), frames) if work.output.scores else {}
+        commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
+    return commits
 
 
 def denoised(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> Tensor:
@@ -226,55 +247,8 @@ def conditioned(work: Work, record: Record) -> editing.RowVelocity:
     return work.model.conditioned(read_latents(work, own)["image"] if own else image_ref, image_ref)
 
 
-def commit_edit(work: Work, record: Record, edit: Edit, frames: Any, batch: list[str]) -> Commit:
-    """Writes and commits the edited clip; audio is that of the source as the model saw it."""
-    spec = edit_spec(
-        record["trajectory_key"],
-        work.recipe,
-        work.output,
-        record["source_prompt"],
-        edit["target_prompt"],
-        edit["seed"],
-        record["first_frame"],
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        audio = _source_audio(work, record, folder) if record["has_audio"] else None
-        video.encode(frames, folder / "edit.mp4", record["fps"], work.output.crf, audio)
-        # the row, so that the tables can be made again from what is committed alone
-        row = edit_row(work, record, edit) | {"clip": shown_clip(record["clip"])}
-        about = {"batch": batch, "row": row}
-        return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, about)
-
-
-def _source_audio(work: Work, record: Record, folder: Path) -> tuple[Path, video.Probe, video.Window] | None:
-    commit = work.find("sources", record["source_key"])
-    if commit is None:
-        return None
-    source = work.ledger.fetch(commit, "source.mp4", folder)
-    found = video.probe(source, record["clip"], video.Limits.of(work.dataset))
-    return (source, found, video.Window(0, 0.0, record["frames"])) if found.has_audio else None
-
-
 def drop_trajectory(work: Work, key: str) -> None:
     """A trajectory is a cache: it goes once its edits are committed, unless all are kept."""
     commit = work.ledger.find("trajectories", key, "none")
     if commit is not None:
         work.ledger.remove(commit)
-
-
-def edit_row(work: Work, record: Record, edit: Edit) -> Record:
-    """The edit's line in the tables."""
-    copied = ("source_id", "clip", "name", "window", "source_prompt", "inversion_prompt", "latents_key", "source_key")
-    return {
-        **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
-        **edit,
-        "first_frame_uri": shown_clip(record["first_frame_uri"]),
-        "negative_prompt": work.recipe.negative_prompt,
-        "recipe": work.recipe.name,
-        "recipe_fingerprint": work.recipe.fingerprint,
-        "model": shown(work.model.spec),
-        "model_fingerprint": work.model.fingerprint,
-        "state": "done",
-        "scores": {},
-    }

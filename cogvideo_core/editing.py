@@ -13,10 +13,20 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.fft import fft2, fftfreq, ifft2
 
 from cogvideo_core.attention import Reference
 from cogvideo_core.ddim import ddim_step, noised, pred_x0
-from cogvideo_core.guidance import guide, guide_apart, guided_steps, rescaled, scale_at, window
+from cogvideo_core.guidance import (
+    guide,
+    guide_apart,
+    guided_steps,
+    rescaled,
+    scale_at,
+    weight_at,
+    window,
+    with_statistics,
+)
 from cogvideo_core.inversion import seeded_noise
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import RecipeSpec
@@ -51,20 +61,33 @@ def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory
     level = schedule.level(first_step(recipe, schedule))
     if recipe.start == "inverted":
         return trajectory(level).float()
-    source = trajectory(0).float()
+    source = trajectory(level if recipe.start == "mixed" else 0).float()
     noise = seeded_noise(source.shape, seed).to(source.device)
     if recipe.start == "noised":
         return noised(source, noise, schedule.thetas[level])
+    if recipe.start == "mixed":
+        return mixed(source, noise, recipe.mix_cutoff)
     return noise
+
+
+def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
+    """The spatial frequencies of `low` below `cutoff` (cycles a cell) and those of `high` above it; [...,h,w].
+
+    Source: arXiv 2312.07537 (FreeInit), over space alone.
+    """
+    height, width = low.shape[-2:]
+    radius = torch.hypot(fftfreq(height, device=low.device)[:, None], fftfreq(width, device=low.device)[None])
+    return ifft2(torch.where(radius < cutoff, fft2(low), fft2(high))).real
 
 
 def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
     """The trajectory's levels that `start_latents` and `edit` ask for, in the order of use; each once."""
     first = min(round(recipe.start_at * steps), steps - 1)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    start = steps - first if recipe.start == "inverted" else 0
+    start = steps - first if recipe.start in ("inverted", "mixed") else 0
+    clean = [0] if recipe.match_statistics else []
     referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step >= first]
-    return list(dict.fromkeys([start, *referenced]))
+    return list(dict.fromkeys([start, *clean, *referenced]))
 
 
 def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:
@@ -85,10 +108,11 @@ def predict(
     x_ref: Tensor | None,
     recipe: RecipeSpec,
     layers: range,
+    weight: float,
 ) -> tuple[Tensor | None, Tensor]:
     """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
 
-    `x_ref` [f,C,h,w] is None outside the reference's window.
+    `x_ref` [f,C,h,w] is None outside the reference's window; `weight` is the reference's at this step.
     """
     rows = torch.cat([x, x]) if guided else x
     text = torch.cat([texts.uncond.expand_as(texts.cond), texts.cond]) if guided else texts.cond
@@ -97,7 +121,7 @@ def predict(
     else:
         text_ref = reference_texts(recipe, texts, guided)
         n = len(text_ref)
-        reference = Reference(n, layers, recipe.reference_weight, recipe.reference_text)
+        reference = Reference(n, layers, weight, recipe.reference_text)
         joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
@@ -136,12 +160,17 @@ def edit(
     """
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
+    matched = window(0.0, recipe.match_statistics, schedule.steps)
+    source = trajectory(0).to(x) if matched else None
     for step in range(first_step(recipe, schedule), schedule.steps):
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         x_ref = trajectory(level).to(x) if step in referenced else None
-        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers)
+        weight = weight_at(recipe, step, referenced) if step in referenced else 0.0
+        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers, weight)
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
+        if source is not None and step in matched:
+            v = with_statistics(v, x, theta, source)
         x = ddim_step(x, v, theta, schedule.thetas[level - 1])
         yield x
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from cogvideo_core.ddim import pred_x0
 from cogvideo_core.specs import RecipeSpec
 
 
@@ -32,6 +33,14 @@ def scale_at(recipe: RecipeSpec, step: int, steps: int) -> float:
     return 1 + (recipe.guidance_scale - 1) * (1 - math.cos(math.pi * progress**5)) / 2
 
 
+def weight_at(recipe: RecipeSpec, step: int, steps: range) -> float:
+    """The reference's weight at a step of its window `steps`: constant, or falling as a quarter of a cosine."""
+    if recipe.reference_schedule == "constant":
+        return recipe.reference_weight
+    progress = (step - steps.start) / len(steps)
+    return recipe.reference_weight * math.cos(math.pi / 2 * progress)
+
+
 def guide(v_uncond: Tensor, v_cond: Tensor, scale: float) -> Tensor:
     """v_uncond + scale · (v_cond - v_uncond), rows [E,...]. Source: arXiv 2207.12598."""
     return v_uncond + scale * (v_cond - v_uncond)
@@ -54,3 +63,15 @@ def rescaled(v: Tensor, v_cond: Tensor, amount: float) -> Tensor:
     dims = tuple(range(1, v.ndim))
     ratio = v_cond.std(dims, keepdim=True) / v.std(dims, keepdim=True).clamp_min(1e-12)
     return v * (amount * ratio + 1 - amount)
+
+
+def with_statistics(v: Tensor, x: Tensor, theta: float, source: Tensor) -> Tensor:
+    """v [E,f,C,h,w] whose clean estimate has the mean and standard deviation of the source [f,C,h,w], by channel.
+
+    From cos θ · x_t - sin θ · v the estimate moves by d when v moves by -d / sin θ.
+    """
+    dims = (-4, -2, -1)
+    clean = pred_x0(x, v, theta)
+    mean, std = clean.mean(dims, keepdim=True), clean.std(dims, keepdim=True).clamp_min(1e-6)
+    matched = (clean - mean) / std * source.std(dims, keepdim=True) + source.mean(dims, keepdim=True)
+    return v - (matched - clean) / math.sin(theta)

@@ -169,6 +169,9 @@ class RecipeSpec(Spec):
     reference_weight: float = Field(
         1.0, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
     )
+    reference_schedule: Literal["constant", "falling"] = Field(
+        "constant", title="Reference schedule", description="falling lowers the weight to 0 over the window."
+    )
     reference_text: bool = Field(
         True, title="Reference text", description="Whether edits also see the text tokens of the reference row."
     )
@@ -176,11 +179,28 @@ class RecipeSpec(Spec):
     reference_end: Fraction01 = Field(0.4, title="Reference until", description="Fraction of the steps.")
     layer_start: Fraction01 = Field(0.0, title="Layers from", description="Fraction of the transformer's depth.")
     layer_end: Fraction01 = Field(1.0, title="Layers until", description="Fraction of the transformer's depth.")
-    start: Literal["inverted", "noised", "fresh"] = Field(
-        "inverted", title="Start from", description="Inverted noise, the noised source, or fresh noise."
+    start: Literal["inverted", "noised", "fresh", "mixed"] = Field(
+        "inverted",
+        title="Start from",
+        description="Inverted noise, the noised source, fresh noise, or mixed: inverted noise with fresh details.",
+    )
+    mix_cutoff: float = Field(
+        0.25,
+        title="Mix below",
+        gt=0,
+        le=0.5,
+        description="Of start=mixed: cycles a latent cell below which noise is inverted.",
     )
     start_at: Fraction01 = Field(
         0.0, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
+    )
+    match_statistics: Fraction01 = Field(
+        0.0,
+        title="Match statistics until",
+        description="Fraction of the steps in which the clean estimate takes the source's mean and contrast.",
+    )
+    colour_transfer: bool = Field(
+        False, title="Colour transfer", description="Gives an edit's preserved region the source's mean and contrast."
     )
     negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
     seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
@@ -211,6 +231,9 @@ class OutputSpec(Spec):
     )
     verify: Literal["none", "size", "full"] = Field(
         "size", title="Verify", description="How committed files are checked before they are trusted."
+    )
+    scores: bool = Field(
+        True, title="Measure edits", description="Colour shift, sharpness and flicker of what an edit should preserve."
     )
     gallery: bool = Field(True, title="Gallery", description="Write index.html.")
 

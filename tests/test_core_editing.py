@@ -1,17 +1,13 @@
 """The editing loop against plain implementations, on small models of the released variants, in float32."""
 
-import copy
 import threading
 from typing import Any
 
 import pytest
 import torch
-from diffusers.models.attention_processor import CogVideoXAttnProcessor2_0
-from diffusers.models.embeddings import apply_rotary_emb
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from cogvideo_core import editing, guidance, processors
 from cogvideo_core.attention import Reference
@@ -20,7 +16,7 @@ from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.shapes import build, world
-from cogvideo_core.specs import PRESETS, ModelSpec, RecipeSpec
+from cogvideo_core.specs import ModelSpec, RecipeSpec
 
 STEPS = 4
 VARIANTS = ["5b", "2b", "1.5-5b"]
@@ -149,7 +145,7 @@ def test_remedies_reach_the_edit(model_5b: VideoModel, field: str) -> None:
     assert (clip.edit(RecipeSpec(**{field: other})) - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("start", ["inverted", "noised", "fresh"])
+@pytest.mark.parametrize("start", ["inverted", "noised", "fresh", "mixed"])
 def test_batching_does_not_matter(model: VideoModel, start: str) -> None:
     """Three edits in one batch equal the same edits one by one, within 1e-4."""
     clip = Clip(model)
@@ -157,6 +153,26 @@ def test_batching_does_not_matter(model: VideoModel, start: str) -> None:
     together = clip.edit(recipe)
     for edit in range(3):
         assert (together[edit : edit + 1] - clip.edit(recipe, slice(edit, edit + 1))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("change", [{"reference_schedule": "falling"}, {"match_statistics": 0.5}])
+def test_remedies_of_the_loop_reach_the_edit(model_5b: VideoModel, change: dict[str, Any]) -> None:
+    """A falling reference weight and matched statistics change an edit; its evaluations stay the same."""
+    clip = Clip(model_5b)
+    before, plain = model_5b.evaluations, clip.edit(RecipeSpec(reference_end=1.0))
+    cost, changed = model_5b.evaluations - before, clip.edit(RecipeSpec(reference_end=1.0, **change))
+    assert (changed - plain).abs().max() > 1e-3
+    assert model_5b.evaluations - before == 2 * cost
+
+
+def test_mixed_start_takes_each_band_from_its_own() -> None:
+    """Low frequencies of the inverted noise, high ones of the fresh; with both the same nothing changes."""
+    rng = torch.Generator().manual_seed(0)
+    low, high = (torch.randn(3, 8, 12, 12, generator=rng) for _ in range(2))
+    out = torch.fft.fft2(editing.mixed(low, high, 0.2))
+    assert torch.allclose(out[..., :2, :2], torch.fft.fft2(low)[..., :2, :2], atol=1e-3)
+    assert torch.allclose(out[..., 6, 6], torch.fft.fft2(high)[..., 6, 6], atol=1e-3)
+    assert torch.allclose(editing.mixed(low, low, 0.2), low, atol=1e-5)
 
 
 def test_two_threads_on_one_model_equal_each_alone(model_5b: VideoModel) -> None:
@@ -233,55 +249,6 @@ def test_seed_matters_to_its_own_edit_only(model_5b: VideoModel) -> None:
     first, second = edited(2, 7), edited(2, 9)
     assert (first[0] - second[0]).abs().max() < 1e-5
     assert (first[1] - second[1]).abs().max() > 0.01
-
-
-class ScriptAttention(CogVideoXAttnProcessor2_0):
-    """Reference attention as first published: rows [edits | references], each edit also sees its own reference row."""
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, image_rotary_emb=None):  # type: ignore[no-untyped-def,override]
-        tokens, n = torch.cat([encoder_hidden_states, hidden_states], dim=1), encoder_hidden_states.shape[1]
-        rows, length, _ = tokens.shape
-        q, k, v = (
-            f(tokens).view(rows, length, attn.heads, -1).transpose(1, 2) for f in (attn.to_q, attn.to_k, attn.to_v)
-        )
-        q, k = attn.norm_q(q), attn.norm_k(k)
-        if image_rotary_emb is not None:
-            for x in (q, k):
-                x[:, :, n:] = apply_rotary_emb(x[:, :, n:], image_rotary_emb)
-        (q, q_ref), (k, k_ref), (v, v_ref) = (x.chunk(2) for x in (q, k, v))
-        edits = scaled_dot_product_attention(q, torch.cat([k, k_ref], dim=2), torch.cat([v, v_ref], dim=2))
-        out = torch.cat([edits, scaled_dot_product_attention(q_ref, k_ref, v_ref)])
-        out = attn.to_out[0](out.transpose(1, 2).reshape(rows, length, -1))
-        return out[:, n:], out[:, :n]
-
-
-@torch.inference_mode()
-def script_edit(pipe: Any, x: Tensor, trajectory: Tensor, text: Tensor, scale: float) -> Tensor:
-    """The first public script's loop with diffusers' own scheduler; x [1,f,C,h,w], text [uncond, cond]."""
-    for block in pipe.transformer.transformer_blocks:
-        block.attn1.set_processor(ScriptAttention())
-    frames, height, width = x.shape[1], x.shape[3] * 4, x.shape[4] * 4
-    rope = pipe.transformer.config.use_rotary_positional_embeddings
-    tables = pipe._prepare_rotary_positional_embeddings(height, width, frames, x.device) if rope else None
-    pipe.scheduler.set_timesteps(len(trajectory) - 1)
-    for t, state in zip(pipe.scheduler.timesteps, reversed(trajectory), strict=False):
-        rows = torch.cat([x, x, state[None], state[None]])
-        v = pipe.transformer(rows, torch.cat([text, text]), t.expand(4), image_rotary_emb=tables).sample[:2]
-        x = pipe.scheduler.step(v[:1] + scale * (v[1:] - v[:1]), t, x, return_dict=False)[0]
-    return x
-
-
-def test_seed_preset_equals_an_implementation_of_its_own(model: VideoModel) -> None:
-    """Explicit start latents and trajectory: the script, spelled out with diffusers' scheduler, agrees within 1e-4."""
-    clip, recipe = Clip(model), PRESETS["seed"]
-    trajectory = torch.stack(clip.states)
-    start = torch.randn(3, *trajectory.shape[1:], generator=torch.Generator().manual_seed(1))
-    ours = editing.edited(model.velocity, start, clip.texts, trajectory, clip.schedule, recipe, model.layers)
-    pipe = copy.deepcopy(model.pipe)
-    for row in range(3):
-        text = torch.cat([clip.texts.uncond, clip.texts.cond[row : row + 1]])
-        theirs = script_edit(pipe, start[row : row + 1], trajectory, text, recipe.guidance_scale)
-        assert (ours[row] - theirs[0]).abs().max() < 1e-4
 
 
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0])

@@ -69,3 +69,23 @@ def test_windows_cover_their_fractions() -> None:
     assert guidance.window(0, 1, 50) == range(50)
     assert len(guidance.window(0.4, 0.4, 50)) == 0
     assert [*guidance.window(0, 0.5, 7), *guidance.window(0.5, 1, 7)] == list(range(7))
+
+
+def test_falling_weight_ends_near_zero() -> None:
+    """From the recipe's weight at the window's first step down, never negative; constant by default."""
+    recipe = RecipeSpec(reference_schedule="falling", reference_weight=2.0)
+    weights = [guidance.weight_at(recipe, step, range(3, 13)) for step in range(3, 13)]
+    assert weights[0] == 2.0 and weights == sorted(weights, reverse=True) and 0 < weights[-1] < 0.4
+    assert guidance.weight_at(RecipeSpec(reference_weight=2.0), 5, range(3, 13)) == 2.0
+
+
+def test_matched_estimate_has_the_sources_statistics() -> None:
+    """The clean estimate of the changed velocity has the source's mean and deviation in each channel."""
+    v, _, x = halves()
+    source = 3 + 2 * torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    clean = pred_x0(x, guidance.with_statistics(v, x, 1.2, source), 1.2)
+    dims = (-4, -2, -1)
+    assert torch.allclose(clean.mean(dims), source.mean((-4, -2, -1)).expand(3, -1))
+    assert torch.allclose(clean.std(dims), source.std((-4, -2, -1)).expand(3, -1))
+    same = pred_x0(x, v, 1.2)[0]
+    assert torch.allclose(guidance.with_statistics(v, x, 1.2, same)[0], v[0])

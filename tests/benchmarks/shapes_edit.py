@@ -25,6 +25,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from cogvideo_core import editing
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.model import VideoModel, load
+from cogvideo_core.quality import sharpness
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.specs import PRESET_INVERSIONS, PRESETS, InversionSpec, ModelSpec, RecipeSpec
 
@@ -67,15 +68,6 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def delta_e(a: np.ndarray, b: np.ndarray) -> float:
     """Mean CIEDE2000 over uint8 pixels [n,3]."""
     return float(deltaE_ciede2000(rgb2lab(a / 255.0), rgb2lab(b / 255.0)).mean())
-
-
-def sharpness(frames: np.ndarray, region: np.ndarray) -> float:
-    """Mean absolute Laplacian of the grey levels in a region bool [F,H,W]."""
-    grey = np.pad(frames.mean(-1), ((0, 0), (1, 1), (1, 1)), mode="edge")
-    laplacian = (
-        4 * grey[:, 1:-1, 1:-1] - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
-    )
-    return float(np.abs(laplacian)[region].mean())
 
 
 def marks(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> dict[str, float]:
