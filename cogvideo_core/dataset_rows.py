@@ -155,7 +155,7 @@ def dataset_card(rows: Sequence[Row], failures: Sequence[Row], about: Mapping[st
     facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
     facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
     scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
-    columns = MEANING | dict.fromkeys(scores, "measured on the edit")
+    columns = MEANING | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
     return CARD.format(
         front=_front_matter(title, len(rows)),
         title=escape_markdown(title),
@@ -164,6 +164,19 @@ def dataset_card(rows: Sequence[Row], failures: Sequence[Row], about: Mapping[st
         settings=_two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
         failures=_card_failures(failures),
     )
+
+
+SCORES = {
+    "preserved": "share of the pixels whose content stayed in place; the other scores are of this region, against the "
+    "source after the model's VAE",
+    "delta_e": "colour shift, mean CIEDE2000",
+    "delta_e_p95": "colour shift, 95th percentile",
+    "luminance_gain": "mean lightness, edit over source",
+    "saturation_gain": "mean chroma, edit over source",
+    "sharpness": "mean absolute Laplacian, edit over source",
+    "ssim": "structural similarity of the grey levels",
+    "flicker": "change from frame to frame that the source does not show, in levels of 255",
+}
 
 
 CARD = """\

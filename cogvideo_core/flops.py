@@ -122,7 +122,7 @@ def given(model: VideoModel, edits: int, steps: int) -> Given:
     """Inputs of the model's own size on its device; the same at each call."""
     config, seeds = model.transformer.config, itertools.count()
     frames = (config.sample_frames - 1) // config.temporal_compression_ratio + 1
-    latents = (frames, config.out_channels, config.sample_height, config.sample_width)
+    latents = (frames + model.front_padding, config.out_channels, config.sample_height, config.sample_width)
 
     def draw(*shape: int) -> Tensor:
         if model.device.type == "meta":
