@@ -5,11 +5,17 @@ import numpy as np
 from cogvideo_core.shapes import build, oracle, world
 
 WORLD_HASH = "e6073bbda782ad62d6488114c2428b9ba1c8681e0771922c8d9687a0a5fdecb8"
+LONG_BENCH_HASH = "12cbb615d76cd081ee584bfc7181378cc690f2178857bb78db8e92e2a2856f8b"
 
 
 def test_the_world_is_frozen() -> None:
     """Pixels, captions, splits and the bench list are the ones the shipped weights were trained for."""
     assert world.world_hash() == WORLD_HASH
+
+
+def test_the_longer_bench_list_is_frozen() -> None:
+    """The 40 held-out clips on which recipes are compared were fixed before any recipe was chosen."""
+    assert world.bench_hash(40) == LONG_BENCH_HASH
 
 
 def test_oracle_reads_ground_truth_without_error() -> None:

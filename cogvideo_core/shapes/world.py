@@ -219,3 +219,11 @@ def world_hash(scenes: int = 64) -> str:
     for edit in bench_edits():
         digest.update(render(edit.scene).tobytes() + f"{edit.kind}|{edit.source_prompt}|{edit.target_prompt}".encode())
     return digest.hexdigest()
+
+
+def bench_hash(clips: int) -> str:
+    """Fingerprint of the bench's first `clips` clips: pixels and prompts."""
+    digest = hashlib.sha256()
+    for edit in bench_edits(clips):
+        digest.update(render(edit.scene).tobytes() + f"{edit.kind}|{edit.source_prompt}|{edit.target_prompt}".encode())
+    return digest.hexdigest()
