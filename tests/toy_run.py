@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from cogvideo_core import clips, encoding, plan, tables, video
+from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.failures import attempt
 from cogvideo_core.inversion import seeded_noise
 from cogvideo_core.ledger import Ledger
@@ -36,7 +37,8 @@ Record = dict[str, Any]
 STEPS, EDITS_PER_BATCH = 6, 2
 PROMPTS = ("a blue circle", "a red square", "a green triangle")
 INVERSION = STEPS * 2  # evaluations
-LONGEST_BATCH = 2 + (2 + 1) + 2 * 2 * (STEPS - 1)  # never less than what one batch of edits costs
+RECIPE = RecipeSpec(reference_end=0.5)
+LONGEST_BATCH = max(INVERSION, edit_evaluations(RECIPE, STEPS, EDITS_PER_BATCH, 2))
 
 
 class ToyModel:
@@ -112,7 +114,7 @@ def settings(root: str, verify: str = "size", **inversion: Any) -> tuple[Any, ..
     return (
         DatasetSpec(source="toy"),
         InversionSpec(steps=STEPS, iterations=1, **inversion),
-        RecipeSpec(reference_end=0.5),
+        RECIPE,
         OutputSpec(root=root, verify=verify),  # type: ignore[arg-type]
         EngineSpec(edits_per_batch=EDITS_PER_BATCH),
     )
