@@ -14,14 +14,12 @@ import uuid
 import weakref
 from pathlib import Path
 
-import fsspec
 import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 import zarr
-from fsspec.implementations.dirfs import DirFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Blosc
@@ -40,26 +38,12 @@ from cogvideo_core.stores import (
     write_trajectory,
 )
 from cogvideo_core.stores.codecs import compress, decompress
-from cogvideo_core.stores.objects import Objects
 
 TIMESTEPS = [-1, 199, 399, 599, 799]
 TORCH = {name: kind for name, (kind, _) in DTYPES.items()}
 SHAPE = (3, 4, 6, 8)
 PACKED = [("arrow", "none"), ("zarr", "none"), ("arrow", "shuffle-zstd"), ("zarr", "shuffle-zstd")]
 PACKED += [("arrow", "xor-shuffle-zstd")]
-
-
-@pytest.fixture(params=["file", "memory", "generic"])
-def ledger(request, tmp_path):
-    """One ledger for each kind of file system; "generic" is a disk behind fsspec's ordinary interface."""
-    if request.param == "file":
-        yield Ledger(str(tmp_path / "root"))
-    elif request.param == "generic":
-        yield Ledger(Objects(DirFileSystem(str(tmp_path), fs=fsspec.filesystem("file")), "root"))
-    else:
-        name = f"memory://{uuid.uuid4().hex}/root"
-        yield Ledger(name)
-        fsspec.filesystem("memory").rm(name.rpartition("/")[0], recursive=True)
 
 
 @pytest.fixture
