@@ -94,6 +94,8 @@ class FaultyMemory(MemoryFileSystem):
             raise failure(kind)
 
     def _open(self, path: str, mode: str = "rb", *arguments: Any, **options: Any) -> Any:
+        if "data" in options:  # pipe_file, which had its chance
+            return super()._open(path, mode, *arguments, **options)
         kind = FAULT.now()
         if kind in ("raises", "throttled"):
             raise failure(kind)
@@ -139,7 +141,7 @@ def test_any_call_may_go_wrong(toy: Any, store: str, tmp_path: Path, kind: str, 
     counted = Fault()
     whole = ran(toy, f"{store}/calm", tmp_path, counted)
     good = toy.result(f"{store}/calm")
-    assert counted.calls > 150
+    assert counted.calls > 150 and len(good["rows"]) == 3 and len(good["dataset/metadata.jsonl"].splitlines()) == 3
     for nth in range(1 + KINDS.index(kind), counted.calls + 1, every) if every > 1 else range(1, counted.calls + 1):
         root, fault = f"{store}/{nth}", Fault(nth, kind)
         first = ran(toy, root, tmp_path, fault)
@@ -147,6 +149,15 @@ def test_any_call_may_go_wrong(toy: Any, store: str, tmp_path: Path, kind: str, 
         assert fault.calls >= nth and toy.result(root) == good, (nth, kind)
         assert first + second <= whole + toy.LONGEST_BATCH, (nth, kind)
         assert list(verify_tree(root)) == [], (nth, kind)
+        forget(root)
+
+
+def forget(root: str) -> None:
+    """fsspec's memory looks through all it holds at every call."""
+    place = root.removeprefix("memory:/")
+    for path in [path for path in MemoryFileSystem.store if path.startswith(f"{place}/")]:
+        del MemoryFileSystem.store[path]
+    MemoryFileSystem.pseudo_dirs[:] = [path for path in MemoryFileSystem.pseudo_dirs if not path.startswith(place)]
 
 
 @pytest.mark.parametrize("kind", ["raises", "late", "throttled", "no space"])
