@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 
 from cogvideo_core.errors import StorageError
 from cogvideo_core.ledger import Ledger
+from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.upkeep import open_root, usage, verify_tree
 
 pytestmark = pytest.mark.e2e
@@ -69,3 +74,28 @@ def test_a_server_that_is_away_is_worth_another_try(s3: dict[str, Any], monkeypa
     with pytest.raises(StorageError) as caught:
         Ledger("s3://runs/away").find("edits", "a" * 64)
     assert caught.value.retryable
+
+
+@pytest.mark.timeout(400)
+def test_credentials_reach_neither_prefect_nor_the_terminal(
+    s3_root: str, s3: dict[str, Any], tiny_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    """A whole run of the command line on S3: the secret is in no output, no file of Prefect and no object."""
+    manifest = make_clips(tmp_path / "clips", 1, prompts=1)
+    sets = ("inversion.steps=4", "inversion.iterations=1", "engine.edits_per_batch=1")
+    command = [sys.executable, "-m", "flows.cli", "run", str(manifest), "--output", s3_root]
+    command += ["--model", str(tiny_pipeline_folder), *(part for each in sets for part in ("--set", each))]
+    settings = {
+        "FSSPEC_S3": json.dumps(s3),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+    }
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env={**os.environ, **settings}, capture_output=True, timeout=380
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    objects = open_root(s3_root).objects
+    stored = b"".join(objects.read(name) for name, _ in objects.walk(""))
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "prefect").rglob("*") if path.is_file())
+    assert len(kept) > 100_000 and len(stored) > 10_000 and s3_root.encode() in kept
+    assert s3["secret"].encode() not in done.stdout + done.stderr + stored + kept
