@@ -171,6 +171,8 @@ class Ledger:
     def _create(self, ours: Commit) -> Commit | None:
         """Ours, once it lies there; None where another one does."""
         name, raw = f"{unit_folder(ours.stage, ours.key)}/commit.json", ours.to_bytes()
+        if self.objects.exists(name):  # for stores that would overwrite it
+            return None
         try:
             self.objects.create(name, raw)
         except FileExistsError:

@@ -6,13 +6,20 @@ import atexit
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+import fsspec
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from cogvideo_core.ledger import Ledger
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="cogvideo-edit-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
@@ -52,12 +59,64 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module toy_run, with videos that need no ffmpeg."""
-    spec = spec_from_file_location("toy_run", Path(__file__).with_name("toy_run.py"))
+def sibling(name: str) -> ModuleType:
+    """A module of helpers beside the tests, which are no package."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module toy_run, with videos that need no ffmpeg."""
+    module = sibling("toy_run")
     module.install(monkeypatch.setattr)
     return module
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Storage options of a real S3 server that enforces If-None-Match."""
+    with sibling("s3_servers").seaweed(tmp_path_factory.mktemp("seaweed")) as options:
+        yield options
+
+
+@pytest.fixture(scope="session")
+def quirky_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Storage options of a real S3 server that ignores If-None-Match."""
+    with sibling("s3_servers").rclone(tmp_path_factory.mktemp("rclone")) as options:
+        yield options
+
+
+@pytest.fixture
+def s3_root(s3: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A root of its own on the S3 server."""
+    monkeypatch.setitem(fsspec.config.conf, "s3", s3)
+    return f"s3://runs/{uuid.uuid4().hex}/root"
+
+
+S3_KINDS = {"s3": "s3", "quirky": "quirky_s3"}
+KINDS = ["file", "memory", "generic", *(pytest.param(kind, marks=pytest.mark.e2e) for kind in S3_KINDS)]
+
+
+@pytest.fixture(params=KINDS)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """One ledger for each kind of file system; "generic" is a disk behind fsspec's ordinary interface."""
+    from cogvideo_core.ledger import Ledger
+    from cogvideo_core.stores.objects import Objects
+
+    if request.param == "file":
+        yield Ledger(str(tmp_path / "root"))
+    elif request.param == "generic":
+        yield Ledger(Objects(DirFileSystem(str(tmp_path), fs=fsspec.filesystem("file")), "root"))
+    elif request.param == "memory":
+        name = f"memory://{uuid.uuid4().hex}"
+        yield Ledger(f"{name}/root")
+        fs = fsspec.filesystem("memory")
+        if fs.exists(name):
+            fs.rm(name, recursive=True)
+    else:
+        monkeypatch.setitem(fsspec.config.conf, "s3", request.getfixturevalue(S3_KINDS[request.param]))
+        yield Ledger(f"s3://runs/{uuid.uuid4().hex}/root")

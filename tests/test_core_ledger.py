@@ -10,9 +10,7 @@ import threading
 import uuid
 from pathlib import Path
 
-import fsspec
 import pytest
-from fsspec.implementations.dirfs import DirFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,21 +23,6 @@ from cogvideo_core.stores.objects import Objects, open_objects, redacted
 KEY = "0123456789abcdef" * 4
 STAGE = "edits"
 CONTENT = {"video.mp4": bytes(range(256)) * 2, "deep/er/latents.bin": b"\x00" * 300}
-
-
-@pytest.fixture(params=["file", "memory", "generic"])
-def ledger(request, tmp_path):
-    """One ledger for each kind of file system; "generic" is a disk behind fsspec's ordinary interface."""
-    if request.param == "file":
-        yield Ledger(str(tmp_path / "root"))
-    elif request.param == "generic":
-        yield Ledger(Objects(DirFileSystem(str(tmp_path), fs=fsspec.filesystem("file")), "root"))
-    else:
-        name = f"memory://{uuid.uuid4().hex}/root"
-        yield Ledger(name)
-        fs = fsspec.filesystem("memory")
-        if fs.exists(top := name.rpartition("/")[0]):
-            fs.rm(top, recursive=True)
 
 
 @pytest.fixture
@@ -211,8 +194,10 @@ def test_any_bytes_may_lie_there(raw):
         Commit.from_bytes(raw, STAGE, KEY)
 
 
-def test_two_writers_race(ledger, files):
-    """Two threads that commit one key at the same time both succeed, with the same commit, and leave nothing over."""
+def test_two_writers_race(ledger, files, request):
+    """Two threads that commit one key at the same time both succeed, with the same commit, and leave nothing over. On a
+    store that overwrites what it was told to create, each has a whole commit, and one of them stays."""
+    creates = "quirky" not in request.node.name
     for turn in range(5):
         key, barrier, results = f"{turn:064x}", threading.Barrier(2), []
 
@@ -225,8 +210,10 @@ def test_two_writers_race(ledger, files):
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(results) == 2 and results[0] == results[1] == ledger.find(STAGE, key, verify="full")
-    assert len(snapshot(ledger)) == 5 * 3
+        assert len(results) == 2 and ledger.find(STAGE, key, verify="full") in results
+        assert [ledger.check(result) for result in results] == [{}, {}]
+        assert results[0] == results[1] or not creates
+    assert len(snapshot(ledger)) == 5 * 3 or not creates
 
 
 def test_the_loser_replaces_a_bad_winner(ledger, files):
@@ -325,16 +312,15 @@ def test_a_lost_answer_is_not_a_lost_commit(ledger, files, monkeypatch):
 
 def test_a_refusal_in_other_words(ledger, files, monkeypatch):
     """Some clients report "it exists already" as an ordinary failure: the loser still takes the winner's commit."""
-    winner, create = ledger.commit(STAGE, KEY, files, {}, {}), ledger.objects.create
+    create, winners = ledger.objects.create, []
 
-    def vague(name, data):
-        try:
-            create(name, data)
-        except FileExistsError:
-            raise StorageError("a pre-condition did not hold") from None
+    def beaten(name, data):
+        ledger.objects.create = create
+        winners.append(ledger.commit(STAGE, KEY, files, {}, {}))
+        raise StorageError("a pre-condition did not hold")
 
-    monkeypatch.setattr(ledger.objects, "create", vague)
-    assert ledger.commit(STAGE, KEY, files, {}, {}) == winner
+    monkeypatch.setattr(ledger.objects, "create", beaten)
+    assert ledger.commit(STAGE, KEY, files, {}, {}) == winners[0]
     assert len(snapshot(ledger)) == 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import uuid
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.keys import STAGES
@@ -207,3 +210,18 @@ def test_a_mistyped_root_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(BadSpec, match=r"nothing is stored under .*typo'; give the root of a run"):
             call()
     assert not (tmp_path / "typo").exists()
+
+
+def test_nothing_is_unpickled(run: Any, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing, reading back with every check, repairing and collecting: no pickle is opened on the way."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was unpickled")
+
+    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load"), (np, "load")):
+        monkeypatch.setattr(module, name, refuse)
+    root = tmp_path / "run"
+    for container, codec in (("arrow", "xor-shuffle-zstd"), ("zarr", "shuffle-zstd")):
+        run(f"{root}-{container}", container=container, codec=codec)
+        assert run(f"{root}-{container}", verify="full", container=container, codec=codec) == 0
+        assert list(verify_tree(f"{root}-{container}")) == []

@@ -23,32 +23,35 @@ import torch
 from torch import Tensor
 
 from cogvideo_core import clips, encoding, plan, tables, video
+from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.failures import attempt
 from cogvideo_core.inversion import seeded_noise
 from cogvideo_core.ledger import Ledger
+from cogvideo_core.memory import Room
 from cogvideo_core.model import VideoShape
 from cogvideo_core.prompts import embed_missing
 from cogvideo_core.schedule import Schedule
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.work import Work
 
 Record = dict[str, Any]
 STEPS, EDITS_PER_BATCH = 6, 2
 PROMPTS = ("a blue circle", "a red square", "a green triangle")
 INVERSION = STEPS * 2  # evaluations
-LONGEST_BATCH = 2 + (2 + 1) + 2 * 2 * (STEPS - 1)  # never less than what one batch of edits costs
+RECIPE = RecipeSpec(reference_end=0.5)
+LONGEST_BATCH = max(INVERSION, edit_evaluations(RECIPE, STEPS, EDITS_PER_BATCH, 2))
 
 
 class ToyModel:
     """What the core asks of a model, as smooth functions of small tensors; counts rows, also into a file."""
 
-    spec = SimpleNamespace(path="toy", dtype="float32", vae_dtype="float32", vae_tiling=False)
+    spec = ModelSpec(path="toy")
     fingerprints: dict[str, str] = {}  # noqa: RUF012 - as VideoModel has it
     fingerprint, layers, text_tokens, device = "toy", 2, 2, torch.device("cpu")
-    shape = VideoShape(9, 16, 16, 8)
+    shape, front_padding, image_to_video = VideoShape(9, 16, 16, 8), 0, False
 
     def __init__(self, counted: Path | None = None) -> None:
-        self.evaluations, self.counted = 0, counted
+        self.evaluations, self.counted, self.room = 0, counted, Room()
 
     def schedule(self, steps: int, spacing: str = "trailing") -> Schedule:
         return Schedule((-1, *(range(9, 10 * steps, 10))), tuple(1.5 * level / steps for level in range(steps + 1)))
@@ -73,7 +76,7 @@ class ToyModel:
         seen = x[: reference.rows].mean() if reference is not None else 0.0
         return torch.tanh(x) * 0.3 + 0.2 * mood + 0.1 * seen + 0.0001 * t
 
-    def one_row(self, text: Tensor) -> Callable[[Tensor, int], Tensor]:
+    def one_row(self, text: Tensor, image: Tensor | None = None) -> Callable[[Tensor, int], Tensor]:
         return lambda x, t: self.velocity(x[None], t, text)[0]
 
 
@@ -87,12 +90,13 @@ def toy_encode(frames: np.ndarray, path: Path, *_: Any) -> None:
 
 
 def install(patch: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Videos without ffmpeg, and no waiting between tries."""
+    """Videos without ffmpeg, and batches of a fixed size."""
     found = SimpleNamespace(has_audio=False, as_json=lambda: {})
     patch(video, "probe", lambda *_: found)
     patch(video, "windows", lambda *_: [video.Window(0, 0.0, 9)])
     patch(video, "decode", toy_decode)
     patch(video, "encode", toy_encode)
+    patch(clips, "batch_size", lambda work, record: EDITS_PER_BATCH)
 
 
 def records(folder: Path, count: int) -> list[Record]:
@@ -102,7 +106,8 @@ def records(folder: Path, count: int) -> list[Record]:
     for index in range(count):
         name = f"clip{index}"
         (folder / f"{name}.mp4").write_bytes(name.encode() * 50)
-        about: Record = {"clip": f"{name}.mp4", "uri": str(folder / f"{name}.mp4"), "name": name, "stamp": "1"}
+        about: Record = dict.fromkeys(plan.CLIP_TEXTS, "") | {"clip": f"{name}.mp4", "name": name, "stamp": "1"}
+        about |= {"uri": str(folder / f"{name}.mp4")}
         about |= {"size": 50 * len(name), "window": 0, "source_prompt": "a circle", "target_prompts": list(PROMPTS)}
         made.append(about | {"source_id": fingerprint(about | {"uri": ""})})
     return made
@@ -112,7 +117,7 @@ def settings(root: str, verify: str = "size", **inversion: Any) -> tuple[Any, ..
     return (
         DatasetSpec(source="toy"),
         InversionSpec(steps=STEPS, iterations=1, **inversion),
-        RecipeSpec(reference_end=0.5),
+        RECIPE,
         OutputSpec(root=root, verify=verify),  # type: ignore[arg-type]
         EngineSpec(edits_per_batch=EDITS_PER_BATCH),
     )
