@@ -5,29 +5,26 @@ A stage takes a JSON record and returns it with more fields; tensors stay in the
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import editing, memory
+from cogvideo_core import editing, gate, memory
 from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject
-from cogvideo_core.inversion import evaluations, invert
+from cogvideo_core.inverting import inverted, stepping, write_inversion
 from cogvideo_core.ledger import Commit
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.quality import colour_transferred, preserved_scores
 from cogvideo_core.results import commit_edit, committed_scores, edit_row
-from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import fingerprint
-from cogvideo_core.stores import Ahead, open_trajectory, write_trajectory
-from cogvideo_core.stores.virtual import noised_state, virtual_record
+from cogvideo_core.stores import Ahead, open_trajectory
+from cogvideo_core.stores.virtual import noised_state
 from cogvideo_core.units import (
     Edit,
     inversion_prompt,
@@ -56,18 +53,27 @@ def _levels(work: Work) -> list[int] | None:
 
 
 def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
-    """Adds trajectory_key. Nothing is computed where the trajectory is committed, nor where it is not to be kept
-    and every edit is done or will invert for itself."""
+    """Adds trajectory_key, and reconstruction where it is known. Nothing is computed where the trajectory is committed,
+    nor where it is not to be kept and every edit is done or will invert for itself.
+
+    Raises PoorReconstruction for a clip that the gate rejects or rejected before.
+    """
     spec, prompt = _trajectory_spec(work, record), inversion_prompt(work.inversion, record["source_prompt"])
     record = record | {"trajectory_key": fingerprint(spec), "inversion_prompt": prompt}
     with timed(record, "invert") as row:
-        found = work.find("trajectories", record["trajectory_key"]) is not None
-        row["reused"] = found or (only_if_needed and not _needs_trajectory(work, record))
-        if row["reused"]:
-            return record
-        write_inversion(work, record, spec)
-        row["evaluations"] = evaluations(work.inversion.method, work.inversion.steps, work.inversion.iterations)
-    return record
+        commit = work.find("trajectories", record["trajectory_key"])
+        row["reused"] = commit is not None or (only_if_needed and not _needs_trajectory(work, record))
+        if not row["reused"]:
+            commit = write_inversion(work, record, spec, _levels(work))
+            row["evaluations"] = commit.record["reconstruction"]["evaluations"]
+    return record | {"reconstruction": accepted(work, record, commit)} if commit else record
+
+
+def accepted(work: Work, record: Record, commit: Commit) -> Record:
+    """What a committed trajectory tells of its reconstruction. Raises PoorReconstruction where it did not pass."""
+    report = dict(commit.record.get("reconstruction", {}))
+    gate.check(record["clip"], report, work.inversion.gate_threshold_db)
+    return report
 
 
 def _needs_trajectory(work: Work, record: Record) -> bool:
@@ -75,41 +81,6 @@ def _needs_trajectory(work: Work, record: Record) -> bool:
     if keep != "until_edited":
         return keep == "all"
     return any(work.find("edits", edit["edit_key"]) is None for edit in plan_edits(work, record))
-
-
-def inversion_states(work: Work, record: Record, schedule: Schedule) -> Iterator[Tensor]:
-    """The states of a clip's inversion, level by level."""
-    text = embeddings(work.model, work.ledger, [record["inversion_prompt"]])
-    stored, settings = read_latents(work, record["latents_key"]), work.inversion
-    velocity, latents = work.model.one_row(text, stored.get("image")), stored["latents"].to(work.model.device)
-    states = invert(velocity, latents, schedule, settings.method, settings.iterations)
-    return _stepping(states, work, "invert")
-
-
-def write_inversion(work: Work, record: Record, spec: Record) -> Commit:
-    """Inverts and commits one trajectory; its states are streamed to the shard as they are found."""
-    settings = work.inversion
-    schedule = work.model.schedule(settings.steps, settings.spacing)
-    virtual = settings.method == "none"
-    states = inversion_states(work, record, schedule)
-    with tempfile.TemporaryDirectory() as folder:
-        files, table = write_trajectory(
-            Path(folder),
-            states,
-            schedule.timesteps,
-            settings.dtype,
-            settings.container,
-            levels=[0] if virtual else _levels(work),
-            codec=settings.codec,
-        )
-        table = virtual_record(table, schedule) if virtual else table
-        return work.ledger.commit("trajectories", record["trajectory_key"], files, spec, table)
-
-
-def _stepping(states: Iterator[Tensor], work: Work, stage: str) -> Iterator[Tensor]:
-    for state in states:
-        work.on_step(stage)
-        yield state
 
 
 def edit_clip(work: Work, record: Record) -> Record:
@@ -169,6 +140,7 @@ def edit_batch(
         if work.recipe.colour_transfer:
             frames = colour_transferred(source(), frames)
         scores = preserved_scores(source(), frames) if work.output.scores else {}
+        scores |= gate.scores(record.get("reconstruction", {}))
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
     return commits
 
@@ -191,6 +163,8 @@ def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory
         if commit is None and work.output.keep_trajectories != "none":
             invert_clip(work, record, only_if_needed=False)
             commit = work.find("trajectories", key)
+        if commit is not None:
+            record["reconstruction"] = accepted(work, record, commit)
         held[key] = _read_from(work, commit) if commit else _in_memory(work, record)
     return held[key]
 
@@ -198,7 +172,7 @@ def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory
 def _set_aside(work: Work, key: str) -> None:
     """A trajectory that could not be read; also one whose noise, which is drawn and not stored, comes out otherwise."""
     commit = work.ledger.find("trajectories", key, "full")
-    if commit is not None and commit.record["kind"] == "noised":
+    if commit is not None and commit.record.get("kind") == "noised":
         work.ledger.set_aside(commit, dict.fromkeys(commit.files, "belongs to a noise that is not drawn here"))
 
 
@@ -210,16 +184,19 @@ def _in_memory(work: Work, record: Record) -> editing.Trajectory:
     """An inversion that is stored nowhere, rounded as if it were: the edits are the same."""
     schedule, settings = work.model.schedule(work.inversion.steps, work.inversion.spacing), work.inversion
     dtype, levels = getattr(torch, settings.dtype), _levels(work)
+
+    def keep(states: Iterator[Tensor]) -> dict[int, Tensor]:
+        wanted = levels or range(schedule.steps + 1)
+        return {level: state.to("cpu", dtype) for level, state in enumerate(states) if level in wanted}
+
     with timed(record, "invert") as row:
-        states = {
-            level: state.to("cpu", dtype)
-            for level, state in enumerate(inversion_states(work, record, schedule))
-            if level in (levels or range(schedule.steps + 1))
-        }
-        row["evaluations"] = evaluations(settings.method, settings.steps, settings.iterations)
+        kept, report = inverted(work, record, keep)
+        row["evaluations"] = report["evaluations"]
+    gate.check(record["clip"], report, settings.gate_threshold_db)
+    record["reconstruction"] = report
     if settings.method == "none":
-        return lambda level: noised_state(states[0].float(), schedule.thetas[level])
-    return lambda level: states[level].float()
+        return lambda level: noised_state(kept[0].float(), schedule.thetas[level])
+    return lambda level: kept[level].float()
 
 
 def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory: editing.Trajectory) -> Tensor:
@@ -234,7 +211,7 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory:
         starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
         start = torch.stack(starts).to(model.device)
         states = editing.edit(conditioned(work, record), start, texts, state_at, schedule, recipe, model.layers)
-        return deque(_stepping(states, work, "edit"), maxlen=1).pop()
+        return deque(stepping(states, work, "edit"), maxlen=1).pop()
 
 
 def conditioned(work: Work, record: Record) -> editing.RowVelocity:

@@ -76,6 +76,10 @@ class ClipTimeout(ClipError):
     """Reading took longer than the limit."""
 
 
+class PoorReconstruction(ClipError):
+    """The inversion does not lead back to the clip well enough to edit it."""
+
+
 class ForbiddenUri(ClipError):
     """A URI outside the allowed protocols or outside the input root."""
 

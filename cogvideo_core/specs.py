@@ -116,12 +116,30 @@ class ModelSpec(Spec):
 class InversionSpec(Spec):
     """How a clip becomes a trajectory, and how that is stored."""
 
-    method: Literal["fixed_point", "ddim", "none"] = Field(
-        "fixed_point",
+    method: Literal["multistep", "fixed_point", "ddim", "none"] = Field(
+        "multistep",
         title="Inverter",
-        description="fixed_point reconstructs; ddim is cheaper and does not; none uses the noised source.",
+        description="multistep reconstructs at nearly ddim's cost; fixed_point iterates everywhere; ddim does not "
+        "reconstruct; none uses the noised source.",
     )
-    iterations: int = Field(3, title="Iterations", ge=1, le=20, description="Of fixed_point, per step.")
+    iterations: int = Field(1, title="Iterations", ge=1, le=100, description="Of multistep and fixed_point, per step.")
+    first_iterations: int = Field(
+        15, title="First iterations", ge=1, le=200, description="Of multistep, in the first step off the clean clip."
+    )
+    gate: Literal["quick", "full", "off"] = Field(
+        "quick",
+        title="Reconstruction gate",
+        description="Sample each inversion back before editing: quick from a low level (10 evaluations), full from the "
+        "noisiest, or not at all.",
+    )
+    gate_threshold_db: float = Field(
+        6.0,
+        title="Gate threshold",
+        ge=0,
+        le=100,
+        description="dB below the VAE's own reconstruction; beyond, the clip is inverted again with more iterations, "
+        "then rejected.",
+    )
     steps: int = Field(50, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
     spacing: Literal["trailing", "linspace", "leading"] = Field(
         "trailing", title="Timestep spacing", description="trailing starts at zero SNR, as CogVideoX was trained."
@@ -262,7 +280,7 @@ PRESETS: dict[str, RecipeSpec] = {
     "text": RecipeSpec(name="text", reference_end=0.0, reference_weight=0.0, start="fresh"),
 }
 PRESET_INVERSIONS: dict[str, InversionSpec] = {
-    "fast": InversionSpec(iterations=1),
-    "seed": InversionSpec(method="ddim", prompt="empty"),  # as the first public script inverts
+    "fast": InversionSpec(first_iterations=5),
+    "seed": InversionSpec(method="ddim", prompt="empty", gate="off"),  # as the first public script inverts
     "text": InversionSpec(method="none"),  # plain generation looks at no trajectory
 }

@@ -10,6 +10,12 @@ from cogvideo_core.model import VideoModel, VideoShape
 from cogvideo_core.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
 
 FORMAT = 1  # raised when the meaning of stored bytes changes
+INVERTER_FIELDS: dict[str, set[str]] = {
+    "multistep": {"iterations", "first_iterations", "gate", "gate_threshold_db"},
+    "fixed_point": {"iterations", "gate", "gate_threshold_db"},
+    "ddim": {"gate", "gate_threshold_db"},
+    "none": set(),
+}
 
 
 class Edit(TypedDict):
@@ -72,15 +78,15 @@ def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) 
 def trajectory_spec(
     latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str, levels: list[int] | None = None
 ) -> dict[str, Any]:
-    """`inversion.iterations` counts only where the inverter iterates.
+    """Settings that the inverter does not use count for nothing; the gate's do, for they may call for another.
 
     Container and codec give back the same states bit for bit, so they are no part of the key: who changes them keeps
     what is there. `levels`, those that are kept, are: another window may need what was left out.
     """
-    settings = {k: v for k, v in inversion.as_json().items() if k not in ("container", "codec")}
+    unused = {"container", "codec", *set.union(*INVERTER_FIELDS.values())} - INVERTER_FIELDS[inversion.method]
+    unused |= {"gate", "gate_threshold_db"} if inversion.gate == "off" else set()
+    settings = {k: v for k, v in inversion.as_json().items() if k not in unused}
     parts = ["transformer", "text_encoder", "scheduler", *(["lora"] if "lora" in model.fingerprints else [])]
-    if inversion.method != "fixed_point":
-        del settings["iterations"]
     return {
         "format": FORMAT,
         "latents": latents_key,

@@ -29,7 +29,7 @@ from cogvideo_core.work import Work
 Record = dict[str, Any]
 MakeWork = Callable[..., Work]
 STEPS = 4
-INVERSION = InversionSpec(steps=STEPS, iterations=1)
+INVERSION = InversionSpec(method="fixed_point", steps=STEPS, gate="off")
 RECIPE = RecipeSpec(reference_end=0.5)
 INVERTED = STEPS * 2  # evaluations of one inversion
 

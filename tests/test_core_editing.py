@@ -16,7 +16,7 @@ from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.shapes import build, world
-from cogvideo_core.specs import ModelSpec, RecipeSpec
+from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 STEPS = 4
 VARIANTS = ["5b", "2b", "1.5-5b"]
@@ -42,7 +42,7 @@ class Clip:
         text = model.embed([*prompts, "", scene.combination.caption()])
         self.texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
         x_0 = model.encode(world.render(scene))
-        self.states = list(invert(model.one_row(text[-1:]), x_0, self.schedule, "fixed_point", 1))
+        self.states = list(invert(model.one_row(text[-1:]), x_0, self.schedule, InversionSpec(method="fixed_point")))
 
     def edit(self, recipe: RecipeSpec, rows: slice = slice(None)) -> Tensor:
         texts = editing.Texts(self.texts.cond[rows], self.texts.uncond, self.texts.reference)

@@ -28,7 +28,7 @@ from cogvideo_core.work import Work
 
 Record = dict[str, Any]
 STEPS = 4
-INVERSION = InversionSpec(steps=STEPS, iterations=1)
+INVERSION = InversionSpec(method="fixed_point", steps=STEPS, gate="off")
 INVERTED = STEPS * 2  # evaluations of one inversion
 PIXELS = 10_000
 

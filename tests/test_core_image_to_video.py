@@ -18,7 +18,7 @@ from cogvideo_core.guidance import guide
 from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
 from cogvideo_core.shapes import build, world
-from cogvideo_core.specs import ModelSpec, RecipeSpec
+from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 VARIANTS = ["5b-i2v", "1.5-5b-i2v"]
 STEPS = 4
@@ -112,7 +112,7 @@ class Clip:
         text = model.embed([PROMPT, "a blue square", "", "a green circle"])
         self.texts = editing.Texts(text[:2], text[2:3], text[3:])
         velocity = model.one_row(text[3:], self.image_ref)
-        self.states = list(invert(velocity, model.encode(frames), self.schedule, "fixed_point", 1))
+        self.states = list(invert(velocity, model.encode(frames), self.schedule, InversionSpec(method="fixed_point")))
 
     def edit(self, recipe: RecipeSpec) -> Tensor:
         x, velocity = self.states[-1].repeat(2, 1, 1, 1, 1), self.model.conditioned(self.image, self.image_ref)

@@ -166,7 +166,9 @@ def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -
         return trajectory_spec("0" * 64, InversionSpec(**fields), tiny, prompt)
 
     assert inverted(method="ddim", iterations=2) == inverted(method="ddim", iterations=5)
+    assert inverted(method="fixed_point", first_iterations=2) == inverted(method="fixed_point", first_iterations=5)
     assert inverted(iterations=2) != inverted(iterations=5)
+    assert inverted(first_iterations=2) != inverted(first_iterations=5)
     assert inverted() != inverted("q") and inverted(steps=10) != inverted(steps=20)
     assert inverted() == inverted(container="zarr") and inverted() != inverted(dtype="float32")
 

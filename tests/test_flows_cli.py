@@ -22,7 +22,7 @@ from flows.cli import app, parse_sets, settings_of
 
 Invoke = Callable[..., Result]
 COMMANDS = ("run", "invert", "demo", "collect", "inspect", "verify", "gc", "du", "shapes make")
-FAST = ("--set", "inversion.steps=4", "--set", "inversion.iterations=1")
+FAST = ("--set", "inversion.steps=4", "--set", "inversion.first_iterations=1")
 
 
 @pytest.fixture(scope="module")

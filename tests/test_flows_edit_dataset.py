@@ -27,7 +27,7 @@ from flows.report import TooFewSucceeded
 
 Record = dict[str, Any]
 STEPS = 4
-INVERSION = InversionSpec(steps=STEPS, iterations=1)
+INVERSION = InversionSpec(method="fixed_point", steps=STEPS, gate="off")
 INVERTED = STEPS * 2  # evaluations of one inversion
 PROMPTS = ["a blue circle moving left on a striped background", "a red square"]
 REAL = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")

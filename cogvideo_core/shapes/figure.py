@@ -29,7 +29,7 @@ def versions(model: VideoModel, scene: world.Scene, recipe: RecipeSpec, targets:
     text = model.embed([*targets, "", source])
     texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
     velocity, frames = model.one_row(texts.reference), world.render(scene)
-    states = list(invert(velocity, model.encode(frames), schedule, settings.method, settings.iterations))
+    states = list(invert(velocity, model.encode(frames), schedule, settings))
     *_, again = ddim.sample(velocity, states[-1], schedule)
     starts = [editing.start_latents(recipe, schedule, states.__getitem__, seed) for seed in range(len(targets))]
     *_, edited = editing.edit(

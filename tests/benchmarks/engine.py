@@ -26,6 +26,7 @@ from torch import Tensor
 from cogvideo_core import attention, editing, flops, memory
 from cogvideo_core.attention import Reference
 from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
+from cogvideo_core.gate import gate_evaluations
 from cogvideo_core.inversion import evaluations
 from cogvideo_core.model import VideoModel
 from cogvideo_core.shapes import build
@@ -101,7 +102,8 @@ def count_jobs(meter: flops.Meter, row: flops.Flops) -> list[dict[str, Any]]:
     for name in [name for name in PRESETS if name not in ("seed", "text")]:
         edits, own = count_edits(meter, PRESETS[name]), PRESET_INVERSIONS.get(name, InversionSpec())
         for method in dict.fromkeys([own.method, "ddim"]):
-            cost = evaluations(method, STEPS, own.iterations) * row.total + edits
+            settings = own.model_copy(update={"method": method, "steps": STEPS})
+            cost = (evaluations(settings) + gate_evaluations(settings)) * row.total + edits
             rows.append({"recipe": name, "inversion": method, "flops": cost, "ratio": whole / cost})
     return rows
 

@@ -108,7 +108,7 @@ def edited(model: VideoModel, clip: Clip, inversion: InversionSpec, recipe: Reci
     source = clip.edits[0].source_prompt if inversion.prompt == "source" else ""
     text = model.embed([edit.target_prompt for edit in clip.edits] + [recipe.negative_prompt, source])
     texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
-    states = list(invert(model.one_row(text[-1:]), clip.latents, schedule, inversion.method, inversion.iterations))
+    states = list(invert(model.one_row(text[-1:]), clip.latents, schedule, inversion))
     seeds = range(clip.edits[0].clip * 100, clip.edits[0].clip * 100 + len(clip.edits))
     x = torch.stack([editing.start_latents(recipe, schedule, states.__getitem__, seed) for seed in seeds])
     *_, last = editing.edit(model.velocity, x, texts, states.__getitem__, schedule, recipe, model.layers)
@@ -145,7 +145,7 @@ def measure(model: VideoModel, clips: list[Clip], name: str, changes: dict[str, 
     rows = [row for clip in by_clip for row in clip]
     edits = len(clips[0].edits)
     cost = editing.edit_evaluations(recipe, inversion.steps, edits, model.layers)
-    cost += evaluations(inversion.method, inversion.steps, inversion.iterations)
+    cost += evaluations(inversion)
     low, high = interval(by_clip)
     names = ("colour", "shape", "motion", "background", "all", "preserved_iou", "bg_psnr", "delta_e", "delta_e_vae")
     return {

@@ -1,0 +1,85 @@
+"""The inversion of one clip: states, the gate's judgement on them, and their commit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from cogvideo_core import gate, video
+from cogvideo_core.encoding import read_latents
+from cogvideo_core.errors import CorruptObject
+from cogvideo_core.inversion import evaluations, invert
+from cogvideo_core.ledger import Commit
+from cogvideo_core.prompts import embeddings
+from cogvideo_core.stores import write_trajectory
+from cogvideo_core.stores.virtual import virtual_record
+from cogvideo_core.work import Record, Work
+
+Kept = TypeVar("Kept")
+
+
+def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept]) -> tuple[Kept, Record]:
+    """What `keep` makes of the states of a clip's inversion, level by level, and the gate's report on it.
+
+    An inversion that does not pass is followed by a stronger one, whatever comes of that; the report's evaluations are
+    those of all that was done.
+    """
+    schedule, spent = work.model.schedule(work.inversion.steps, work.inversion.spacing), 0
+    text = embeddings(work.model, work.ledger, [record["inversion_prompt"]])
+    stored = read_latents(work, record["latents_key"])
+    velocity, latents = work.model.one_row(text, stored.get("image")), stored["latents"].to(work.model.device)
+    frames = partial(source_frames, work, record)
+    for settings in gate.tries(work.inversion):
+        level, seen = gate.gate_evaluations(settings), dict[int, Tensor]()
+        states = gate.watched(invert(velocity, latents, schedule, settings), level, seen)
+        kept = keep(stepping(states, work, "invert"))
+        report = gate.judged(work.model, velocity, schedule, settings, seen, frames)
+        spent += evaluations(settings) + level
+        if report.get("passed", True):
+            break
+    used = settings.model_dump(include={"method", "iterations", "first_iterations", "gate"})
+    return kept, report | {"inverter": used, "evaluations": spent}
+
+
+def write_inversion(work: Work, record: Record, spec: Record, levels: list[int] | None) -> Commit:
+    """Inverts and commits one trajectory; its states are streamed to the shard as they are found. `levels` are kept,
+    None for all. One that the gate rejects is committed without its states, so that it is not computed again."""
+    settings = work.inversion
+    schedule, virtual = work.model.schedule(settings.steps, settings.spacing), settings.method == "none"
+    with tempfile.TemporaryDirectory() as temporary:
+
+        def keep(states: Iterator[Tensor]) -> tuple[dict[str, Path], Record]:
+            folder, stored = Path(tempfile.mkdtemp(dir=temporary)), [0] if virtual else levels
+            how = (settings.dtype, settings.container, stored, settings.codec)
+            return write_trajectory(folder, states, schedule.timesteps, *how)
+
+        (files, table), report = inverted(work, record, keep)
+        if not report.get("passed", True):
+            files, table = {}, {}
+        table = virtual_record(table, schedule) if virtual else table
+        about = table | {"reconstruction": report}
+        return work.ledger.commit("trajectories", record["trajectory_key"], files, spec, about)
+
+
+def source_frames(work: Work, record: Record, count: int) -> np.ndarray:
+    """The first frames of the source as the model saw it: uint8 [count,H,W,3]."""
+    commit = work.find("sources", record["source_key"])
+    if commit is None:
+        raise CorruptObject(f"source {record['source_key'][:12]} is missing or damaged and was set aside; run again")
+    with tempfile.TemporaryDirectory() as folder:
+        path, limits = work.ledger.fetch(commit, "source.mp4", Path(folder)), video.Limits.of(work.dataset)
+        found, size = video.probe(path, record["clip"], limits), (record["height"], record["width"], record["fps"])
+        return video.decode(path, record["clip"], found, video.Window(0, 0.0, count), *size, "stretch", limits)
+
+
+def stepping(states: Iterator[Tensor], work: Work, stage: str) -> Iterator[Tensor]:
+    """The states; each one is a step that `Work.on_step` hears of."""
+    for state in states:
+        work.on_step(stage)
+        yield state

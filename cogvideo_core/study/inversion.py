@@ -1,0 +1,174 @@
+"""Which inverter reconstructs, at what cost: every row by plain DDIM sampling from its x_T alone, at guidance 1.
+
+Exact rows are the exception: they carry more than x_T, and are sampled with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from cogvideo_core import inversion
+from cogvideo_core.ddim import Velocity, sample
+from cogvideo_core.schedule import Schedule
+from cogvideo_core.specs import InversionSpec
+from cogvideo_core.study import candidates
+from cogvideo_core.study.bench import Bench, Rows, interval, noise_statistics
+from cogvideo_core.study.seed_attempt import attempt
+
+Row = dict[str, Any]
+Inverter = Callable[[Velocity, Tensor, Schedule], Iterator[Tensor]]
+QUICK_LEVELS = 10  # that the gate's quick form samples back
+FINE = {4: 250, 10: 500}  # sub-steps of the first level -> steps of the grid that holds them; 50 trailing steps of 1000
+
+
+class Inverted(NamedTuple):
+    """An inverter's states by level [R,f,C,h,w], and its evaluations a clip."""
+
+    states: list[Tensor]
+    evaluations: int
+
+
+def by_settings(**fields: Any) -> Inverter:
+    return partial(_by_settings, InversionSpec(**fields))
+
+
+def _by_settings(settings: InversionSpec, velocity: Velocity, x_0: Tensor, schedule: Schedule) -> Iterator[Tensor]:
+    return inversion.invert(velocity, x_0, schedule, settings)
+
+
+def refined(bench: Bench, pieces: int) -> Inverter:
+    """DDIM inversion with the first level in `pieces` steps, where the training timesteps allow it."""
+    return partial(candidates.refined, fine=bench.model.schedule(bench.schedule.steps * pieces))
+
+
+def inverters(bench: Bench) -> dict[str, Inverter]:
+    """Name -> inverter, all given the source prompt but for those whose name ends in _null."""
+    spent = [15, 5, 3, 3, 2, 1]
+    return {
+        "ddim": by_settings(method="ddim"),
+        "ddim_null": by_settings(method="ddim"),
+        "explicit": candidates.explicit,
+        "fixed_point_1": by_settings(method="fixed_point", iterations=1),
+        "fixed_point_3": by_settings(method="fixed_point", iterations=3),
+        "fixed_point_5": by_settings(method="fixed_point", iterations=5),
+        "fixed_point_tolerance": candidates.tolerant,
+        "fixed_point_where_it_matters": partial(candidates.scheduled, iterations=spent),
+        "first_level_solved": candidates.solved_first,
+        "refined_grid_4": refined(bench, 4),
+        "refined_grid_10": refined(bench, 10),
+        "multistep_5": by_settings(first_iterations=5),
+        "multistep_15": by_settings(first_iterations=15),
+        "multistep_30_3": by_settings(first_iterations=30, iterations=3),
+        "forward_noised_1": partial(candidates.forward_noised, levels=1),
+        "forward_noised_2": partial(candidates.forward_noised, levels=2),
+        "k_rnr_3": candidates.k_rnr,
+        "none": by_settings(method="none"),
+    }
+
+
+def inverted(bench: Bench, inverter: Inverter, prompt: str = "source", schedule: Schedule | None = None) -> Inverted:
+    velocity = bench.rows(prompt)
+    states = list(inverter(velocity, bench.x_0, schedule or bench.schedule))
+    return Inverted(states, velocity.spent)
+
+
+def sampled(bench: Bench, x: Tensor, velocity: Velocity, level: int | None = None) -> list[Tensor]:
+    """States from `level` (the noisiest by default) down to the clean one, by level."""
+    first = 0 if level is None else bench.schedule.steps - level
+    return [*reversed([x, *sample(velocity, x, bench.schedule, first)])]
+
+
+def figures(bench: Bench, name: str, evaluations: int, x_t: Tensor, recon: np.ndarray, **more: Any) -> Row:
+    """A row of the study; recon is dB by clip."""
+    low, high = interval(recon)
+    found = {
+        "inverter": name,
+        "evaluations": evaluations,
+        "recon_db": round(float(recon.mean()), 2),
+        "recon_low": round(low, 2),
+        "recon_high": round(high, 2),
+        **{key: round(value, 3) for key, value in noise_statistics(x_t).items()},
+    }
+    return found | {"exact": False, "stored_bytes": 0, "by_clip": [round(float(db), 2) for db in recon]} | more
+
+
+def plain_row(bench: Bench, name: str, found: Inverted) -> Row:
+    """Sampled from x_T alone; also from the level that the gate's quick form starts at, and how far off by level."""
+    velocity = bench.rows("null" if name.endswith("_null") else "source")
+    back = sampled(bench, found.states[-1], velocity)
+    level = min(QUICK_LEVELS, bench.schedule.steps)
+    quick = bench.psnr(sampled(bench, found.states[level], velocity, level)[0])
+    off = [float((a - b).square().mean().sqrt()) for a, b in zip(back, found.states, strict=True)]
+    more = {"quick_db": round(float(quick.mean()), 2), "quick_by_clip": [round(float(db), 2) for db in quick]}
+    return figures(
+        bench, name, found.evaluations, found.states[-1], bench.psnr(back[0]), **more, off=[round(x, 5) for x in off]
+    )
+
+
+def seed_rows(bench: Bench) -> Iterator[Row]:
+    """The log's first attempt. An evaluation is a row: guidance between two equal prompts pays twice."""
+    steps = bench.schedule.steps
+    for guidance in (6.0, 1.0):
+        x_t, back = attempt(bench.model, bench.x_0, bench.null, guidance, steps)
+        cost = steps * (2 if guidance > 1 else 1)
+        yield figures(bench, f"diffusers_guidance_{guidance:.0f}", cost, x_t, bench.psnr(back))
+
+
+def exact_rows(bench: Bench, ddim: Inverted) -> Iterator[Row]:
+    """BDIA with its last two states, BDIA's x_T alone, and DDIM inversion with stored residuals."""
+    velocity = bench.rows()
+    states = list(candidates.bdia(velocity, bench.x_0, bench.schedule))
+    cost = velocity.spent
+    back = candidates.bdia_sampled(velocity, states[-1], states[-2], bench.schedule)
+    exact = {"exact": True, "stored_bytes": candidates.bytes_of(states[-2])}
+    yield figures(bench, "bdia", cost, states[-1], bench.psnr(back), **exact)
+    alone = sampled(bench, states[-1], velocity)[0]
+    yield figures(bench, "bdia_x_T_alone", cost, states[-1], bench.psnr(alone))
+    velocity = bench.rows()
+    missed = candidates.residuals(velocity, ddim.states, bench.schedule)
+    cost = ddim.evaluations + velocity.spent
+    back = candidates.sampled_with(velocity, ddim.states[-1], missed, bench.schedule)
+    exact = {"exact": True, "stored_bytes": candidates.bytes_of(*missed)}
+    yield figures(bench, "stored_residuals", cost, ddim.states[-1], bench.psnr(back), **exact)
+
+
+def with_gains(rows: list[Row]) -> list[Row]:
+    """Each row with its mean gain over `ddim` and `fixed_point_5` and their paired 95 % intervals."""
+    by_name = {row["inverter"]: np.array(row["by_clip"]) for row in rows}
+    for row in rows:
+        for other in ("ddim", "fixed_point_5"):
+            gain = np.array(row["by_clip"]) - by_name[other]
+            low, high = interval(gain)
+            row |= {f"over_{other}": round(float(gain.mean()), 2)}
+            row |= {f"over_{other}_low": round(low, 2), f"over_{other}_high": round(high, 2)}
+    return rows
+
+
+def study(bench: Bench, say: Callable[[str], None] = lambda line: None) -> tuple[list[Row], dict[str, Inverted]]:
+    """All rows, and the states of the inverters that the causes start from."""
+    rows, kept = [], {}
+    for row in seed_rows(bench):
+        rows.append(row)
+        say(told(row))
+    for name, inverter in inverters(bench).items():
+        found = inverted(bench, inverter, "null" if name.endswith("_null") else "source")
+        if name in ("ddim", "multistep_15"):
+            kept[name] = found
+        rows.append(plain_row(bench, name, found))
+        say(told(rows[-1]))
+    for row in exact_rows(bench, kept["ddim"]):
+        rows.append(row)
+        say(told(row))
+    return with_gains(rows), kept
+
+
+def told(row: Row) -> str:
+    return f"{row['inverter']}: {row['evaluations']} evaluations, {row['recon_db']} dB, std {row['x_T_std']}"
+
+
+__all__ = ["Inverted", "Row", "Rows", "inverted", "sampled", "study"]
