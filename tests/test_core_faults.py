@@ -133,7 +133,7 @@ def ran(toy: Any, root: str, folder: Path, fault: Fault, **more: Any) -> int:
     return int(model.evaluations)
 
 
-@pytest.mark.parametrize("every", [17, pytest.param(1, marks=pytest.mark.e2e)])
+@pytest.mark.parametrize("every", [17, pytest.param(1, marks=[pytest.mark.e2e, pytest.mark.timeout(600)])])
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_call_may_go_wrong(toy: Any, store: str, tmp_path: Path, kind: str, every: int) -> None:
     """The calls of a small run in turn: a rerun without faults ends as if nothing had been, without damage, and both
