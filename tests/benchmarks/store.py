@@ -163,7 +163,7 @@ def trajectories(model: VideoModel, clips: int) -> Iterator[tuple[world.Scene, l
         scene = world.scene_from_seed(100 + seed)
         velocity = model.one_row(model.embed([scene.combination.caption()]))
         schedule = model.schedule(settings.steps)
-        yield scene, list(invert(velocity, model.encode(world.render(scene)), schedule, "fixed_point", 3))
+        yield scene, list(invert(velocity, model.encode(world.render(scene)), schedule, settings))
 
 
 def stored_sizes(states: list[Tensor]) -> Iterator[tuple[str, str, float]]:
