@@ -362,7 +362,7 @@ def test_a_trajectory_without_inversion_is_not_stored(works: MakeWork, folder: P
     trajectory, schedule = open_trajectory(work.ledger, commit), work.model.schedule(STEPS)
     assert commit.record["kind"] == "noised" and trajectory.levels == tuple(range(STEPS + 1))
     x_0 = trajectory.read(0)
-    assert x_0.equal(read_latents(work, record["latents_key"]).half().float())
+    assert x_0.equal(read_latents(work, record["latents_key"])["latents"].half().float())
     for (level, state), plain in zip(trajectory.stream(range(5)), noised_source(x_0, schedule), strict=True):
         assert state.allclose(plain, atol=1e-6), level
     edited(inverted := works("inverted"), clip(folder))
