@@ -4,8 +4,9 @@ The score is in dB of pixel PSNR below the VAE's own ceiling: PSNR(decode(latent
 against the source video. 3 dB mean that the inversion costs as much as the VAE does. Two forms:
 
 - quick: from level 10 instead of the noisiest, and 17 frames at most. No other grid is used than the trajectory's own,
-  so that what is seen is a part of the true error, never an error of a coarser sampler: it can miss what was lost above,
-  as with ddim, and agrees with the full form for multistep and fixed_point (docs/inversion.md). min(10, N) evaluations.
+  so that what is seen is a part of the true error, never an error of a coarser sampler. It can miss what was lost
+  above, as with ddim, and agrees with the full form for multistep and fixed_point (docs/inversion.md).
+  min(10, N) evaluations.
 - full: from the noisiest level, all frames. N evaluations.
 """
 

@@ -61,10 +61,21 @@ def chart(file: Path, title: str, x: Axis, y: Axis, series: Sequence[Series]) ->
 def points(
     draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], labels: Sequence[str], colour: str
 ) -> None:
-    for (u, v), label in zip(places, labels, strict=True):
+    """Dots, each with its label beside it; labels that would meet stand one below the other."""
+    taken: list[tuple[float, float, float, float]] = []
+    for (u, v), label in sorted(zip(places, labels, strict=True), key=lambda one: one[0][1]):
         draw.ellipse((u - 4, v - 4, u + 4, v + 4), fill=colour)
-        left = u < WIDTH * 0.72
-        draw.text((u + 8 if left else u - 8, v), label, fill=colour, font=font(13), anchor="lm" if left else "rm")
+        anchor = "lm" if u < WIDTH * 0.72 else "rm"
+        start = u + 8 if anchor == "lm" else u - 8
+        while any(meet(draw.textbbox((start, v), label, font(13), anchor), box) for box in taken):
+            v += 3
+        taken.append(draw.textbbox((start, v), label, font(13), anchor))
+        draw.text((start, v), label, fill=colour, font=font(13), anchor=anchor)
+
+
+def meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) overlap."""
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def frame(draw: ImageDraw.ImageDraw, title: str, x: Axis, y: Axis) -> None:
@@ -81,7 +92,7 @@ def frame(draw: ImageDraw.ImageDraw, title: str, x: Axis, y: Axis) -> None:
         draw.text((LEFT - 8, v), f"{tick:g}", fill="black", font=font(14), anchor="rm")
     draw.rectangle((LEFT, TOP, right, bottom), outline="black")
     draw.text(((LEFT + right) / 2, HEIGHT - 16), x.title, fill="black", font=font(15), anchor="mm")
-    draw.text((8, TOP - 8), y.title, fill="black", font=font(15), anchor="lb")
+    draw.text((right, TOP - 6), y.title, fill="black", font=font(15), anchor="rb")
 
 
 def at(x: Axis, y: Axis, u: float, v: float) -> tuple[float, float]:
