@@ -176,6 +176,9 @@ SCORES = {
     "sharpness": "mean absolute Laplacian, edit over source",
     "ssim": "structural similarity of the grey levels",
     "flicker": "change from frame to frame that the source does not show, in levels of 255",
+    "reconstruction_db": "PSNR of the clip sampled back from its own inversion, by the reconstruction gate",
+    "vae_db": "PSNR of what the VAE alone makes of the clip: the ceiling of the former",
+    "reconstruction_below_vae_db": "how far the reconstruction is below the VAE's own, in dB",
 }
 
 

@@ -3,9 +3,10 @@
 The score is in dB of pixel PSNR below the VAE's own ceiling: PSNR(decode(latents)) - PSNR(decode(sampled back)), both
 against the source video. 3 dB mean that the inversion costs as much as the VAE does. Two forms:
 
-- quick: from level 10 instead of the noisiest, and 17 frames at most. Nearly all that an inversion loses, it loses on
-  the first levels (docs/inversion.md has the measurement), and no other grid is used than the trajectory's own: so
-  what is seen is a part of the true error, never an error of a coarser sampler. min(10, N) evaluations.
+- quick: from level 10 instead of the noisiest, and 17 frames at most. No other grid is used than the trajectory's own,
+  so that what is seen is a part of the true error, never an error of a coarser sampler. It can miss what was lost
+  above, as with ddim, and agrees with the full form for multistep and fixed_point (docs/inversion.md).
+  min(10, N) evaluations.
 - full: from the noisiest level, all frames. N evaluations.
 """
 

@@ -19,6 +19,7 @@ from cogvideo_core.ledger import Commit
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.stores import write_trajectory
 from cogvideo_core.stores.virtual import virtual_record
+from cogvideo_core.units import INVERTER_FIELDS
 from cogvideo_core.work import Record, Work
 
 Kept = TypeVar("Kept")
@@ -43,7 +44,9 @@ def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept
         spent += evaluations(settings) + level
         if report.get("passed", True):
             break
-    used = settings.model_dump(include={"method", "iterations", "first_iterations", "gate"})
+    used = settings.model_dump(
+        include={"method", *({"iterations", "first_iterations"} & INVERTER_FIELDS[settings.method])}
+    )
     return kept, report | {"inverter": used, "evaluations": spent}
 
 

@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving shapes that comes along.")
 app.add_typer(shapes_app, name="shapes")
+study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
+app.add_typer(study_app, name="study")
 app.add_typer(upkeep.app)
 
 GROUPS: dict[str, type[Spec]] = {
@@ -221,6 +223,23 @@ def make(
     from cogvideo_core.shapes.make import make_clips
 
     typer.echo(make_clips(folder, clips, prompts, seed))
+
+
+@study_app.command("inversion")
+def study_inversion(
+    json_file: Annotated[Path, typer.Option("--json", help="Where the figures go, as JSON.")],
+    limit: Annotated[int, typer.Option(min=2, help="How many of the bench's clips.")] = 24,
+    model: Model = "shapes",
+    page: Annotated[Path | None, typer.Option(help="A markdown page whose tables and figures are renewed.")] = None,
+) -> None:
+    """Compare inverters and the causes of their errors on held-out shapes clips.
+
+    [dim]cogvideo-edit study inversion --json docs/inversion.json --page docs/inversion.md[/dim]
+    """
+    from cogvideo_core.study.run import inversion_study
+
+    with sentences():
+        inversion_study(model, limit, json_file, page, typer.echo)
 
 
 if __name__ == "__main__":

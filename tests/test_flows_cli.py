@@ -21,7 +21,7 @@ from cogvideo_core.specs import PRESETS
 from flows.cli import app, parse_sets, settings_of
 
 Invoke = Callable[..., Result]
-COMMANDS = ("run", "invert", "demo", "collect", "inspect", "verify", "gc", "du", "shapes make")
+COMMANDS = ("run", "invert", "demo", "collect", "inspect", "verify", "gc", "du", "shapes make", "study inversion")
 FAST = ("--set", "inversion.steps=4", "--set", "inversion.first_iterations=1")
 
 
@@ -233,6 +233,12 @@ def test_inspect_a_key_and_a_folder(invoke: Invoke, demo: tuple[Path, Result]) -
     assert re.search(r"edit\.mp4  [\d,]+ bytes  sha256 [0-9a-f]{16}  ok", by_key.stdout)
     trajectory = invoke("inspect", row["trajectory_key"], "--root", root)
     assert '"levels": 5' in trajectory.stdout and '"iterations": 1' in trajectory.stdout
+
+
+def test_study_refuses_a_page_that_is_not_there(invoke: Invoke, tmp_path: Path) -> None:
+    """Exit code 2 and the field's name, before a model is loaded; nothing is written."""
+    result = invoke("study", "inversion", "--json", tmp_path / "out.json", "--page", tmp_path / "none.md")
+    assert result.exit_code == 2 and "field page" in result.stderr and not (tmp_path / "out.json").exists()
 
 
 def test_inspect_a_damaged_unit(invoke: Invoke, copied: Path) -> None:

@@ -116,7 +116,7 @@ def records(folder: Path, count: int) -> list[Record]:
 def settings(root: str, verify: str = "size", **inversion: Any) -> tuple[Any, ...]:
     return (
         DatasetSpec(source="toy"),
-        InversionSpec(method="fixed_point", steps=STEPS, iterations=1, gate="off", **inversion),
+        InversionSpec(**({"method": "fixed_point", "steps": STEPS, "iterations": 1, "gate": "off"} | inversion)),
         RECIPE,
         OutputSpec(root=root, verify=verify),  # type: ignore[arg-type]
         EngineSpec(edits_per_batch=EDITS_PER_BATCH),

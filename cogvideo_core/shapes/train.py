@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("--vae-batch", type=int, default=8, help="crops a VAE step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--init", type=Path, help="train on from this model's weights; its VAE stays as it is")
+    parser.add_argument("--snr-shift", type=float, help="of the noise schedule, 3 as on 2B; the model's own by default")
     parser.add_argument("--export", type=Path, help="also write the finished folder here")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -185,6 +186,8 @@ def main() -> None:
         pipe = build.build_pipeline("shapes", seed=1)
         pipe.register_modules(vae=train_vae(args.out, args.vae_steps, args.pool, args.vae_batch, args.device))
         latents = equalise(pipe.vae, cached_latents(args.out, pipe.vae, args.pool, args.device))
+    if args.snr_shift:
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, snr_shift_scale=args.snr_shift)
     pipe = train_transformer(args.out, pipe, latents, args.steps, args.batch, args.device)
     for folder in filter(None, (args.out / "model", args.export)):
         export(pipe, folder)

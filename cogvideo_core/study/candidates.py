@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from cogvideo_core.ddim import Velocity, ddim_step, noised, rotate
@@ -60,13 +59,13 @@ def tolerant(
 
 
 def refined(velocity: Velocity, x_0: Tensor, schedule: Schedule, fine: Schedule) -> Iterator[Tensor]:
-    """DDIM inversion on a grid that takes the first level in the smaller steps of `fine`, which holds all its levels."""
+    """DDIM inversion that takes the first level in the smaller steps of `fine`, a grid that holds all its levels."""
     yield x_0
     below = [t for t in fine.timesteps if t <= schedule.timesteps[1]]
     first = Schedule(tuple(below), fine.thetas[: len(below)])
     *_, x = ddim_inversion(velocity, x_0, first)
     yield x
-    for level, t, delta in turns(schedule)[1:]:
+    for _, t, delta in turns(schedule)[1:]:
         x = rotate(x, velocity(x, t), delta)
         yield x
 
@@ -138,11 +137,6 @@ def sampled_with(velocity: Velocity, x: Tensor, missed: Sequence[Tensor], schedu
 def solved_first(velocity: Velocity, x_0: Tensor, schedule: Schedule, iterations: int = 15) -> Iterator[Tensor]:
     """The first level solved, DDIM inversion on all others."""
     return scheduled(velocity, x_0, schedule, [iterations, 0])
-
-
-def rounded(velocity: Velocity, dtype: torch.dtype) -> Velocity:
-    """A velocity of states that are held in `dtype` between the steps."""
-    return lambda x, t: velocity(x.to(dtype).to(x.dtype), t)
 
 
 def bytes_of(*tensors: Tensor) -> int:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cogvideo_core import inversion
-from cogvideo_core.ddim import Velocity
+from cogvideo_core.ddim import Velocity, rotate
 from cogvideo_core.guidance import guide
 from cogvideo_core.schedule import Schedule, schedule_from_config
 from cogvideo_core.study import candidates
@@ -23,10 +24,13 @@ SOLVED: Inverter = inversion.multistep_inversion
 
 def cause(bench: Bench, name: str, x: Tensor, velocity: Velocity, level: int | None = None, text: str = "") -> Row:
     """What x (at `level`, the noisiest by default) is sampled back to with this velocity."""
-    recon = bench.psnr(sampled(bench, x, velocity, level)[0])
+    return told(name, bench.psnr(sampled(bench, x, velocity, level)[0]), text)
+
+
+def told(name: str, recon: np.ndarray, text: str) -> Row:
     low, high = interval(recon)
-    found = {"cause": name, "what": text, "recon_db": float(recon.mean()), "recon_low": low, "recon_high": high}
-    return {key: round(value, 2) if isinstance(value, float) else value for key, value in found.items()}
+    found = {"recon_db": float(recon.mean()), "recon_low": low, "recon_high": high}
+    return {"cause": name, "what": text} | {key: round(value, 2) for key, value in found.items()}
 
 
 def departure(bench: Bench, ddim: Inverted, solved: Inverted) -> Iterator[Row]:
@@ -41,17 +45,15 @@ def departure(bench: Bench, ddim: Inverted, solved: Inverted) -> Iterator[Row]:
     yield cause(bench, "departure velocity, other levels", x, own, text="the first level solved")
 
 
-def rounding(bench: Bench) -> Iterator[Row]:
+def rounding(bench: Bench, solved: Inverted) -> Iterator[Row]:
+    """States held in 16 bits between the steps of the sampling, x_T and the last one included."""
+    velocity = bench.rows()
     for dtype in (torch.float16, torch.bfloat16):
-        held = partial(_held, dtype=dtype)
-        x = inverted(bench, held).states[-1]
-        velocity = candidates.rounded(bench.rows(), dtype)
+        x = solved.states[-1].to(dtype).float()
+        for _, t, delta in reversed(inversion.turns(bench.schedule)):
+            x = rotate(x, velocity(x, t), -delta).to(dtype).float()
         name = str(dtype).removeprefix("torch.")
-        yield cause(bench, f"rounding to {name}", x, velocity, text="states seen by the model in 16 bits, both ways")
-
-
-def _held(velocity: Velocity, x_0: Tensor, schedule: Schedule, dtype: torch.dtype) -> Iterator[Tensor]:
-    return SOLVED(candidates.rounded(velocity, dtype), x_0, schedule)
+        yield told(f"rounding to {name}", bench.psnr(x), "x_T and each state of the sampling held in 16 bits")
 
 
 def ends_and_prompts(bench: Bench, ddim: Inverted, solved: Inverted) -> Iterator[Row]:
@@ -80,7 +82,7 @@ def other_schedule(bench: Bench, factor: float = 3.0) -> Schedule:
 
 
 def scheduler_mismatch(bench: Bench) -> Iterator[Row]:
-    """`DDIMInverseScheduler(**config)` drops snr_shift_scale, which is 3 on 2B: it inverts at 3 times the sampler's SNR."""
+    """`DDIMInverseScheduler(**config)` drops snr_shift_scale, 3 on 2B, and so inverts at 3 times the sampler's SNR."""
     x = inverted(bench, SOLVED, schedule=other_schedule(bench)).states[-1]
     text = "inverted at 3 times the sampler's SNR, as on 2B; the rest solved"
     yield cause(bench, "scheduler mismatch", x, bench.rows(), text=text)
@@ -90,7 +92,7 @@ def causes(bench: Bench, kept: dict[str, Inverted], say: Callable[[str], None] =
     ddim, solved, rows = kept["ddim"], kept["multistep_15"], []
     parts = (
         departure(bench, ddim, solved),
-        rounding(bench),
+        rounding(bench, solved),
         ends_and_prompts(bench, ddim, solved),
         scheduler_mismatch(bench),
     )

@@ -1,4 +1,4 @@
-"""The first attempt of the log this project grew out of, with diffusers alone: swap the scheduler, invert, swap back."""
+"""The first attempt of the log that this project grew out of, with diffusers alone: swap the scheduler and back."""
 
 from __future__ import annotations
 

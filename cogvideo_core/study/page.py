@@ -1,0 +1,103 @@
+"""The page of a study: tables between markers of a markdown file, and the figures that it shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cogvideo_core.errors import BadSpec
+from cogvideo_core.study.chart import Axis, Series, chart
+
+Row = dict[str, Any]
+CURVES = ("ddim", "fixed_point_1", "fixed_point_5", "multistep_15")
+COST_LOW, COST_HIGH = 20, 400
+
+
+def between(text: str, name: str, table: str) -> str:
+    """The page with what stands between <!-- name --> and <!-- /name --> replaced."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if begin not in text or end not in text:
+        raise BadSpec(f"field page: there is no place {begin} ... {end}; put both marks where the table belongs")
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def span(row: Row, name: str) -> str:
+    """Mean with its interval."""
+    value = row["recon_db"] if name == "recon" else row[name]
+    return f"{value:.1f} ({row[f'{name}_low']:.1f} to {row[f'{name}_high']:.1f})"
+
+
+def rows_table(rows: Sequence[Row]) -> str:
+    columns = ["inverter", "evaluations", "reconstruction, dB", "over `ddim`, dB", "over `fixed_point_5`, dB"]
+    columns += ["std of x_T", "exact", "bytes beside x_T"]
+    return table(
+        columns,
+        [
+            [
+                f"`{row['inverter']}`",
+                f"{row['evaluations']:g}",
+                *(span(row, name) for name in ("recon", "over_ddim", "over_fixed_point_5")),
+                f"{row['x_T_std']:.2f}",
+                "yes" if row["exact"] else "",
+                f"{row['stored_bytes']:,}" if row["stored_bytes"] else "",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def noise_table(rows: Sequence[Row]) -> str:
+    names = ("x_T_std", "x_T_low", "x_T_high", "x_T_kurtosis", "x_T_neighbour")
+    columns = ["inverter", "std", "power, low", "power, high", "excess kurtosis", "neighbours' correlation"]
+    white = ["white noise", "1.00", "1.00", "1.00", "0.00", "0.00"]
+    found = [[f"`{row['inverter']}`", *(f"{row[name]:.2f}" for name in names)] for row in rows if not row["exact"]]
+    return table(columns, [white, *found])
+
+
+def causes_table(rows: Sequence[Row]) -> str:
+    cells = [[row["cause"], row["what"], span(row, "recon")] for row in rows]
+    return table(["cause", "what was done", "reconstruction, dB"], cells)
+
+
+def gate_table(rows: Sequence[Row]) -> str:
+    """What the gate's quick form sees, beside the whole way down."""
+    cells = [[f"`{r['inverter']}`", f"{r['quick_db']:.1f}", f"{r['recon_db']:.1f}"] for r in rows if "quick_db" in r]
+    return table(["inverter", "from level 10, dB", "from x_T, dB"], cells)
+
+
+def figures(folder: Path, rows: Sequence[Row]) -> None:
+    """Reconstruction against cost, and the error of the way down by level."""
+    plain = [row for row in rows if not row["exact"] and row["evaluations"]]
+    places = [(row["evaluations"], row["recon_db"]) for row in plain]
+    best = sorted(p for p in places if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in places))
+    cost = Axis("evaluations a clip", COST_LOW, COST_HIGH, (25, 50, 100, 200, 300), log=True)
+    quality = Axis("dB", 20, 90, range(20, 91, 10))
+    series = [Series("Pareto front", best), Series("", places, [row["inverter"] for row in plain], line=False)]
+    chart(folder / "inversion_pareto.png", "Reconstruction from x_T alone", cost, quality, series)
+    level = Axis("level (0 = clean)", 0, len(plain[0].get("off", [0] * 51)) - 1, range(0, 51, 10))
+    error = Axis("rms distance to the inversion's own states", 1e-5, 1, (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1), log=True)
+    curves = [Series(row["inverter"], curve(row["off"])) for row in rows if row["inverter"] in CURVES and "off" in row]
+    chart(folder / "inversion_levels.png", "Sampling back: distance from the inversion", level, error, curves)
+
+
+def curve(off: Sequence[float]) -> list[tuple[float, float]]:
+    return [(float(level), max(value, 1e-5)) for level, value in enumerate(off)]
+
+
+def write(page: Path, study: Row) -> None:
+    """Renews the tables of the page and the figures beside it."""
+    text = page.read_text("utf-8")
+    parts = {"inverters": rows_table(study["rows"]), "noise": noise_table(study["rows"])}
+    parts |= {"causes": causes_table(study["causes"]), "gate": gate_table(study["rows"])}
+    about = f"Model `{study['model']}`, {study['clips']} held-out clips, {study['steps']} steps."
+    for name, part in (parts | {"about": about}).items():
+        text = between(text, name, part)
+    figures(page.parent / "figures", study["rows"])
+    page.write_text(text, "utf-8")
