@@ -21,7 +21,20 @@ from cogvideo_core.specs import PRESETS
 from flows.cli import app, parse_sets, settings_of
 
 Invoke = Callable[..., Result]
-COMMANDS = ("run", "invert", "demo", "collect", "inspect", "verify", "gc", "du", "shapes make")
+COMMANDS = (
+    "run",
+    "plan",
+    "campaign",
+    "retry-failed",
+    "invert",
+    "demo",
+    "collect",
+    "inspect",
+    "verify",
+    "gc",
+    "du",
+    "shapes make",
+)
 FAST = ("--set", "inversion.steps=4", "--set", "inversion.first_iterations=1")
 
 

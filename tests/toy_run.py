@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import clips, encoding, plan, tables, video
+from cogvideo_core import clips, encoding, plan_tables, tables, video
 from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.failures import attempt
 from cogvideo_core.inversion import seeded_noise
@@ -129,7 +129,8 @@ def run(
     """Plans, encodes, inverts, edits and collects; failures are rows, as in a real run."""
     groups = settings(root, **more)
     work = Work(*groups, model or ToyModel(), Ledger(root))  # type: ignore[arg-type]
-    planned, done = plan.write_plan(root, records(clips_folder, count), work.recipe, work.engine), []
+    plan_tables.write_plan(root, records(clips_folder, count), work.recipe, work.engine)
+    planned, done = [record for batch in plan_tables.read_batches(root) for record in batch], []
     wanted = ["", "a circle", *PROMPTS]
     attempt(
         lambda r: r | {"new": embed_missing(work.model, work.ledger, wanted, work.output.verify)},
