@@ -83,7 +83,8 @@ def run_campaign(
         while todo or running:
             while todo and len(running) < waves_in_flight:
                 asked = groups | {"wave": todo[0], "plan": planned["plan"]}
-                running[todo.popleft()] = run_deployment(deployment, parameters=asked, timeout=0).id
+                started: Any = run_deployment(deployment, parameters=asked, timeout=0)
+                running[todo.popleft()] = started.id
             for wave in _ended(running):
                 del running[wave]
     except BaseException:
