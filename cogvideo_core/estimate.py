@@ -13,6 +13,7 @@ import torch
 from cogvideo_core import memory
 from cogvideo_core.attention import Reference
 from cogvideo_core.editing import edit_evaluations
+from cogvideo_core.gate import gate_evaluations
 from cogvideo_core.guidance import window
 from cogvideo_core.inversion import evaluations
 from cogvideo_core.model import VideoModel, VideoShape
@@ -104,7 +105,7 @@ def estimate(
     size = math.prod(memory.latents_of(model, shape.frames, shape.height, shape.width))
     itemsize = getattr(torch, inversion.dtype).itemsize
     return Estimate(
-        clips * evaluations(inversion.method, inversion.steps, inversion.iterations) * measured.step_s,
+        clips * (evaluations(inversion) + gate_evaluations(inversion)) * measured.step_s,
         clips * _rows_a_clip(planned, measured.edits, inversion.steps, recipe, model.layers) * measured.row_s,
         clips * measured.encode_s + planned["edits"] * measured.decode_s,
         clips * size * (states * itemsize + 4),

@@ -87,7 +87,7 @@ def test_a_worker_that_is_killed_costs_its_batches_only(
     groups: Record = {
         "dataset": DatasetSpec(source=str(manifest)),
         "model": ModelSpec(path=str(tiny_pipeline_folder)),
-        "inversion": InversionSpec(steps=4, iterations=1),
+        "inversion": InversionSpec(method="fixed_point", steps=4, gate="off"),
     }
     before: list[Record] = []
 
@@ -127,7 +127,7 @@ def test_a_cluster_of_its_own(prefect_harness: None, tiny_pipeline_folder: Path,
     counts: Any = edit_dataset(
         dataset=DatasetSpec(source=str(manifest)),
         model=ModelSpec(path=str(tiny_pipeline_folder)),
-        inversion=InversionSpec(steps=4, iterations=1),
+        inversion=InversionSpec(method="fixed_point", steps=4, gate="off"),
         output=OutputSpec(root=str(tmp_path / "run")),
         engine=EngineSpec(engine="dask", dask_workers=2),
     )

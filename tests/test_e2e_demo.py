@@ -80,8 +80,8 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
 
 
 def test_a_terminated_run_stops_at_its_next_step(tmp_path: Path) -> None:
-    """SIGTERM in the middle of an inversion of 1,000 steps ends the process in seconds, not at the end of the clip; what
-    was committed before stays, and the inversion leaves nothing that looks like one."""
+    """SIGTERM in the middle of an inversion of 1,000 steps ends the process in seconds, not at the end of the clip;
+    what was committed before stays, and the inversion leaves nothing that looks like one."""
     long = ("--set", "inversion.steps=1000", "--clips", "1")
     root, log = tmp_path / "demo", tmp_path / "log"
     with open(log, "wb") as sink:

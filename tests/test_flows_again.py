@@ -46,7 +46,7 @@ def groups(prefect_harness: None, tiny_pipeline_folder: Path, clips: Path, tmp_p
     return {
         "dataset": DatasetSpec(source=str(next(clips.glob("manifest*")))),
         "model": ModelSpec(path=str(tiny_pipeline_folder)),
-        "inversion": InversionSpec(steps=4, iterations=1),
+        "inversion": InversionSpec(method="fixed_point", steps=4, gate="off"),
         "recipe": RecipeSpec(),
         "output": OutputSpec(root=str(tmp_path / "run")),
         "engine": EngineSpec(**ENGINE),

@@ -106,7 +106,7 @@ def records(folder: Path, count: int) -> list[Record]:
     for index in range(count):
         name = f"clip{index}"
         (folder / f"{name}.mp4").write_bytes(name.encode() * 50)
-        about: Record = dict.fromkeys(plan.CLIP_TEXTS, "") | {"clip": f"{name}.mp4", "name": name, "stamp": "1"}
+        about: Record = dict.fromkeys(plan_tables.CLIP_TEXTS, "") | {"clip": f"{name}.mp4", "name": name, "stamp": "1"}
         about |= {"uri": str(folder / f"{name}.mp4")}
         about |= {"size": 50 * len(name), "window": 0, "source_prompt": "a circle", "target_prompts": list(PROMPTS)}
         made.append(about | {"source_id": fingerprint(about | {"uri": ""})})
