@@ -54,6 +54,7 @@ ERROR_FIELDS: dict[str, pa.DataType] = {
     "retryable": pa.bool_(),
     "source_id": pa.string(),
     "window": pa.int32(),
+    "parked": pa.bool_(),
 }
 TIMING_FIELDS: dict[str, pa.DataType] = {
     "clip": pa.string(),
@@ -64,6 +65,7 @@ TIMING_FIELDS: dict[str, pa.DataType] = {
     "reused": pa.bool_(),
     "evaluations": pa.int64(),
     "edits": pa.int32(),
+    "worker": pa.string(),
 }
 MEANING = {
     "file_name": "the edit; `datasets` shows it as `video`",
@@ -111,7 +113,7 @@ def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Failures with all columns of `tables/errors.parquet`, sorted by clip, stage and message."""
     rows = []
     for failure in failures:
-        known = {"attempts": 1, "retryable": False, "window": 0} | {
+        known = {"attempts": 1, "retryable": False, "window": 0, "parked": False} | {
             k: v for k, v in failure.items() if k in ERROR_FIELDS
         }
         row = {name: _clean(known.get(name, "")) for name in ERROR_FIELDS}

@@ -21,6 +21,8 @@ def is_failure(record: Record) -> bool:
     return "error" in record
 
 
+LONGEST_PAUSE_S = 60.0
+LOST_WORKERS = ("KilledWorker", "CancelledError", "FutureCancelledError")  # of Dask, which the core does not import
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
 
 
@@ -39,6 +41,8 @@ def kind_of(error: Exception) -> tuple[str, bool]:
         return "out_of_memory", False
     if isinstance(error, OSError):
         return "storage", True
+    if type(error).__name__ in LOST_WORKERS:
+        return "cancelled", True
     return "bug", False
 
 
@@ -51,7 +55,7 @@ def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record
         "error": type(error).__name__,
         "kind": kind,
         "message": unsigned(str(error))[:MESSAGE_CHARS] or type(error).__name__,
-        "attempts": attempts,
+        "attempts": attempts + clip.get("attempts_before", 0),
         "retryable": retryable,
         "timings": clip.get("timings", []),
     }
@@ -69,5 +73,5 @@ def attempt(
         except Exception as error:
             if tried > retries or not kind_of(error)[1]:
                 return failure(clip, stage, error, tried)
-            time.sleep(pause_s * 2 ** (tried - 1) * random.uniform(0.5, 1.5))
+            time.sleep(min(pause_s * 2 ** (tried - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable: the last try returns")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,6 +17,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from transformers import T5EncoderModel
 
 from cogvideo_core import options, processors
 from cogvideo_core.attention import Reference
@@ -36,12 +40,22 @@ class VideoShape:
 
 
 class VideoModel:
-    """A loaded CogVideoX. Processors are installed once; one forward at a time (`lock`); `evaluations` counts rows."""
+    """A loaded CogVideoX. Processors are installed once; one forward at a time (`lock`); `evaluations` counts rows, and
+    `busy_s` the seconds inside the lock."""
 
-    def __init__(self, pipeline: Any, spec: ModelSpec, fingerprints: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        spec: ModelSpec,
+        fingerprints: dict[str, str] | None = None,
+        text_folder: Path | None = None,
+    ) -> None:
+        """`text_folder`: where the text encoder lies, so that it is loaded when a prompt is to be embedded, and only
+        then. None where the pipeline brings it."""
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
         self.vae, self.transformer = pipeline.vae, pipeline.transformer
-        self.lock, self.evaluations, self.room = threading.RLock(), 0, Room()
+        self.lock, self.evaluations, self.room, self.busy_s = threading.RLock(), 0, Room(), 0.0
+        self.text_folder = text_folder
         self.device = torch.device(pipeline._execution_device)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
         options.check_transformer(self.transformer)
@@ -79,15 +93,40 @@ class VideoModel:
     def schedule(self, steps: int, spacing: str = "trailing") -> Schedule:
         return schedule_from_config(self.pipe.scheduler.config, steps, spacing)
 
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """The lock, and the clock of `busy_s`: one holder at a time, so its intervals never overlap."""
+        with self.lock:
+            started = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.busy_s += time.perf_counter() - started
+
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Each distinct prompt once through T5: [P,S,D] in the order given."""
         distinct = list(dict.fromkeys(prompts))
-        with self.lock:
+        with self.computing():
+            self._need_text_encoder()
             embedded = self.pipe.encode_prompt(
                 distinct, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens, device=self.device
             )[0]
         return embedded[[distinct.index(prompt) for prompt in prompts]]
+
+    def _need_text_encoder(self) -> None:
+        if self.pipe.text_encoder is None and self.text_folder is not None:
+            encoder = T5EncoderModel.from_pretrained(self.text_folder, dtype=getattr(torch, self.spec.dtype))
+            self.pipe.register_modules(text_encoder=encoder.to(self.device).eval())
+
+    def drop_text_encoder(self) -> None:
+        """Frees its memory (9.5 GB in 16 bits on the released models) until another prompt is to be embedded; does
+        nothing where it could not be loaded again."""
+        with self.lock:
+            if self.text_folder is not None and self.pipe.text_encoder is not None:
+                self.pipe.register_modules(text_encoder=None)
+                gc.collect()
+                torch.cuda.empty_cache()  # does nothing without a GPU
 
     def prompt_problem(self, prompt: str) -> str:
         """What the tokenizer will not pass on of a prompt, as half a sentence; "" when it takes all of it."""
@@ -117,7 +156,7 @@ class VideoModel:
     def _mode(self, frames: np.ndarray) -> Tensor:
         """The VAE's own mode, unscaled: [f,C,h,w] float32."""
         pixels = torch.from_numpy(frames).to(self.device, self.vae.dtype) / 127.5 - 1
-        with self.lock:
+        with self.computing():
             latents = self.vae.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
         return rearrange(latents.float(), "1 c f h w -> f c h w")
 
@@ -125,7 +164,7 @@ class VideoModel:
     def decode(self, latents: Tensor) -> np.ndarray:
         """latents [f,C,h,w] -> frames uint8 [F,H,W,3]; the padding in front is dropped."""
         z = latents[self.front_padding :].to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
-        with self.lock:
+        with self.computing():
             pixels = self.vae.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
         pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
         self._check_decoded(latents, pixels)
@@ -160,7 +199,7 @@ class VideoModel:
         """v [R,f,C,h,w] float32 for rows x [R,f,C,h,w] at timestep t with prompts text [R,S,D]; see `conditioned`."""
         dtype = self.transformer.dtype
         x = x.to(self.device, dtype)
-        with self.lock:
+        with self.computing():
             self.evaluations += len(x)
             v = self.transformer(
                 hidden_states=x if images is None else images.beside(x, reference.rows if reference else 0),
@@ -206,8 +245,10 @@ def load(spec: ModelSpec) -> VideoModel:
     name = check_folder(folder)
     device, lora_file = chosen_device(spec), options.lora_file(spec)
     dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
+    # offloading hooks are hung on all parts at once; else the text encoder waits until a prompt needs it
+    later = {"text_encoder": None} if spec.offload == "none" else {}
     pipe = getattr(diffusers, name).from_pretrained(
-        folder, dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True
+        folder, dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True, **later
     )
     pipe.set_progress_bar_config(disable=True)
     lora = options.add_lora(pipe, lora_file, spec.lora_scale)
@@ -220,7 +261,7 @@ def load(spec: ModelSpec) -> VideoModel:
         getattr(pipe, place)(device=device)
     else:
         pipe.to(device)
-    return VideoModel(pipe, spec, component_fingerprints(folder) | lora)
+    return VideoModel(pipe, spec, component_fingerprints(folder) | lora, folder / "text_encoder" if later else None)
 
 
 _loaded: dict[str, VideoModel] = {}
@@ -237,6 +278,11 @@ def loaded(spec: ModelSpec) -> VideoModel:
             _loaded[spec.fingerprint] = load(spec)
             loads += 1
         return _loaded[spec.fingerprint]
+
+
+def busy_seconds() -> float:
+    """Seconds that this process's kept model has computed since it was loaded; 0 where none is kept."""
+    return sum(model.busy_s for model in _loaded.values())
 
 
 @contextlib.contextmanager

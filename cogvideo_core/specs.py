@@ -259,8 +259,24 @@ class OutputSpec(Spec):
 class EngineSpec(Spec):
     """How the work is spread and when a run counts as failed."""
 
-    engine: Literal["threads"] = Field("threads", title="Engine", description="Who runs the batches.")
+    engine: Literal["threads", "dask"] = Field(
+        "threads", title="Engine", description="Threads of this process, or the workers of a Dask cluster."
+    )
+    dask_address: str = Field(
+        "", title="Dask address", description="Of a running scheduler, tcp://host:8786. Empty: a cluster of its own."
+    )
+    dask_workers: int = Field(
+        0, title="Dask workers", ge=0, le=64, description="Of a cluster of its own. 0: one a GPU, or one without GPUs."
+    )
+    concurrency_limit: str = Field(
+        "",
+        title="Concurrency limit",
+        description="Name of a Prefect global concurrency limit; each task that runs the model holds one slot of it.",
+    )
     clips_per_batch: int = Field(1, title="Clips per batch", ge=1, le=1024, description="Clips a task run.")
+    batches_per_wave: int = Field(
+        330, title="Batches per wave", ge=1, le=333, description="Of a flow run; a batch is three task runs."
+    )
     edits_per_batch: int = Field(
         0, title="Edits per batch", ge=0, le=64, description="Edits a transformer call. 0: as memory allows, up to 16."
     )
@@ -269,6 +285,9 @@ class EngineSpec(Spec):
         0.5, title="Least success", description="The run fails when a smaller share of the clips succeeds."
     )
     retries: int = Field(2, title="Retries", ge=0, le=10, description="Of errors that may pass by themselves.")
+    park_after: int = Field(
+        9, title="Park after", ge=1, le=1000, description="Attempts, over all runs; then a clip is left alone."
+    )
 
 
 PRESETS: dict[str, RecipeSpec] = {

@@ -95,7 +95,7 @@ def earlier_edits(root: str) -> list[Record]:
     return rows
 
 
-def merged_failures(root: str, records: list[Record], last_stage: str) -> list[Record]:
+def merged_failures(root: str, records: Iterable[Record], last_stage: str) -> list[Record]:
     """This run's failures, and earlier ones that it says nothing about: of other clips and windows, or later stages."""
     reached = {(shown_clip(record["clip"]), record.get("window") or 0) for record in records}
     told = STAGES[: STAGES.index(last_stage) + 1]
@@ -135,12 +135,12 @@ def kept_settings(root: str, about: Record) -> Record:
 
 
 def collect_run(
-    output: OutputSpec, ledger: Ledger, records: list[Record], about: Record, last_stage: str = "edit"
+    output: OutputSpec, ledger: Ledger, records: Iterable[Record], about: Record, last_stage: str = "edit"
 ) -> Record:
     """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives.
 
-    `about` is what the card and the gallery show as settings; empty for those of the root's last run. Raises BadSpec
-    for a root where nothing was ever done.
+    `records` may be gone through more than once. `about` is what the card and the gallery show as settings; empty for
+    those of the root's last run. Raises BadSpec for a root where nothing was ever done.
     """
     if not records and not any(True for _ in ledger.keys("sources")):
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")

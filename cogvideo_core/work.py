@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,10 +35,15 @@ class Work:
         return self.ledger.find(stage, key, self.output.verify)
 
 
+def worker() -> str:
+    """This process, as tables name it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 @contextmanager
 def timed(record: Record, stage: str) -> Iterator[Record]:
-    """Appends a row to record["timings"]: stage, seconds, and what the body puts in (reused, evaluations)."""
-    row: Record = {"stage": stage, "reused": False, "evaluations": 0}
+    """Appends a row to record["timings"]: stage, seconds, worker, and what the body puts in (reused, evaluations)."""
+    row: Record = {"stage": stage, "reused": False, "evaluations": 0, "worker": worker()}
     started = time.perf_counter()
     yield row
     row["seconds"] = round(time.perf_counter() - started, 4)

@@ -24,7 +24,8 @@ from cogvideo_core.specs import (
     RecipeSpec,
     Spec,
 )
-from flows import upkeep
+from flows import cli_plan, upkeep
+from flows.cli_options import Model, Output, Prompts, Set, Source
 from flows.exits import OK, PARTLY, sentences
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving s
 app.add_typer(shapes_app, name="shapes")
 study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
 app.add_typer(study_app, name="study")
+app.add_typer(cli_plan.app)
 app.add_typer(upkeep.app)
 
 GROUPS: dict[str, type[Spec]] = {
@@ -48,9 +50,6 @@ GROUPS: dict[str, type[Spec]] = {
     "output": OutputSpec,
     "engine": EngineSpec,
 }
-Set = Annotated[
-    list[str], typer.Option("--set", help="Any setting, as group.field=value, e.g. --set recipe.reference_end=0.3")
-]
 
 
 def parse_sets(pairs: list[str]) -> dict[str, dict[str, Any]]:
@@ -131,12 +130,6 @@ def report(counts: dict[str, Any]) -> None:
         table.add_row(label, str(counts[name]))
     Console().print(table)
     typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")
-
-
-Output = Annotated[str, typer.Option(help="Folder or fsspec URL of the run.")]
-Model = Annotated[str, typer.Option(help="shapes, a diffusers folder, or a hub id.")]
-Source = Annotated[str, typer.Argument(help="Folder of videos, or a manifest (CSV, JSONL, Parquet).")]
-Prompts = Annotated[str, typer.Option(help="Prompts file, for a folder.")]
 
 
 @app.command()

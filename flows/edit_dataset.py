@@ -1,20 +1,21 @@
-"""The main flow: from a folder of videos and prompts to an edited dataset."""
+"""The main flows: from a folder of videos and prompts to an edited dataset, one wave of batches after the other."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.failures import is_failure
-from cogvideo_core.plan import batches
+from cogvideo_core.outcomes import Records, added
+from cogvideo_core.plan_tables import Planned, read_planned
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.uris import unsigned
-from flows.fan_out import in_window
-from flows.report import Progress, finish, safe_name
-from tasks import progress, work
+from flows.engines import engine_of
+from flows.report import finish, safe_name
+from flows.waves import LastStage, refused_counts, run_wave
+from tasks import work
 from tasks.settings import Settings
 
 Record = dict[str, Any]
@@ -23,8 +24,8 @@ Record = dict[str, Any]
 def _run_name() -> str:
     given = flow_run.parameters
     source = unsigned((given.get("dataset") or DatasetSpec()).source).rstrip("/").split("/")[-1]
-    recipe = given.get("recipe")
-    return safe_name(f"{source} {recipe.name if recipe else ''} {flow_run.scheduled_start_time:%Y-%m-%d %H:%M}")
+    recipe, wave = given.get("recipe"), f" wave {given['wave']}" if "wave" in given else ""
+    return safe_name(f"{source} {recipe.name if recipe else ''}{wave} {flow_run.scheduled_start_time:%Y-%m-%d %H:%M}")
 
 
 @flow(name="edit-dataset", flow_run_name=_run_name, validate_parameters=True)
@@ -38,13 +39,7 @@ def edit_dataset(
 ) -> Record:
     """Edits every clip of a dataset for every prompt; what is committed already is reused."""
     settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
-
-    def chain(batch: list[Record]) -> Any:
-        encoded = work.named(work.encode_batch, batch).submit(settings, batch)
-        inverted = work.named(work.invert_batch, batch).submit(settings, encoded)
-        return [encoded, inverted, work.named(work.edit_batch, batch).submit(settings, inverted)]
-
-    return run(settings, chain, "edit")
+    return run(settings, "edit")
 
 
 @flow(name="invert-dataset", flow_run_name=_run_name, validate_parameters=True)
@@ -61,29 +56,50 @@ def invert_dataset(
     settings = Settings(
         dataset=dataset, model=model, inversion=inversion, recipe=RecipeSpec(), output=output, engine=engine
     )
-
-    def chain(batch: list[Record]) -> Any:
-        encoded = work.named(work.encode_batch, batch).submit(settings, batch)
-        return [encoded, work.named(work.invert_batch, batch).submit(settings, encoded, only_if_needed=False)]
-
-    return run(settings, chain, "invert")
+    return run(settings, "invert")
 
 
-def run(settings: Settings, chain: Any, last_stage: str) -> Record:
-    """Plan, embed, fan out, collect, report. Returns the counts; raises when too few clips succeed."""
-    logger = get_run_logger()
-    edits_wanted = last_stage == "edit"
-    records = work.discover_clips(settings, edits_wanted)
-    planned = batches(records)
-    clips = sum(map(len, planned))
-    edits = sum(len(r["target_prompts"]) for batch in planned for r in batch) * len(settings.recipe.seeds)
-    logger.info("%d clips in %d batches, %d edits planned", clips, len(planned), edits)
-    done = [record for record in records if is_failure(record)]
-    if planned:
-        work.embed_prompts(settings, records, edits_wanted)
-    with progress.bars(clips, edits if edits_wanted else 0), Progress(clips) as reported:
-        for batch in in_window(planned, chain, settings.engine.batches_in_flight):
-            done += batch
-            reported.advance(batch, logger)
-    counts = work.collect_dataset(settings, done, last_stage)
-    return finish(settings, done, counts, last_stage)
+@flow(name="edit-wave", flow_run_name=_run_name, validate_parameters=True)
+def edit_wave(
+    dataset: DatasetSpec = DatasetSpec(),  # noqa: B008
+    model: ModelSpec = ModelSpec(),  # noqa: B008
+    inversion: InversionSpec = InversionSpec(),  # noqa: B008
+    recipe: RecipeSpec = RecipeSpec(),  # noqa: B008
+    output: OutputSpec = OutputSpec(),  # noqa: B008
+    engine: EngineSpec = EngineSpec(),  # noqa: B008
+    wave: int = 0,
+    plan: str = "",
+    last_stage: Literal["edit", "invert"] = "edit",
+) -> Record:
+    """One wave of a plan that lies under the output's root; `plan` is the hash it must have. Returns its counts."""
+    settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
+    if (found := read_planned(output.root)["plan"]) != plan:
+        raise BadSpec(
+            f"field plan: under {output.root!r} lies plan {found[:12]} and not {plan[:12]}; start the run anew"
+        )
+    with engine_of(settings.engine) as submit:
+        return run_wave(settings, submit, wave, plan, last_stage)
+
+
+def run(settings: Settings, last_stage: LastStage, only: list[list[Any]] | None = None) -> Record:
+    """Plan, fan out wave by wave, collect, report. Returns the counts; raises when too few clips succeed."""
+    with engine_of(settings.engine) as submit:
+        planned: Planned = submit(work.discover_clips, settings, last_stage == "edit", only=only).result()
+        get_run_logger().info("%(clips)d clips in %(batches)d batches, %(edits)d edits planned", planned)
+        counts = refused_counts(planned)
+        if planned["waves"] == 1:
+            counts = added(counts, run_wave(settings, submit, 0, planned["plan"], last_stage))
+    if planned["waves"] > 1:
+        for wave in range(planned["waves"]):
+            counts = added(counts, _as_flow_run(settings, planned, wave, last_stage))
+    collected = work.collect_dataset(settings, planned["waves"], last_stage)
+    return finish(settings, Records(settings.output.root, planned["waves"], settings.plan), counts, collected)
+
+
+def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: LastStage) -> Record:
+    """A wave as a flow run of its own, so that none grows beyond what Prefect shows and stores well."""
+    if settings.plan != "plan":
+        raise BadSpec("field engine.batches_per_wave: more failed clips than one wave holds; raise clips_per_batch")
+    groups: Record = {name: getattr(settings, name) for name in Settings.model_fields if name != "plan"}
+    counts: Any = edit_wave(**groups, wave=wave, plan=planned["plan"], last_stage=last_stage)
+    return dict(counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prefect.futures import PrefectFuture
@@ -15,7 +15,7 @@ Futures = list["PrefectFuture[list[Record]]"]
 Chain = Callable[[list[Record]], Futures]  # all futures of a batch: Prefect complains of one dropped unfinished
 
 
-def in_window(batches: Sequence[list[Record]], chain: Chain, in_flight: int) -> Iterator[list[Record]]:
+def in_window(batches: Iterable[list[Record]], chain: Chain, in_flight: int) -> Iterator[list[Record]]:
     """Submits each batch's chain, at most `in_flight` at a time, and yields the finished batches in their order."""
     waiting: deque[tuple[list[Record], Futures]] = deque()
     for batch in batches:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from cogvideo_core.errors import EditError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.gallery import markdown_table
+from cogvideo_core.outcomes import Records
 from cogvideo_core.uris import unsigned
 from tasks.settings import Settings
 
@@ -32,58 +35,48 @@ def safe_name(text: str) -> str:
 
 
 class Progress:
-    """The progress artifact of one run: the share of clips that are finished, failed ones included."""
+    """The progress artifact of one run: the share of clips that are finished, failed ones included; its description
+    has the counts, the rate and the time left."""
 
     def __init__(self, clips: int) -> None:
-        self.clips, self.finished = clips, 0
+        self.clips, self.started = clips, time.monotonic()
 
     def __enter__(self) -> Progress:
         created = create_progress_artifact(progress=0.0, key="progress", description=f"{self.clips} clips")
         self.artifact = created if isinstance(created, UUID) else UUID(str(created))
         return self
 
-    def advance(self, batch: list[Record], logger: Any) -> None:
-        self.finished += len(batch)
+    def advance(self, batch: list[Record], counts: Record, logger: Any) -> None:
+        """After a batch; `counts` are those of all finished clips."""
+        share, told = counts["clips"] / max(self.clips, 1), told_of(counts, self.clips, time.monotonic() - self.started)
         try:
-            update_progress_artifact(self.artifact, progress=round(100 * self.finished / max(self.clips, 1), 1))
+            update_progress_artifact(self.artifact, progress=round(100 * share, 1), description=told)
         except Exception as error:  # a hiccup of the server must not end a run of hours
             logger.warning("progress could not be reported: %s", error)
         for record in batch:
             if is_failure(record):
                 logger.warning("failed in %s: %s", record["stage"], record["message"])
-        logger.info("%d of %d clips finished", self.finished, self.clips)
+        logger.info("%s", told)
 
     def __exit__(self, *exc: object) -> None:
         return None
 
 
-def counts_of(records: list[Record], last_stage: str) -> Record:
-    """Clips, failures, edits made and reused, and model evaluations of this run."""
-    good = [record for record in records if not is_failure(record)]
-    edits = [edit for record in good for edit in record.get("edits", [])]
-    timings = [row for record in records for row in record.get("timings", [])]
-    reused_clips = [r for r in good if all(row["reused"] for row in r.get("timings", []) if row["stage"] == last_stage)]
-    return {
-        "clips": len(records),
-        "succeeded": len(good),
-        "failed": len(records) - len(good),
-        "clips_reused": len(reused_clips),
-        "edits": len(edits),
-        "edits_made": sum(not edit["reused"] for edit in edits),
-        "edits_reused": sum(edit["reused"] for edit in edits),
-        "evaluations": sum(row["evaluations"] for row in timings),
-    }
+def told_of(counts: Record, clips: int, seconds: float) -> str:
+    """How far a run is: "12 of 40 clips finished, 48 edits, 1 failed; 3.2 clips a minute, about 9 minutes left"."""
+    rate = 60 * counts["clips"] / max(seconds, 1e-9)
+    left = (clips - counts["clips"]) / rate
+    done = f"{counts['clips']} of {clips} clips finished, {counts['edits']} edits, {counts['failed']} failed"
+    return f"{done}; {rate:.1f} clips a minute, about {left:.0f} minutes left"
 
 
-def finish(settings: Settings, records: list[Record], collected: Record, last_stage: str) -> Record:
+def finish(settings: Settings, records: Records, counts: Record, collected: Record) -> Record:
     """Artifacts, a closing line, and the verdict."""
-    counts = counts_of(records, last_stage)
     create_markdown_artifact(key="summary", markdown=summary(settings, counts, collected))
-    failures = [record for record in records if is_failure(record)]
-    if failures:
+    if counts["failed"]:
         columns = ["clip", "stage", "error", "kind", "message", "attempts", "retryable"]
-        table = markdown_table(failures[:SHOWN_ERRORS], columns)
-        hidden = max(len(failures) - SHOWN_ERRORS, 0)
+        table = markdown_table(list(islice(records.failures(), SHOWN_ERRORS)), columns)
+        hidden = max(counts["failed"] - SHOWN_ERRORS, 0)
         more = f"\n\n{hidden} more in tables/errors.parquet" if hidden else ""
         create_markdown_artifact(key="errors", markdown=f"## Clips that failed\n\n{table}{more}")
     get_run_logger().info(
@@ -105,6 +98,7 @@ def summary(settings: Settings, counts: Record, collected: Record) -> str:
         ("Recipe", settings.recipe.name),
         ("Output", settings.output.root),
         ("Clips", f"{counts['succeeded']} of {counts['clips']} succeeded, {counts['clips_reused']} reused"),
+        ("Parked", f"{counts['parked']} left alone after {settings.engine.park_after} attempts"),
         ("Edits", f"{counts['edits_made']} made, {counts['edits_reused']} reused"),
         ("Model evaluations", counts["evaluations"]),
         ("Dataset", f"{collected.get('edits', 0)} edits of {collected.get('clips', 0)} clips"),

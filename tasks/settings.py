@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from cogvideo_core import model as models
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 from cogvideo_core.work import Work
+from tasks import stopping
 from tasks.progress import tick
+
+
+def _on_step(stage: str) -> None:
+    stopping.check(stage)
+    tick(stage)
 
 
 class Settings(Spec):
@@ -18,6 +27,7 @@ class Settings(Spec):
     recipe: RecipeSpec
     output: OutputSpec
     engine: EngineSpec
+    plan: str = "plan"  # folder of the plan, below the output's root
 
     def work(self) -> Work:
         """With this process's own copy of the model, loaded on first use."""
@@ -29,5 +39,16 @@ class Settings(Spec):
             self.engine,
             models.loaded(self.model),
             Ledger(self.output.root),
-            tick,
+            _on_step,
         )
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[None]:
+        """A slot of the global concurrency limit, where one is named; waits until there is one."""
+        if not self.engine.concurrency_limit:
+            yield
+            return
+        from prefect.concurrency.sync import concurrency
+
+        with concurrency(self.engine.concurrency_limit, strict=True):
+            yield

@@ -9,9 +9,16 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from cogvideo_core import clips, encoding, memory, plan, prompts, tables
-from cogvideo_core.failures import attempt, is_failure, kind_of
+from cogvideo_core import clips, encoding, estimate, memory, plan, prompts, tables
+from cogvideo_core import model as models
+from cogvideo_core.dataset_rows import shown_clip
+from cogvideo_core.failures import attempt, kind_of
+from cogvideo_core.ledger import Ledger
+from cogvideo_core.outcomes import Records
+from cogvideo_core.plan_tables import Planned, read_batches, write_plan
 from cogvideo_core.units import inversion_prompt, shape_of
+from cogvideo_core.work import worker
+from tasks import stopping
 from tasks.progress import advance
 from tasks.settings import Settings
 
@@ -48,61 +55,90 @@ def named(verb_task: Task[P, R], records: list[Record]) -> Task[..., R]:
 
 
 @verb("discover_clips", retries=2)
-def discover_clips(settings: Settings, need_targets: bool = True) -> list[Record]:
-    """Reads folder or manifest and writes the plan; bad rows come back as failures."""
+def discover_clips(
+    settings: Settings, need_targets: bool = True, probe: bool = False, only: list[list[Any]] | None = None
+) -> Planned:
+    """Reads folder or manifest and writes the plan; returns its counts. `only` names [clip, window] of those wanted."""
     plan.check_places(settings.dataset, settings.output)
     model = settings.work().model
     plan.check_shape(settings.dataset, model)
-    records = plan.planned_clips(settings.dataset, model, need_targets)
     if need_targets:
         shape = shape_of(settings.dataset, model)
         latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
         get_run_logger().info("memory: %s", memory.told(model, settings.engine, settings.recipe, latents))
-    return plan.write_plan(settings.output.root, records, settings.recipe, settings.engine)
+    found = plan.planned_clips(settings.dataset, model, need_targets, probe)
+    if only is not None:
+        wanted = {(clip, window) for clip, window in only}
+        found = (record for record in found if (shown_clip(record["clip"]), record.get("window", 0)) in wanted)
+    return write_plan(settings.output.root, found, settings.recipe, settings.engine, settings.plan)
+
+
+@verb("estimate_run")
+def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[list[str]]:
+    """Measures the model on this device; [what, value] pairs of what the plan will cost."""
+    model = settings.work().model
+    shape = shape_of(settings.dataset, model)
+    measured = estimate.measure(model, shape, settings.recipe, settings.engine)
+    found = estimate.estimate(planned, measured, model, shape, settings.inversion, settings.recipe, workers)
+    return [list(row) for row in estimate.rows_of(planned, measured, found, str(model.device))]
 
 
 @verb("embed_prompts", retries=2)
-def embed_prompts(settings: Settings, records: list[Record], targets: bool = True) -> int:
-    """Embeds each distinct prompt of the plan once; returns how many were new."""
-    good = [record for record in records if not is_failure(record)]
-    wanted = [inversion_prompt(settings.inversion, record["source_prompt"]) for record in good]
-    for record in good if targets else ():
-        wanted += [settings.recipe.negative_prompt, *record["target_prompts"]]
-        if settings.recipe.reference_prompt == "source":
-            wanted.append(record["source_prompt"])
+def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
+    """Embeds each distinct prompt of a wave once; returns how many were new. The text encoder is dropped then."""
+    wanted: dict[str, None] = {}
+    for record in (record for batch in read_batches(settings.output.root, {wave}, settings.plan) for record in batch):
+        wanted[inversion_prompt(settings.inversion, record["source_prompt"])] = None
+        if targets:
+            wanted |= dict.fromkeys([settings.recipe.negative_prompt, *record["target_prompts"]])
+        if targets and settings.recipe.reference_prompt == "source":
+            wanted[record["source_prompt"]] = None
     work = settings.work()
-    for prompt in dict.fromkeys(wanted):
+    for prompt in wanted:
         if problem := work.model.prompt_problem(prompt):
             get_run_logger().warning("prompt %r %s", prompt, problem)
-    return prompts.embed_missing(work.model, work.ledger, wanted, work.output.verify)
+    new = prompts.embed_missing(work.model, work.ledger, list(wanted), work.output.verify)
+    work.model.drop_text_encoder()
+    return new
 
 
 @verb("encode_batch")
 def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Clips to latents."""
     step = partial(encoding.encode_clip, settings.work())
-    return [attempt(step, record, "encode", settings.engine.retries) for record in records]
+    return [tried(step, record, "encode", settings) for record in records]
 
 
 @verb("invert_batch")
 def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
     """Latents to trajectories."""
-    step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
-    return [attempt(step, record, "invert", settings.engine.retries) for record in records]
+    with settings.slot():
+        step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
+        return [tried(step, record, "invert", settings) for record in records]
 
 
 @verb("edit_batch")
 def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Trajectories and prompts to edited clips."""
-    step, done = partial(clips.edit_clip, settings.work()), []
-    for record in records:
-        done.append(attempt(step, record, "edit", settings.engine.retries))
-        advance("clips")
-        advance("edits", len(done[-1].get("edits", [])))
-    return done
+    with settings.slot():
+        step, done = partial(clips.edit_clip, settings.work()), []
+        for record in records:
+            done.append(tried(step, record, "edit", settings))
+            advance("clips")
+            advance("edits", len(done[-1].get("edits", [])))
+        return done
+
+
+def tried(step: Callable[[Record], Record], record: Record, stage: str, settings: Settings) -> Record:
+    """`attempt`, unless the flow was cancelled in the meantime; how often models were loaded here goes with it."""
+    stopping.check(stage)
+    record = attempt(step, record, stage, settings.engine.retries)
+    return record | {"loads": record.get("loads", {}) | {worker(): models.loads}}
 
 
 @verb("collect_dataset", retries=2)
-def collect_dataset(settings: Settings, records: list[Record], last_stage: str = "edit") -> Record:
+def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") -> Record:
     """All committed edits of the run's root to the dataset folder, the tables and the gallery."""
-    return tables.collect_run(settings.output, settings.work().ledger, records, settings.as_json(), last_stage)
+    ledger, records = Ledger(settings.output.root), Records(settings.output.root, waves, settings.plan)
+    about = {name: group for name, group in settings.as_json().items() if name != "plan"}
+    return tables.collect_run(settings.output, ledger, records, about, last_stage)

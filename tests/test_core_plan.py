@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogvideo_core import model, plan, video
+from cogvideo_core import model, plan, plan_tables, video
 from cogvideo_core.errors import BadManifest, BadSpec, EditError, StorageError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.shapes import build, world
@@ -79,8 +81,9 @@ def test_the_plan_is_written_before_the_work(
         ("a.mp4", ["x", "y"]), ("gone.mp4", ["x"]), ("b.mp4", ["x"]), ("c.mp4", ["z"]), missing=("gone.mp4",)
     )
     found = plan.planned_clips(DatasetSpec(source=str(path)), tiny)
-    records = plan.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec(clips_per_batch=2))
-    assert [is_failure(record) for record in records] == [False, True, False, False]
+    planned = plan_tables.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec(clips_per_batch=2))
+    counts = {name: value for name, value in planned.items() if name != "plan"}
+    assert counts == {"clips": 3, "edits": 8, "refused": 1, "batches": 2, "waves": 1}
     clips = pq.read_table(tmp_path / "run/plan/clips.parquet").to_pylist()
     assert [(row["clip"], row["batch"], row["target_prompts"]) for row in clips] == [
         ("a.mp4", 0, ["x", "y"]),
@@ -90,7 +93,10 @@ def test_the_plan_is_written_before_the_work(
     edits = pq.read_table(tmp_path / "run/plan/edits.parquet").to_pylist()
     assert [(row["target_prompt"], row["seed"]) for row in edits[:4]] == [("x", 0), ("x", 7), ("y", 0), ("y", 7)]
     assert len(edits) == 8 and {row["recipe"] for row in edits} == {"balanced"}
-    assert [[record["clip"] for record in batch] for batch in plan.batches(records)] == [["a.mp4", "b.mp4"], ["c.mp4"]]
+    batches = list(plan_tables.read_batches(str(tmp_path / "run")))
+    assert [[record["clip"] for record in batch] for batch in batches] == [["a.mp4", "b.mp4"], ["c.mp4"]]
+    (refused,) = plan_tables.read_refused(str(tmp_path / "run"))
+    assert is_failure(refused) and (refused["clip"], refused["error"]) == ("gone.mp4", "MissingClip")
 
 
 def test_rows_of_one_clip_share_a_batch(tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path) -> None:
@@ -98,9 +104,10 @@ def test_rows_of_one_clip_share_a_batch(tiny: model.VideoModel, manifest: Callab
     path = manifest(("a.mp4", ["x"]), ("b.mp4", ["x"]))
     rows = [{"clip": clip, "source_prompt": str(i), "target_prompts": ["x"]} for i, clip in enumerate(("a.mp4",) * 3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"clip": "b.mp4", "target_prompts": ["x"]}]))
-    records = plan.write_plan(
+    plan_tables.write_plan(
         str(tmp_path / "run"), plan.planned_clips(DatasetSpec(source=str(path)), tiny), RECIPE, EngineSpec()
     )
+    records = [record for batch in plan_tables.read_batches(str(tmp_path / "run")) for record in batch]
     assert [(record["clip"], record["batch"]) for record in records] == [("a.mp4", 0)] * 3 + [("b.mp4", 1)]
 
 
@@ -110,24 +117,25 @@ def test_a_plan_with_failures_alone_has_no_batches(
     """The tables are there, with their columns and no rows."""
     path = manifest(("gone.mp4", ["x"]), missing=("gone.mp4",))
     found = plan.planned_clips(DatasetSpec(source=str(path)), tiny)
-    records = plan.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec())
-    assert len(records) == 1 and plan.batches(records) == []
+    planned = plan_tables.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec())
+    assert (planned["refused"], planned["clips"], planned["waves"]) == (1, 0, 0)
+    assert list(plan_tables.read_batches(str(tmp_path / "run"))) == []
     table = pq.read_table(tmp_path / "run/plan/clips.parquet")
-    assert len(table) == 0 and table.schema.equals(plan.CLIPS_SCHEMA)
+    assert len(table) == 0 and table.schema.equals(plan_tables.CLIPS_SCHEMA)
 
 
 def test_no_clips_at_all_are_refused(tmp_path: Path) -> None:
     """One sentence, not an empty dataset."""
     with pytest.raises(BadManifest, match="no clips were found"):
-        plan.write_plan(str(tmp_path), [], RECIPE, EngineSpec())
+        plan_tables.write_plan(str(tmp_path), [], RECIPE, EngineSpec())
 
 
 def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     """It names the table, and says that another try may succeed."""
     (tmp_path / "file").write_text("")
-    record = dict.fromkeys(plan.CLIPS_SCHEMA.names, "") | {"target_prompts": [], "size": 0, "window": 0}
+    record = dict.fromkeys(plan_tables.WORK_SCHEMA.names, "") | {"target_prompts": [], "size": 0, "window": 0}
     with pytest.raises(StorageError, match=r"plan/clips\.parquet") as caught:
-        plan.write_plan(str(tmp_path / "file" / "run"), [record], RECIPE, EngineSpec())
+        plan_tables.write_plan(str(tmp_path / "file" / "run"), [record], RECIPE, EngineSpec())
     assert caught.value.retryable
 
 
@@ -146,8 +154,70 @@ def test_windows_are_planned_and_a_clip_that_has_none_fails(
         ("short.mp4", 0, "ClipTooShort"),
         ("text.mp4", 0, "NotAVideo"),
     ]
-    assert records[0]["source_id"] != records[1]["source_id"]
+    assert records[0]["source_id"] != records[1]["source_id"] and records[0]["content"] == records[1]["content"]
     assert all(record["stage"] == "discover" for record in records[2:])
+
+
+def test_probing_opens_the_clips(tiny: model.VideoModel, manifest: Callable[..., Path], tmp_path: Path) -> None:
+    """The plan then has what each file says of itself and its hash; a file that can't be used is refused at once."""
+    path = manifest(("good.mp4", ["x"]), ("text.mp4", ["x"]))
+    video.encode(world.render(world.scene_from_seed(1)), tmp_path / "good.mp4", 8)
+    for probe in (False, True):
+        found = plan.planned_clips(DatasetSpec(source=str(path)), tiny, probe=probe)
+        planned = plan_tables.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec())
+        assert (planned["clips"], planned["refused"]) == ((1, 1) if probe else (2, 0))
+        row = pq.read_table(tmp_path / "run/plan/clips.parquet").to_pylist()[0]
+        content = hashlib.sha256((tmp_path / "good.mp4").read_bytes()).hexdigest()
+        size = (row["source_frames"], row["source_height"], row["source_width"], row["source_fps"])
+        assert (row["content"], size) == ((content, (9, 48, 48, 8.0)) if probe else (None, (None,) * 4))
+
+
+def planned_rows(count: int) -> Iterator[Record]:
+    """Clips that are nowhere, as a manifest of many rows gives them."""
+    for index in range(count):
+        texts = dict.fromkeys(plan_tables.CLIP_TEXTS, "x" * 60) | {"source_id": fingerprint(index), "clip": f"{index}"}
+        yield texts | {"target_prompts": ["a red circle", "a blue square"], "size": 1, "window": 0}
+
+
+def test_a_wave_is_read_from_its_own_rows(tmp_path: Path) -> None:
+    """Batches and waves are cut by number; reading some of them gives the same batches as reading all."""
+    engine = EngineSpec(clips_per_batch=3, batches_per_wave=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_tables, "ROWS_A_GROUP", 4)
+        planned = plan_tables.write_plan(str(tmp_path), planned_rows(20), RECIPE, engine)
+        every = list(plan_tables.read_batches(str(tmp_path)))
+        parts = [list(plan_tables.read_batches(str(tmp_path), {wave})) for wave in range(planned["waves"])]
+    assert (planned["batches"], planned["waves"]) == (7, 4)
+    assert [len(batch) for batch in every] == [3] * 6 + [2] and [len(part) for part in parts] == [2, 2, 2, 1]
+    assert [batch for part in parts for batch in part] == every
+    edits = pq.read_table(tmp_path / "plan/edits.parquet").to_pylist()
+    assert [(row["source_id"], row["target_prompt"], row["seed"]) for row in edits] == [
+        (record["source_id"], prompt, seed)
+        for batch in every
+        for record in batch
+        for prompt in record["target_prompts"]
+        for seed in RECIPE.seeds
+    ]
+    again = plan_tables.write_plan(str(tmp_path), planned_rows(20), RECIPE, engine)
+    other = plan_tables.write_plan(str(tmp_path), planned_rows(19), RECIPE, engine)
+    assert again["plan"] == planned["plan"] != other["plan"]
+
+
+def test_memory_stays_flat_however_long_the_plan_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6,000 rows more in the plan cost less than a megabyte of Python's memory while it is written and read; held as
+    records they would take ten times that."""
+    monkeypatch.setattr(plan_tables, "ROWS_A_GROUP", 200)
+
+    def peak(rows: int) -> int:
+        tracemalloc.start()
+        plan_tables.write_plan(str(tmp_path), planned_rows(rows), RECIPE, EngineSpec())
+        assert sum(len(batch) for batch in plan_tables.read_batches(str(tmp_path))) == rows
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(10)  # what is imported and cached at first use
+    assert peak(6_500) - peak(500) < 1_000_000
 
 
 def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -> None:

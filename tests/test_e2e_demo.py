@@ -77,3 +77,24 @@ def test_killed_run_resumes(tmp_path: Path) -> None:
     videos = [sorted((root / "demo/dataset/videos").iterdir()) for root in (tmp_path, tmp_path / "other")]
     assert [file.name for file in videos[0]] == [file.name for file in videos[1]]
     assert [file.read_bytes() for file in videos[0]] == [file.read_bytes() for file in videos[1]]
+
+
+def test_a_terminated_run_stops_at_its_next_step(tmp_path: Path) -> None:
+    """SIGTERM in the middle of an inversion of 1,000 steps ends the process in seconds, not at the end of the clip;
+    what was committed before stays, and the inversion leaves nothing that looks like one."""
+    long = ("--set", "inversion.steps=1000", "--clips", "1")
+    root, log = tmp_path / "demo", tmp_path / "log"
+    with open(log, "wb") as sink:
+        process = subprocess.Popen(
+            [*CLI, "demo", "--output", str(root), *long], env=environment(tmp_path), stdout=sink, stderr=sink
+        )
+    deadline = time.monotonic() + 300
+    while not list(root.glob("latents/*/*/commit.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(5)  # the inversion is under way
+    started = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert time.monotonic() - started < 30
+    assert "stopped between two steps" in log.read_text()
+    assert list(root.glob("latents/*/*/commit.json")) and not list(root.glob("trajectories/*/*/commit.json"))

@@ -21,7 +21,21 @@ from cogvideo_core.specs import PRESETS
 from flows.cli import app, parse_sets, settings_of
 
 Invoke = Callable[..., Result]
-COMMANDS = ("run", "invert", "demo", "collect", "inspect", "verify", "gc", "du", "shapes make", "study inversion")
+COMMANDS = (
+    "run",
+    "plan",
+    "campaign",
+    "retry-failed",
+    "invert",
+    "demo",
+    "collect",
+    "inspect",
+    "verify",
+    "gc",
+    "du",
+    "shapes make",
+    "study inversion",
+)
 FAST = ("--set", "inversion.steps=4", "--set", "inversion.first_iterations=1")
 
 
@@ -194,6 +208,28 @@ def test_a_wrong_model_is_one_sentence(invoke: Invoke, prefect_harness: None, tm
     """No traceback; what to give instead."""
     result = invoke("run", tmp_path / "in", "--output", tmp_path / "run", "--model", tmp_path)
     assert result.exit_code == 2 and "has no model_index.json; give a folder in the diffusers layout" in result.stderr
+
+
+def test_plan_says_what_a_run_will_cost(invoke: Invoke, fast: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing is edited; the plan lies there, probed; the table has the hours; a refused row is exit code 3."""
+    manifest = make_clips(tmp_path / "in", 2, prompts=2)
+    root = tmp_path / "run"
+    result = invoke("plan", manifest, "--output", root, "--probe", *fast)
+    assert result.exit_code == 0, result.output
+    assert "GPU-hours" in result.output and "inversion step" in result.output
+    assert sorted(path.name for path in root.iterdir()) == ["plan"]
+    (tmp_path / "in" / "text.mp4").write_bytes(b"no video")
+    with open(manifest, "a") as rows:
+        rows.write(json.dumps({"clip": "text.mp4", "target_prompts": ["x"]}) + "\n")
+    result = invoke("plan", manifest, "--output", root, "--probe", "--no-estimate", *fast)
+    assert result.exit_code == 3 and "GPU-hours" not in result.output
+
+
+def test_retry_failed_is_a_command(invoke: Invoke, copied: Path) -> None:
+    """With nothing failed it does nothing and ends well; where nothing was run it is one sentence."""
+    result = invoke("retry-failed", copied)
+    assert result.exit_code == 0 and count(result.output, "clips") == 0
+    assert count(result.output, "edits in the dataset") == 8
 
 
 def test_collect_rebuilds_what_was_deleted(invoke: Invoke, copied: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import clips, encoding, plan, tables, video
+from cogvideo_core import clips, encoding, plan_tables, tables, video
 from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.failures import attempt
 from cogvideo_core.inversion import seeded_noise
@@ -106,7 +106,7 @@ def records(folder: Path, count: int) -> list[Record]:
     for index in range(count):
         name = f"clip{index}"
         (folder / f"{name}.mp4").write_bytes(name.encode() * 50)
-        about: Record = dict.fromkeys(plan.CLIP_TEXTS, "") | {"clip": f"{name}.mp4", "name": name, "stamp": "1"}
+        about: Record = dict.fromkeys(plan_tables.CLIP_TEXTS, "") | {"clip": f"{name}.mp4", "name": name, "stamp": "1"}
         about |= {"uri": str(folder / f"{name}.mp4")}
         about |= {"size": 50 * len(name), "window": 0, "source_prompt": "a circle", "target_prompts": list(PROMPTS)}
         made.append(about | {"source_id": fingerprint(about | {"uri": ""})})
@@ -129,7 +129,8 @@ def run(
     """Plans, encodes, inverts, edits and collects; failures are rows, as in a real run."""
     groups = settings(root, **more)
     work = Work(*groups, model or ToyModel(), Ledger(root))  # type: ignore[arg-type]
-    planned, done = plan.write_plan(root, records(clips_folder, count), work.recipe, work.engine), []
+    plan_tables.write_plan(root, records(clips_folder, count), work.recipe, work.engine)
+    planned, done = [record for batch in plan_tables.read_batches(root) for record in batch], []
     wanted = ["", "a circle", *PROMPTS]
     attempt(
         lambda r: r | {"new": embed_missing(work.model, work.ledger, wanted, work.output.verify)},

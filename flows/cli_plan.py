@@ -1,0 +1,96 @@
+"""Commands of wide runs: plan, retry-failed, campaign."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cogvideo_core.specs import PRESETS
+from flows.cli_options import Model, Output, Prompts, Set, Source
+from flows.exits import OK, PARTLY, sentences
+
+app = typer.Typer()
+Recipe = Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}.")]
+
+
+def _settings(source: str, output: str, prompts: str, model: str, recipe: str, sets: list[str]) -> dict[str, Any]:
+    from flows import cli  # which registers these commands
+
+    cli.quiet_prefect()
+    given = {"dataset": {"source": source, "prompts": prompts}, "model": {"path": model}, "output": {"root": output}}
+    return cli.settings_of(recipe, given, sets)
+
+
+@app.command()
+def plan(
+    source: Source,
+    output: Output = "out/run",
+    prompts: Prompts = "",
+    model: Model = "shapes",
+    recipe: Recipe = "balanced",
+    probe: Annotated[bool, typer.Option("--probe", help="Open each clip: its size, length and hash.")] = False,
+    estimate: Annotated[bool, typer.Option(help="Measure the model and say what the run will cost.")] = True,
+    sets: Set = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Write the plan of a run and say what it will cost; nothing is edited.
+
+    [dim]cogvideo-edit plan manifest.parquet --output out/run --probe[/dim]
+    """
+    settings = _settings(source, output, prompts, model, recipe, sets)
+    from flows.planning import plan_dataset
+
+    with sentences():
+        planned: Any = plan_dataset(**settings, probe=probe, estimate=estimate)
+    table = Table("what", "estimate", title="The plan")
+    for what, value in planned["rows"]:
+        table.add_row(what, value)
+    Console().print(table)
+    typer.echo(f"Plan: {output}/plan/clips.parquet, edits.parquet, refused.parquet")
+    raise typer.Exit(PARTLY if planned["refused"] else OK)
+
+
+@app.command()
+def retry_failed(
+    root: Annotated[str, typer.Argument(help="Root of a run: a folder or fsspec URL.")],
+    parked: Annotated[bool, typer.Option("--parked", help="Also what was tried too often.")] = False,
+) -> None:
+    """Run again what failed, and nothing else, with the settings of the root's last run.
+
+    [dim]cogvideo-edit retry-failed out/run[/dim]
+    """
+    from flows import cli
+
+    cli.quiet_prefect()
+    from flows import again
+
+    with sentences():
+        counts: Any = again.retry_failed(root, include_parked=parked)
+    cli.report(counts)
+    raise typer.Exit(PARTLY if counts["failed"] else OK)
+
+
+@app.command()
+def campaign(
+    source: Source,
+    output: Output = "out/run",
+    prompts: Prompts = "",
+    model: Model = "shapes",
+    recipe: Recipe = "balanced",
+    deployment: Annotated[str, typer.Option(help="Of the flow edit-wave.")] = "edit-wave/edit-wave",
+    waves: Annotated[int, typer.Option(min=1, help="Waves at a time.")] = 1,
+    sets: Set = [],  # noqa: B006
+) -> None:
+    """Run a large dataset as waves on Prefect workers; finished waves of the same plan are not run again.
+
+    [dim]cogvideo-edit campaign s3://bucket/manifest.parquet --output s3://bucket/run --waves 8[/dim]
+    """
+    settings = _settings(source, output, prompts, model, recipe, sets)
+    from flows import again, cli
+
+    with sentences():
+        counts: Any = again.run_campaign(**settings, deployment=deployment, waves_in_flight=waves)
+    cli.report(counts)
+    raise typer.Exit(PARTLY if counts["failed"] else OK)

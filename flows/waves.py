@@ -1,0 +1,75 @@
+"""One wave: the batches of a flow run through their chains of tasks, and what became of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from prefect import get_run_logger
+
+from cogvideo_core.model import busy_seconds
+from cogvideo_core.outcomes import Spool, added, parked, tried_before
+from cogvideo_core.plan_tables import Planned, read_batches
+from flows.engines import Submit
+from flows.fan_out import Futures, in_window
+from flows.report import Progress
+from tasks import progress, work
+from tasks.settings import Settings
+
+Record = dict[str, Any]
+LastStage = Literal["edit", "invert"]
+
+
+def refused_counts(planned: Planned) -> Record:
+    """Rows that never became clips count as clips that failed."""
+    return added({}, {"clips": planned["refused"], "failed": planned["refused"]})
+
+
+def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stage: LastStage) -> Record:
+    """Embeds the wave's prompts, then takes its batches through a bounded window. Returns the counts."""
+    edits_wanted = last_stage == "edit"
+    submit(work.embed_prompts, settings, wave, edits_wanted).result()
+    clips, edits = _size(settings, wave)
+    started, busy = time.perf_counter(), busy_seconds()
+    with Spool(last_stage) as spool, progress.bars(clips, edits if edits_wanted else 0), Progress(clips) as reported:
+        waiting = _known(settings, wave)
+        for batch in in_window(waiting, _chain(settings, submit, last_stage), settings.engine.batches_in_flight):
+            spool.add(batch)
+            reported.advance(batch, spool.counts, get_run_logger())
+        spool.publish(settings.output.root, wave, {"plan": plan, "wave": wave}, settings.plan)
+        wall = time.perf_counter() - started
+        if settings.engine.engine == "threads":
+            get_run_logger().info("model busy %.0f %% of %.1f s", 100 * (busy_seconds() - busy) / wall, wall)
+        get_run_logger().info("models loaded: %d in %d processes", sum(spool.loads.values()), len(spool.loads))
+        return spool.counts
+
+
+def _batches(settings: Settings, wave: int) -> Iterator[list[Record]]:
+    return read_batches(settings.output.root, {wave}, settings.plan)
+
+
+def _size(settings: Settings, wave: int) -> tuple[int, int]:
+    """Clips and edits of a wave."""
+    sizes = [len(r["target_prompts"]) for batch in _batches(settings, wave) for r in batch]
+    return len(sizes), sum(sizes) * len(settings.recipe.seeds)
+
+
+def _known(settings: Settings, wave: int) -> Iterator[list[Record]]:
+    """The wave's batches, with what earlier runs have tried of them."""
+    tried, park_after = tried_before(settings.output.root), settings.engine.park_after
+    for batch in _batches(settings, wave):
+        yield [parked(record, tried, park_after) for record in batch]
+
+
+def _chain(settings: Settings, submit: Submit, last_stage: LastStage) -> Any:
+    def edit(batch: list[Record]) -> Futures:
+        encoded = submit(work.named(work.encode_batch, batch), settings, batch)
+        inverted = submit(work.named(work.invert_batch, batch), settings, encoded)
+        return [encoded, inverted, submit(work.named(work.edit_batch, batch), settings, inverted)]
+
+    def invert(batch: list[Record]) -> Futures:
+        encoded = submit(work.named(work.encode_batch, batch), settings, batch)
+        return [encoded, submit(work.named(work.invert_batch, batch), settings, encoded, only_if_needed=False)]
+
+    return edit if last_stage == "edit" else invert

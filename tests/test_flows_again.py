@@ -1,0 +1,235 @@
+"""Runs in waves, runs of what failed, runs that are stopped: what each does again and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from prefect import flow, task
+
+from cogvideo_core import model
+from cogvideo_core.errors import BadSpec
+from cogvideo_core.outcomes import Records, Spool, finished, parked
+from cogvideo_core.plan_tables import write_plan
+from cogvideo_core.shapes.make import make_clips
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from flows import again, edit_dataset
+from flows.engines import engine_of
+from flows.fan_out import in_window
+from tasks import stopping
+
+Record = dict[str, Any]
+ENGINE = {"batches_per_wave": 1, "retries": 0}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three short clips with two prompts each, and their manifest."""
+    return make_clips(tmp_path_factory.mktemp("made"), 3, prompts=2).parent
+
+
+@pytest.fixture
+def clips(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "in"))
+
+
+@pytest.fixture
+def groups(prefect_harness: None, tiny_pipeline_folder: Path, clips: Path, tmp_path: Path) -> Record:
+    return {
+        "dataset": DatasetSpec(source=str(next(clips.glob("manifest*")))),
+        "model": ModelSpec(path=str(tiny_pipeline_folder)),
+        "inversion": InversionSpec(method="fixed_point", steps=4, gate="off"),
+        "recipe": RecipeSpec(),
+        "output": OutputSpec(root=str(tmp_path / "run")),
+        "engine": EngineSpec(**ENGINE),
+    }
+
+
+def evaluations(groups: Record, run: Any, **more: Any) -> tuple[Record, int]:
+    """What a flow returns, and the evaluations that the model really made for it."""
+    loaded = model.loaded(groups["model"])
+    before = loaded.evaluations
+    return run(**more), loaded.evaluations - before
+
+
+def errors(root: str) -> list[Record]:
+    return pq.read_table(f"{root}/tables/errors.parquet").to_pylist()
+
+
+def test_waves_then_only_what_failed(groups: Record, clips: Path) -> None:
+    """Three waves of one clip each give one dataset. A clip that failed is run again alone: the others are not even
+    looked at, and their plan stays; what is mended leaves the table; with nothing failed nothing is done."""
+    broken, root = sorted(clips.glob("*.mp4"))[1], groups["output"].root
+    good = broken.read_bytes()
+    broken.write_bytes(b"no video")
+    counts, whole = evaluations(groups, edit_dataset.edit_dataset, **groups)
+    assert (counts["clips"], counts["failed"], counts["edits_made"], counts["dataset_edits"]) == (3, 1, 4, 4)
+    assert sorted(path.name for path in Path(root, "plan/waves").iterdir()) == [f"{n:05d}.jsonl" for n in range(3)]
+    assert [(row["clip"], row["attempts"], row["parked"]) for row in errors(root)] == [(broken.name, 1, False)]
+    counts, spent = evaluations(groups, again.retry_failed, root=root)
+    assert (counts["clips"], counts["failed"], spent) == (1, 1, 0)
+    assert [row["attempts"] for row in errors(root)] == [2]
+    broken.write_bytes(good)
+    counts, spent = evaluations(groups, again.retry_failed, root=root)
+    assert (counts["clips"], counts["failed"], counts["edits_made"], counts["edits_reused"]) == (1, 0, 2, 0)
+    assert spent == whole / 2 and counts["dataset_edits"] == 6 and errors(root) == []
+    assert len(pq.read_table(f"{root}/plan/clips.parquet")) == 3
+    counts, spent = evaluations(groups, again.retry_failed, root=root)
+    assert (counts["clips"], counts["dataset_edits"], spent) == (0, 6, 0)
+
+
+def test_a_clip_that_keeps_failing_is_parked(groups: Record, clips: Path) -> None:
+    """After `park_after` attempts over all runs it is not opened again, stays in the table as parked, and only a retry
+    that asks for it tries once more. A changed file is another clip and is tried at once."""
+    broken, root = sorted(clips.glob("*.mp4"))[1], groups["output"].root
+    good = broken.read_bytes()
+    broken.write_bytes(b"no video")
+    groups["engine"] = EngineSpec(park_after=2)
+    attempts = []
+    for _ in range(3):
+        counts = edit_dataset.edit_dataset(**groups)
+        (row,) = errors(root)
+        attempts.append((row["attempts"], row["parked"], counts["parked"]))
+    assert attempts == [(1, False, 0), (2, False, 0), (2, True, 1)]
+    assert again.retry_failed(root)["clips"] == 0
+    assert (again.retry_failed(root, include_parked=True)["failed"], errors(root)[0]["attempts"]) == (1, 3)
+    broken.write_bytes(good)
+    assert edit_dataset.edit_dataset(**groups)["failed"] == 0 and errors(root) == []
+
+
+def test_retrying_where_nothing_was_run_is_refused(prefect_harness: None, tmp_path: Path) -> None:
+    """One sentence about the root."""
+    (tmp_path / "tables").mkdir()
+    table = {name: [value] for name, value in {"clip": "a", "window": 0, "parked": False, "source_id": ""}.items()}
+    import pyarrow as pa
+
+    pq.write_table(pa.table(table), tmp_path / "tables/errors.parquet")
+    with pytest.raises(BadSpec, match="keeps no settings"):
+        again.retry_failed(str(tmp_path))
+
+
+def test_a_campaign_resumes_where_it_was(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wave is asked of the deployment once; one whose run dies is missing, and the next campaign asks for that
+    one alone and gives the dataset of an undisturbed run."""
+    asked, lost = [], {1}
+
+    def run_deployment(name: str, parameters: Record, timeout: float) -> Any:
+        """The worker: here and now, except that it dies on some waves."""
+        assert (name, timeout) == ("edit-wave/edit-wave", 0) and json.loads(json.dumps(parameters)) == parameters
+        asked.append(parameters["wave"])
+        if parameters["wave"] not in lost:
+            edit_dataset.edit_wave(**parameters)
+        return SimpleNamespace(id=parameters["wave"])
+
+    monkeypatch.setattr(again, "run_deployment", run_deployment)
+    monkeypatch.setattr(again, "_ended", list)
+    with pytest.raises(again.CampaignUnfinished, match=r"waves \[1\] of 3 did not come to their end; run the campaign"):
+        again.run_campaign(**groups)
+    lost.clear()
+    counts, spent = evaluations(groups, again.run_campaign, **groups)
+    assert asked == [0, 1, 2, 1]
+    assert (counts["clips"], counts["failed"], counts["dataset_edits"]) == (3, 0, 6)
+    other = groups | {"output": OutputSpec(root=groups["output"].root + "-other")}
+    _, undisturbed = evaluations(groups, edit_dataset.edit_dataset, **other)
+    assert spent == undisturbed / 3
+    names = (
+        "dataset/metadata.jsonl",
+        *(f"dataset/videos/{p.name}" for p in Path(f"{counts['root']}/dataset/videos").iterdir()),
+    )
+    for name in names:
+        assert Path(counts["root"], name).read_bytes() == Path(other["output"].root, name).read_bytes()
+    with pytest.raises(BadSpec, match="field plan: under"):
+        edit_dataset.edit_wave(**groups, wave=0, plan="0" * 64)
+
+
+def test_a_stopped_flow_stops_its_tasks_at_their_next_step(prefect_harness: None) -> None:
+    """A task that would take a thousand steps ends at the one it is in when the flow is left by Ctrl-C; a flow that
+    follows in the same process is not stopped."""
+    steps, running = [], threading.Event()
+
+    @task(persist_result=False)
+    def work() -> int:
+        for step in range(1_000):
+            stopping.check()
+            steps.append(step)
+            running.set()
+            threading.Event().wait(0.02)
+        return len(steps)
+
+    @flow
+    def outer(stop: bool) -> None:
+        with engine_of(EngineSpec()) as submit:
+            submit(work)
+            assert running.wait(60)
+            if stop:
+                steps.clear()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        outer(True)
+    assert len(steps) <= 2
+    stopping._asked.clear()
+    stopping.check()
+
+
+class Done:
+    """A future that is finished."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def result(self) -> Any:
+        return self.value
+
+
+def test_the_parents_memory_stays_flat_over_20_000_batches() -> None:
+    """Windowing and writing down what became of 20,000 batches takes no more memory at the end than in the middle."""
+
+    def batches() -> Iterator[list[Record]]:
+        for n in range(20_000):
+            yield [{"clip": f"{n}.mp4", "target_prompts": ["x" * 1_000] * 4, "timings": [], "edits": []}]
+
+    tracemalloc.start()
+    held = []
+    with Spool("edit") as spool:
+        for done in in_window(batches(), lambda batch: [Done([batch[0] | {"edits": []}])], 16):
+            spool.add(done)
+            if spool.counts["clips"] % 10_000 == 0:
+                held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert spool.counts["succeeded"] == 20_000
+    assert held[1] - held[0] < 1_000_000 and held[1] < 100_000_000
+
+
+def test_records_of_waves_are_read_as_often_as_one_likes(tmp_path: Path) -> None:
+    """Refused rows first, then each wave's; a wave that was never run is missing and not finished; one with something
+    to try again is not finished either."""
+    root = str(tmp_path)
+    write_plan(root, [{"clip": "gone", "error": "MissingClip", "stage": "discover"}], RecipeSpec(), EngineSpec())
+    failed = {"clip": "b", "error": "StorageError", "retryable": True}
+    for wave, rows in ((0, [{"clip": "a"}]), (2, [failed])):
+        with Spool("edit") as spool:
+            spool.add(rows)
+            spool.publish(root, wave, {"plan": "p"})
+    records = Records(root, 3)
+    assert [[record["clip"] for record in records] for _ in range(2)] == [["gone", "a", "b"]] * 2
+    assert [bool(finished(root, wave, "p", "edit")) for wave in range(3)] == [True, False, False]
+    assert finished(root, 2, "p", "edit", retryable=True)["failed"] == 1  # type: ignore[index]
+    assert finished(root, 0, "other", "edit") is None and finished(root, 0, "p", "invert") is None
+
+
+def test_attempts_of_earlier_runs_are_added_up() -> None:
+    """A clip unknown to the error table stays as it is; a known one brings its attempts; then it is parked."""
+    record = {"source_id": "s", "window": 0, "clip": "a", "name": "a"}
+    row = {"stage": "edit", "error": "E", "kind": "bug", "message": "m", "attempts": 3, "retryable": False}
+    assert parked(record, {}, 3) is record
+    assert parked(record, {("s", 0): row}, 4) == record | {"attempts_before": 3}
+    assert parked(record, {("s", 0): row}, 3) == record | row | {"parked": True, "timings": []}
