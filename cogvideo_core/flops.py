@@ -21,8 +21,9 @@ from cogvideo_core import editing
 from cogvideo_core.attention import Reference
 from cogvideo_core.inversion import seeded_noise
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import PRESETS
 from cogvideo_core.shapes import build
-from cogvideo_core.specs import PRESETS, ModelSpec, RecipeSpec
+from cogvideo_core.specs import ModelSpec, RecipeSpec
 
 aten = torch.ops.aten
 

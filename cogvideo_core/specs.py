@@ -288,18 +288,3 @@ class EngineSpec(Spec):
     park_after: int = Field(
         9, title="Park after", ge=1, le=1000, description="Attempts, over all runs; then a clip is left alone."
     )
-
-
-PRESETS: dict[str, RecipeSpec] = {
-    "balanced": RecipeSpec(),
-    "faithful": RecipeSpec(name="faithful", reference_end=1.0),
-    "bold": RecipeSpec(name="bold", reference_end=0.2),
-    "fast": RecipeSpec(name="fast", reference_end=0.3, guidance_end=0.6),
-    "seed": RecipeSpec(name="seed", reference_prompt="per_half", reference_end=1.0, start="fresh"),
-    "text": RecipeSpec(name="text", reference_end=0.0, reference_weight=0.0, start="fresh"),
-}
-PRESET_INVERSIONS: dict[str, InversionSpec] = {
-    "fast": InversionSpec(first_iterations=5),
-    "seed": InversionSpec(method="ddim", prompt="empty", gate="off"),  # as the first public script inverts
-    "text": InversionSpec(method="none"),  # plain generation looks at no trajectory
-}

@@ -13,17 +13,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cogvideo_core.specs import (
-    PRESET_INVERSIONS,
-    PRESETS,
-    DatasetSpec,
-    EngineSpec,
-    InversionSpec,
-    ModelSpec,
-    OutputSpec,
-    RecipeSpec,
-    Spec,
-)
+from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 from flows import cli_plan, upkeep
 from flows.cli_options import Model, Output, Prompts, Set, Source
 from flows.exits import OK, PARTLY, sentences

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cogvideo_core.specs import PRESETS
+from cogvideo_core.presets import PRESETS
 from flows.cli_options import Model, Output, Prompts, Set, Source
 from flows.exits import OK, PARTLY, sentences
 

@@ -12,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cogvideo_core import editing, flops
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import PRESETS
 from cogvideo_core.shapes import build
-from cogvideo_core.specs import PRESETS, ModelSpec
+from cogvideo_core.specs import ModelSpec
 
 STEPS = 4
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cogvideo_core import specs
+from cogvideo_core.presets import PRESETS
 from cogvideo_core.specs import (
-    PRESETS,
     DatasetSpec,
     EngineSpec,
     InversionSpec,
@@ -38,10 +38,10 @@ FIELDS = [(group, name, field) for group in GROUPS for name, field in group.mode
 FIELD_IDS = [f"{group.__name__}.{name}" for group, name, _ in FIELDS]
 FREE = [(group, name) for group, name, field in FIELDS if len(getattr(field.annotation, "__args__", "many")) > 1]
 PRINT_FINGERPRINTS = """
-from cogvideo_core import specs
+from cogvideo_core import presets, specs
 for group in (specs.DatasetSpec, specs.ModelSpec, specs.InversionSpec, specs.OutputSpec, specs.EngineSpec):
     print(group().fingerprint)
-for recipe in specs.PRESETS.values():
+for recipe in presets.PRESETS.values():
     print(recipe.fingerprint)
 """
 

@@ -16,8 +16,8 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from cogvideo_core.presets import PRESETS
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.specs import PRESETS
 from flows.cli import app, parse_sets, settings_of
 
 Invoke = Callable[..., Result]

@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from cogvideo_core import ddim, editing
 from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel, load
+from cogvideo_core.presets import PRESETS
 from cogvideo_core.shapes import world
-from cogvideo_core.specs import PRESETS, InversionSpec, ModelSpec, RecipeSpec
+from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 SCALE, GAP, LABEL_PX = 2, 4, 372
 SHOWN = range(0, world.FRAMES, 2)

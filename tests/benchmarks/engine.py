@@ -29,8 +29,9 @@ from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
 from cogvideo_core.gate import gate_evaluations
 from cogvideo_core.inversion import evaluations
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.shapes import build
-from cogvideo_core.specs import PRESET_INVERSIONS, PRESETS, InversionSpec, ModelSpec, RecipeSpec
+from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 EDITS = (1, 4, 8, 16)
 STEPS = 50  # of an inversion and of an edit

@@ -25,9 +25,10 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from cogvideo_core import editing
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.model import VideoModel, load
+from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.quality import sharpness
 from cogvideo_core.shapes import oracle, world
-from cogvideo_core.specs import PRESET_INVERSIONS, PRESETS, InversionSpec, ModelSpec, RecipeSpec
+from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")
 
