@@ -29,6 +29,30 @@ def test_equalised_channels_decode_to_the_same() -> None:
     assert (covariance - torch.eye(8)).abs().max() < 0.01
 
 
+def test_pairs_differ_in_their_shape_alone() -> None:
+    """Training scenes come in twos that share all but the shape, and none is held out."""
+    scenes = train_vae.train_scenes(60)
+    for one, other in zip(scenes[::2], scenes[1::2], strict=True):
+        assert one != other and one.edited(shape=other.combination.shape) == other
+    assert not any(world.is_held_out(scene.combination) for scene in scenes)
+    draw = train.drawn(scenes, 20, np.random.default_rng(0))
+    assert len(draw.rows) == len(draw.captions) == len(draw.t) == 40 and torch.equal(draw.t[::2], draw.t[1::2])
+    for row, caption in zip(draw.rows, draw.captions, strict=True):
+        assert caption == "" or caption in [scenes[row].combination.caption(i) for i in range(5)]
+    assert any(caption == "" for caption in draw.captions)
+
+
+def test_the_difference_of_a_pair_is_counted_apart() -> None:
+    """Errors that both rows of a pair share cost their square alone; others cost more by the given weight."""
+    shared = torch.randn(2, 1, 2, 4, 4, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, dim=0)
+    weights = torch.ones(4, 1, 1, 4, 4)
+    assert torch.allclose(train.loss_of_pairs(shared, weights, 5.0), shared.square().mean())
+    own = shared.clone()
+    own[1] += 1
+    expected = own.square().mean() + 5.0 * 0.5  # one of two pairs is one apart
+    assert torch.allclose(train.loss_of_pairs(own, weights, 5.0), expected)
+
+
 def test_crops_show_the_object() -> None:
     """A crop is the latent frame around the object: its weights are high in the middle, its place is the object's."""
     rows, rng = torch.arange(4).numpy(), np.random.default_rng(0)

@@ -26,6 +26,7 @@ from cogvideo_core.shapes.train_vae import cached_latents, equalise, train_scene
 
 CROP_CELLS = 8  # of latents; two cells a token
 REACH = 3.5  # latent cells from an object's centre to beyond its corners
+DIFFERENCE = 8.0  # weight of what a pair's errors do not have in common, falling to 0
 
 
 def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
@@ -76,7 +77,8 @@ def crop_batch(
     """
     frames, size = latents.shape[1], latents.shape[-1]
     frame, room, p = int(rng.integers(frames)), size - CROP_CELLS, CROP_CELLS // 2
-    corners = centres[rows, frame] - CROP_CELLS / 2 + torch.from_numpy(rng.normal(0, 0.7, (len(rows), 2)))
+    jitter = rng.normal(0, 0.7, (len(rows) // 2, 2)).repeat(2, axis=0)  # the same for both of a pair
+    corners = centres[rows, frame] - CROP_CELLS / 2 + torch.from_numpy(jitter)
     corners = corners.round().clamp(0, room).long()
     whole = object_weights(centres[rows, frame : frame + 1], size)
     cut = [(slice(int(y), int(y) + CROP_CELLS), slice(int(x), int(x) + CROP_CELLS)) for x, y in corners]
@@ -91,10 +93,35 @@ def crop_batch(
     return Batch(x_0, weights, (table(rope[0]), table(rope[1])))
 
 
-def drawn_timesteps(count: int, noise: torch.Generator) -> Tensor:
-    """int64 [count]: half of them anywhere, half where the object takes its form."""
-    anywhere, middle = (torch.randint(a, b, (count,), generator=noise) for a, b in ((0, 1000), (500, 1000)))
-    return torch.where(torch.rand(count, generator=noise) < 0.5, anywhere, middle)
+class Draw(NamedTuple):
+    """What a step's batch is made of; the two rows of a pair share everything but clip and caption's shape."""
+
+    rows: np.ndarray
+    captions: list[str]
+    t: Tensor  # int64 [B]
+
+
+def drawn(scenes: list[world.Scene], pairs: int, rng: np.random.Generator) -> Draw:
+    """Pairs of clips, captions of one wording or none, timesteps: half anywhere, half where objects take form."""
+    rows = (2 * rng.integers(len(scenes) // 2, size=pairs)[:, None] + np.arange(2)).ravel()
+    wordings, dropped = rng.integers(len(world.WORDINGS), size=pairs), rng.random(pairs) < 0.1
+    captions = [
+        "" if dropped[i // 2] else scenes[row].combination.caption(int(wordings[i // 2])) for i, row in enumerate(rows)
+    ]
+    t = np.where(rng.random(pairs) < 0.5, rng.integers(0, 1000, pairs), rng.integers(500, 1000, pairs))
+    return Draw(rows, captions, torch.from_numpy(t.repeat(2)))
+
+
+def loss_of_pairs(error: Tensor, weights: Tensor, difference: float) -> Tensor:
+    """Weighted mean square of the errors [B,f,C,h,w], and, times `difference`, of what a pair's do not share.
+
+    Most of an error is the background that no caption tells, and it is the same in both rows of a pair. In their
+    difference it cancels, and what the caption does tell, however small, stands out.
+    """
+    weights = weights.expand_as(error)
+    own = (error.square() * weights).sum() / weights.sum()
+    apart, weights = error[::2] - error[1::2], weights[::2]
+    return own + difference * (apart.square() * weights).sum() / weights.sum()
 
 
 def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: int, device: str) -> Any:
@@ -113,26 +140,22 @@ def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: 
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((2, step))
-        noise = torch.Generator().manual_seed(step)
         crops = rng.random() < 0.8 * (1 - step / (0.65 * steps))
-        rows = rng.integers(len(scenes), size=2 * batch if crops else batch)
-        captions = [
-            "" if rng.random() < 0.1 else scenes[i].combination.caption(int(rng.integers(len(world.WORDINGS))))
-            for i in rows
-        ]
+        draw = drawn(scenes, batch if crops else batch // 2, rng)
         x_0, weights, tables = (
-            crop_batch(latents, centres, rows, rope, rng) if crops else clip_batch(latents, centres, rows, rope)
+            crop_batch(latents, centres, draw.rows, rope, rng)
+            if crops
+            else clip_batch(latents, centres, draw.rows, rope)
         )
-        t = drawn_timesteps(len(rows), noise)
-        eps = torch.randn(x_0.shape, generator=noise)
-        x_t = pipe.scheduler.add_noise(x_0, eps, t).to(device)
-        v = pipe.scheduler.get_velocity(x_0, eps, t).to(device)
-        text = both["text_encoder"](token_ids(pipe.tokenizer, captions).to(device))[0]
+        noise = torch.Generator().manual_seed(step)
+        eps = torch.randn(x_0[::2].shape, generator=noise).repeat_interleave(2, dim=0)
+        x_t = pipe.scheduler.add_noise(x_0, eps, draw.t).to(device)
+        v = pipe.scheduler.get_velocity(x_0, eps, draw.t).to(device)
+        text = both["text_encoder"](token_ids(pipe.tokenizer, draw.captions).to(device))[0]
         guess = both["transformer"](
-            hidden_states=x_t, encoder_hidden_states=text, timestep=t.to(device), image_rotary_emb=tables
+            hidden_states=x_t, encoder_hidden_states=text, timestep=draw.t.to(device), image_rotary_emb=tables
         ).sample
-        weights = weights.to(device).expand_as(v)
-        return ((guess.float() - v).square() * weights).sum() / weights.sum()
+        return loss_of_pairs(guess.float() - v, weights.to(device), DIFFERENCE * (1 - step / steps))
 
     def check() -> dict[str, float]:
         return success(with_averages(pipe, run.averaged), prompts=24, seed=step_seed(run.step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,17 @@ TEST_SEED = 800_000
 
 @cache
 def train_scenes(count: int) -> list[world.Scene]:
-    return [world.scene_from_seed(i, world.train_combinations()) for i in range(count)]
+    """Pairs of scenes, 2k and 2k + 1, that differ in their shape alone; none is of a held-out combination."""
+    scenes: list[world.Scene] = []
+    for seed in itertools.count():
+        rng, scene = np.random.default_rng((3, seed)), world.scene_from_seed(seed, world.train_combinations())
+        others = [scene.edited(shape=shape) for shape in world.SHAPES if shape != scene.combination.shape]
+        others = [other for other in others if not world.is_held_out(other.combination)]
+        if others:
+            scenes += [scene, others[int(rng.integers(len(others)))]]
+        if len(scenes) >= count:
+            break
+    return scenes[:count]
 
 
 @cache
