@@ -206,6 +206,17 @@ def test_the_study_on_a_tiny_model(tiny: model.VideoModel, tmp_path: Path, monke
             assert picture.size == (chart.WIDTH, chart.HEIGHT)
 
 
+def test_rows_of_inverters_that_left_stay_with_their_commit(tmp_path: Path) -> None:
+    """They come from the earlier file, if that was of the same model, clips and steps; others are not kept."""
+    about = {"fingerprint": "f", "clips": 2, "steps": 6}
+    rows = [{"inverter": name, "recon_db": 1.0} for name in ("lost", "ddim")]
+    file = tmp_path / "out.json"
+    file.write_text(json.dumps(about | {"rows": rows}), "utf-8")
+    assert run.kept_rows(file, about, {"lost": "abc1234"}) == [rows[0] | {"commit": "abc1234"}]
+    assert run.kept_rows(file, about | {"fingerprint": "g"}, {"lost": "abc1234"}) == []
+    assert run.kept_rows(tmp_path / "none.json", about, {"lost": "abc1234"}) == []
+
+
 def test_an_interval_covers_the_mean_it_was_drawn_around() -> None:
     """95 % of the mean of 400 standard normal numbers is about 0.2 wide; of equal numbers nothing."""
     low, high = benches.interval(np.random.default_rng(1).standard_normal(400))

@@ -41,7 +41,7 @@ def rows_table(rows: Sequence[Row]) -> str:
         columns,
         [
             [
-                f"`{row['inverter']}`",
+                f"`{row['inverter']}`" + (f" (left; in {row['commit']})" if "commit" in row else ""),
                 f"{row['evaluations']:g}",
                 *(span(row, name) for name in ("recon", "over_ddim", "over_fixed_point_5")),
                 f"{row['x_T_std']:.2f}",

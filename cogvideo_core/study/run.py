@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,18 @@ from cogvideo_core.study.bench import held_out
 from cogvideo_core.study.causes import causes
 from cogvideo_core.study.inversion import study
 
+LEFT: dict[str, str] = {}  # inverters that lost everywhere and left the package -> the last commit that held them
+
+
+def kept_rows(file: Path, study_of: dict[str, Any], left: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of inverters that left, from an earlier file of the same model, clips and steps, with their commits."""
+    if not file.is_file():
+        return []
+    earlier = json.loads(file.read_text("utf-8"))
+    if any(earlier.get(name) != study_of[name] for name in ("fingerprint", "clips", "steps")):
+        return []
+    return [row | {"commit": left[row["inverter"]]} for row in earlier["rows"] if row["inverter"] in left]
+
 
 def inversion_study(model: str, clips: int, file: Path, page: Path | None, say: Callable[[str], None]) -> None:
     """Writes {"rows": [...], "causes": [...], ...}; `say` hears of each row as it is found."""
@@ -24,9 +36,10 @@ def inversion_study(model: str, clips: int, file: Path, page: Path | None, say: 
     if loaded.image_to_video:
         raise BadSpec(f"field model: {model!r} is an image-to-video model; the study knows text-to-video ones")
     bench = held_out(loaded, clips)
+    found: dict[str, Any] = {"model": model, "clips": len(bench.x_0), "steps": bench.schedule.steps}
+    found |= {"fingerprint": loaded.fingerprint}
     rows, kept = study(bench, say)
-    found: dict[str, Any] = {"rows": rows, "causes": causes(bench, kept, say)}
-    found |= {"model": model, "clips": len(bench.x_0), "steps": bench.schedule.steps, "fingerprint": loaded.fingerprint}
+    found |= {"rows": rows + kept_rows(file, found, LEFT), "causes": causes(bench, kept, say)}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if page is not None:
