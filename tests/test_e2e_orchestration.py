@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -119,3 +121,45 @@ def test_flow_and_server_are_killed(server: Any, tiny_pipeline_folder: Path, tmp
         assert (root / path.relative_to(other)).read_bytes() == path.read_bytes()
     rows = [json.loads(line) for line in (root / "dataset/metadata.jsonl").read_text().splitlines()]
     assert len(rows) == CLIPS * PROMPTS
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Environment of clients of a server that `make serve DB=postgres` has started."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    port, data = free_port(), tempfile.mkdtemp(prefix="postgres-")  # pytest's folders are closed to other accounts
+    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PORT": str(port)}
+    own |= {"POSTGRES_FOLDER": data, "POSTGRES_PORT": str(free_port())}
+    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    serve = Path(__file__).parents[1] / "deployments" / "serve"
+    with open(tmp_path / "serve.log", "wb") as log:
+        process = subprocess.Popen([serve, "postgres"], env=kept | own, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 240
+    while b"Server on PostgreSQL" not in (tmp_path / "serve.log").read_bytes() and time.monotonic() < deadline:
+        assert process.poll() is None, (tmp_path / "serve.log").read_text()
+        time.sleep(0.5)
+    yield kept | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    process.terminate()
+    assert process.wait(60) == 0
+    assert not Path(data, "data/postmaster.pid").exists()  # the database has ended too
+    shutil.rmtree(data)
+
+
+def test_a_run_on_postgres(postgres: dict[str, str], tiny_pipeline_folder: Path, tmp_path: Path) -> None:
+    """A run of two clips ends well, and its task runs stand in PostgreSQL, closed to strangers."""
+    manifest, root, log = make_clips(tmp_path / "in", 2, prompts=1), tmp_path / "run", tmp_path / "log"
+    assert run(manifest, root, tiny_pipeline_folder, postgres, log).wait(300) == 0, log.read_text()[-3000:]
+    place = ["psql", "-h", "127.0.0.1", "-p", postgres["POSTGRES_PORT"], "-U", "prefect", "-w", "prefect", "-At", "-c"]
+    query = [
+        *place,
+        "select count(*) from task_run where state_type = 'COMPLETED' and name similar to '(encode|invert|edit) %'",
+    ]
+    password = Path(postgres["POSTGRES_FOLDER"], "password").read_text()
+    deadline, found = time.monotonic() + 30, "0"
+    while int(found) < 6 and time.monotonic() < deadline:
+        told = subprocess.run(query, env=os.environ | {"PGPASSWORD": password}, capture_output=True, text=True)
+        found = told.stdout.strip() or "0"
+        time.sleep(0.5)
+    assert int(found) >= 6, told.stderr
+    refused = subprocess.run(query, env=os.environ | {"PGPASSWORD": "wrong"}, capture_output=True, text=True)
+    assert refused.returncode != 0 and "password authentication failed" in refused.stderr
