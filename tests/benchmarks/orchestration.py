@@ -220,6 +220,8 @@ def main() -> None:
     parser.add_argument("--skip", default="", help="of threads, dask, sqlite, postgres, plan; with commas")
     parser.add_argument("--task-runs", action="store_true", help="only these, on the server of PREFECT_API_URL")
     args = parser.parse_args()
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     if args.task_runs:
         print(task_runs_a_second())
         return
