@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := cogvideo_core tasks flows
 # Debian packages that the end-to-end tests need, by name
-E2E_DEBIAN :=
+E2E_DEBIAN := postgresql
 
 PIP_QUIET := $(if $(CI),--quiet)
 CONSTRAINTS := $(VENV)/constraints.txt
@@ -56,8 +56,8 @@ bench: $(VENV)/.test ## run every script of tests/benchmarks, one after the othe
 	if [ -z "$$scripts" ]; then echo "There is no script in tests/benchmarks."; exit 1; fi; \
 	for script in $$scripts; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-serve: $(VENV)/.base ## start a Prefect server with its UI on this machine only; stop it with Ctrl-C
-	$(BIN)/prefect server start --host 127.0.0.1
+serve: $(VENV)/.base ## start a Prefect server with its UI on this machine only; stop it with Ctrl-C; DB=postgres
+	PATH="$(abspath $(BIN)):$$PATH" deployments/serve $(DB)
 
 clean: ## remove .venv and caches; out/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -93,7 +93,7 @@ def test_the_tree_is_complete(root: Path, edit: Callable[..., EditRow]) -> None:
         assert (root / "dataset" / row["file_name"]).read_bytes() == f"edits {source['edit_key']}".encode()
         assert (root / "dataset" / row["source_file_name"]).read_bytes() == f"latents {source['source_key']}".encode()
     (table,) = pq.read_table(root / "tables/errors.parquet").to_pylist()
-    assert table == {**FAILURE, "attempts": 1, "retryable": False, "source_id": "", "window": 0}
+    assert table == {**FAILURE, "attempts": 1, "retryable": False, "source_id": "", "window": 0, "parked": False}
     assert pq.read_table(root / "tables/timings.parquet").to_pylist()[0]["host"] == "here"
 
 
@@ -258,7 +258,7 @@ def test_columns_beyond_the_known_ones_are_kept() -> None:
 def test_failures_have_all_columns() -> None:
     """Unknown fields are dropped, missing ones filled, messages cut."""
     (row,) = failure_rows([FAILURE | {"message": "x" * 9_000, "timings": [], "attempts": 3}])
-    assert list(row) == [*FAILURE, "attempts", "retryable", "source_id", "window"]
+    assert list(row) == [*FAILURE, "attempts", "retryable", "source_id", "window", "parked"]
     assert (len(row["message"]), row["attempts"], row["retryable"]) == (2_000, 3, False)
 
 

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import CogVideoXPipeline
 
 from cogvideo_core import ddim, model
 from cogvideo_core.errors import BadSpec, ModelError
@@ -82,6 +85,37 @@ def test_prompts_are_embedded_in_the_order_given(loaded: model.VideoModel) -> No
     embedded = loaded.embed([a, b, a])
     assert embedded.shape[:2] == (3, loaded.transformer.config.max_text_seq_length)
     assert torch.equal(embedded[0], embedded[2]) and not torch.equal(embedded[0], embedded[1])
+
+
+def test_the_text_encoder_is_held_only_while_it_is_needed(tiny_pipeline_folder: Path) -> None:
+    """It is loaded for the first prompt, goes when told, comes back for another; the embeddings are those of a pipeline
+    that has it from the start. Where it could not come back it stays."""
+    spec = ModelSpec(path=str(tiny_pipeline_folder))
+    late, prompts = model.load(spec), ["a red circle", "a blue square"]
+    pipe = CogVideoXPipeline.from_pretrained(tiny_pipeline_folder)
+    whole = model.VideoModel(pipe, spec)
+    assert late.pipe.text_encoder is None and pipe.text_encoder is not None
+    for _ in range(2):
+        assert torch.equal(late.embed(prompts), whole.embed(prompts))
+        late.drop_text_encoder()
+        assert late.pipe.text_encoder is None
+    whole.drop_text_encoder()
+    assert pipe.text_encoder is not None
+
+
+def test_busy_seconds_never_overlap(tiny_pipeline_folder: Path) -> None:
+    """Four threads on one model: the sum of the seconds inside its lock is never more than the wall's time;
+    decoding, encoding and embedding count too."""
+    busy = model.load(ModelSpec(path=str(tiny_pipeline_folder)))
+    text, x = busy.embed([""]), torch.zeros(1, 3, 8, 12, 12)
+    for call in (lambda: busy.encode(np.zeros((9, 48, 48, 3), np.uint8)), lambda: busy.decode(x[0])):
+        before = busy.busy_s
+        call()
+        assert busy.busy_s > before > 0
+    started, before = time.perf_counter(), busy.busy_s
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda t: busy.velocity(x, t, text), range(12)))
+    assert 0 < busy.busy_s - before <= time.perf_counter() - started
 
 
 def test_what_the_tokenizer_drops_is_said(loaded: model.VideoModel) -> None:

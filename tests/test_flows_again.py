@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -148,6 +149,49 @@ def test_a_campaign_resumes_where_it_was(groups: Record, monkeypatch: pytest.Mon
         assert Path(counts["root"], name).read_bytes() == Path(other["output"].root, name).read_bytes()
     with pytest.raises(BadSpec, match="field plan: under"):
         edit_dataset.edit_wave(**groups, wave=0, plan="0" * 64)
+
+
+def test_retry_in_the_ui_does_what_is_missing(groups: Record, clips: Path) -> None:
+    """The same flow run, failed and then set to run again as the UI's Retry does: committed edits are counted as
+    reused, the mended clip's are made, and the model works for that clip alone."""
+    from prefect.client.orchestration import get_client
+    from prefect.flow_engine import run_flow
+    from prefect.states import AwaitingRetry
+
+    broken = sorted(clips.glob("*.mp4"))[1]
+    good = broken.read_bytes()
+    broken.write_bytes(b"no video")
+    groups["engine"] = EngineSpec(min_success_ratio=1.0)
+    state = edit_dataset.edit_dataset(**groups, return_state=True)
+    assert state.is_failed()
+    broken.write_bytes(good)
+    run_id = state.state_details.flow_run_id
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
+        flow_run = client.read_flow_run(run_id)
+    counts, spent = evaluations(groups, run_flow, flow=edit_dataset.edit_dataset, flow_run=flow_run, parameters=groups)
+    assert (counts["edits_made"], counts["edits_reused"], counts["failed"]) == (2, 4, 0)
+    assert spent == counts["evaluations"] > 0
+    with get_client(sync_client=True) as client:
+        again_run = client.read_flow_run(run_id)
+    assert again_run.run_count == 2 and again_run.state.is_completed()
+
+
+def test_a_concurrency_limit_is_held_while_the_model_works(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inverting and editing each hold a slot of the named limit, and give it back; encoding holds none."""
+    held: list[str] = []
+
+    @contextlib.contextmanager
+    def concurrency(name: str, strict: bool) -> Iterator[None]:
+        assert (name, strict) == ("gpu-0", True)
+        held.append("taken")
+        yield
+        held.append("given back")
+
+    monkeypatch.setattr("prefect.concurrency.sync.concurrency", concurrency)
+    groups["engine"] = EngineSpec(concurrency_limit="gpu-0", clips_per_batch=3)
+    assert edit_dataset.edit_dataset(**groups)["edits_made"] == 6
+    assert held == ["taken", "given back"] * 2
 
 
 def test_a_stopped_flow_stops_its_tasks_at_their_next_step(prefect_harness: None) -> None:

@@ -16,6 +16,8 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -129,11 +131,30 @@ def task_runs_a_second(count: int = 400) -> float:
             time.sleep(0.2)
 
 
+def on_postgres(folder: Path) -> float | None:
+    """Task runs a second of a server that `deployments/serve postgres` starts; None where there is no PostgreSQL."""
+    port = 4000 + os.getpid() % 1_000
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PORT": str(port)}
+    own |= {"POSTGRES_FOLDER": tempfile.mkdtemp(prefix="postgres-"), "POSTGRES_PORT": str(port + 1_000)}
+    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.chmod(own["POSTGRES_FOLDER"], 0o755)
+    serve = Path(__file__).parents[2] / "deployments" / "serve"
+    server = subprocess.Popen([serve, "postgres"], env=kept | own, stdout=subprocess.PIPE, text=True)
+    try:
+        if not any(line.startswith("Server on PostgreSQL") for line in server.stdout or ()):
+            return None
+        there = kept | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+        command = [sys.executable, __file__, "--task-runs"]
+        return float(subprocess.run(command, env=there, capture_output=True, text=True, check=True).stdout.split()[-1])
+    finally:
+        server.terminate()
+        server.wait(60)
+        shutil.rmtree(own["POSTGRES_FOLDER"], ignore_errors=True)
+
+
 def plan_rows(rows: int, folder: Path) -> Record:
     """A plan of so many clips that lie on this disk and are not opened: seconds and peak memory of a process."""
-    import subprocess
-    import sys
-
     (folder / "clips").mkdir(parents=True)
     with open(folder / "manifest.jsonl", "w") as manifest:
         for part in range(0, rows, 1_000):  # hard links: as many names as clips, little room
@@ -196,8 +217,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=8, help="clips a batch")
     parser.add_argument("--plan-rows", type=int, default=1_000_000)
-    parser.add_argument("--skip", default="", help="of threads, dask, sqlite, plan; with commas")
+    parser.add_argument("--skip", default="", help="of threads, dask, sqlite, postgres, plan; with commas")
+    parser.add_argument("--task-runs", action="store_true", help="only these, on the server of PREFECT_API_URL")
     args = parser.parse_args()
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if args.task_runs:
+        print(task_runs_a_second())
+        return
     torch.set_num_threads(1)
     found: Record = dict.fromkeys(("overhead_threads", "overhead_dask", "model_busy"))
     found |= dict.fromkeys(("task_runs_per_s_sqlite", "task_runs_per_s_postgres"))
@@ -219,13 +246,18 @@ def measure(args: argparse.Namespace, folder: Path, found: Record) -> None:
         print(
             f"plan of {found['plan_rows']:,} clips: {found['plan_s']} s, peak {found['plan_peak_mib']} MiB", flush=True
         )
+    if "postgres" not in args.skip and (rate := on_postgres(folder)) is not None:
+        found["task_runs_per_s_postgres"] = round(rate, 1)
+        print(f"task runs a second on PostgreSQL: {rate:.1f}", flush=True)
+    if {"threads", "dask", "sqlite"} <= set(args.skip.split(",")):
+        return
     make_clips(folder, args.clips, args.prompts)
     with prefect_test_harness(server_startup_timeout=120):
         if "sqlite" not in args.skip:
             found["task_runs_per_s_sqlite"] = round(task_runs_a_second(), 1)
             print(f"task runs a second on SQLite: {found['task_runs_per_s_sqlite']}", flush=True)
-        for name, value in overheads(args, folder):
-            found[name] = round(value, 4)
+        if not {"threads", "dask"} <= set(args.skip.split(",")):
+            found |= {name: round(value, 4) for name, value in overheads(args, folder)}
 
 
 if __name__ == "__main__":
