@@ -6,9 +6,9 @@ from cogvideo_core.specs import InversionSpec, RecipeSpec
 
 PRESETS: dict[str, RecipeSpec] = {
     "balanced": RecipeSpec(),
-    "faithful": RecipeSpec(name="faithful", reference_end=1.0),
-    "bold": RecipeSpec(name="bold", reference_end=0.2),
-    "fast": RecipeSpec(name="fast", reference_end=0.3, guidance_end=0.6),
+    "faithful": RecipeSpec(name="faithful", reference_weight=2.0),
+    "bold": RecipeSpec(name="bold", reference_end=0.4),
+    "fast": RecipeSpec(name="fast", reference_end=0.6, guidance_end=0.6),
     "seed": RecipeSpec(name="seed", reference_prompt="per_half", reference_end=1.0, start="fresh"),
     "text": RecipeSpec(name="text", reference_end=0.0, reference_weight=0.0, start="fresh"),
 }

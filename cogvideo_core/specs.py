@@ -194,7 +194,7 @@ class RecipeSpec(Spec):
         True, title="Reference text", description="Whether edits also see the text tokens of the reference row."
     )
     reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
-    reference_end: Fraction01 = Field(0.4, title="Reference until", description="Fraction of the steps.")
+    reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
     layer_start: Fraction01 = Field(0.0, title="Layers from", description="Fraction of the transformer's depth.")
     layer_end: Fraction01 = Field(1.0, title="Layers until", description="Fraction of the transformer's depth.")
     start: Literal["inverted", "noised", "fresh", "mixed"] = Field(

@@ -184,6 +184,10 @@ def export(pipe: Any, folder: Path) -> None:
     for name in parts:
         getattr(pipe, name).to(torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
+    for file in folder.rglob("*.json"):  # diffusers writes down where the weights came from, a folder of this machine
+        settings = json.loads(file.read_text())
+        if isinstance(settings, dict) and settings.pop("_name_or_path", None):
+            file.write_text(json.dumps(settings, indent=2) + "\n")
     for name in parts:
         getattr(pipe, name).to(torch.float32)
 

@@ -46,6 +46,7 @@ ROWS: dict[str, tuple[InversionSpec, RecipeSpec]] = {
     "faithful": (SOURCE_PROMPTED, PRESETS["faithful"]),
     "balanced": (SOURCE_PROMPTED, PRESETS["balanced"]),
     "bold": (SOURCE_PROMPTED, PRESETS["bold"]),
+    "fast": (PRESET_INVERSIONS["fast"], PRESETS["fast"]),
 }
 TABLE = [name for name in ROWS if name not in ("faithful", "bold")]  # the others are for comparison by hand
 
