@@ -154,7 +154,7 @@ def test_a_run_on_postgres(postgres: dict[str, str], tiny_pipeline_folder: Path,
         *place,
         "select count(*) from task_run where state_type = 'COMPLETED' and name similar to '(encode|invert|edit) %'",
     ]
-    password = Path(postgres["POSTGRES_FOLDER"], "password").read_text()
+    password = Path(postgres["POSTGRES_FOLDER"], "password").read_text().strip()
     deadline, found = time.monotonic() + 30, "0"
     while int(found) < 6 and time.monotonic() < deadline:
         told = subprocess.run(query, env=os.environ | {"PGPASSWORD": password}, capture_output=True, text=True)

@@ -199,12 +199,13 @@ def overheads(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, flo
         yield "overhead_threads", seconds / loop_s - 1
         yield "model_busy", busy / seconds
     if "dask" not in args.skip:
+        from cogvideo_core.shapes.make import make_clips
         from flows.engines import local_cluster
 
         with local_cluster(1) as cluster:
             engine = {"engine": "dask", "dask_address": cluster.scheduler_address}
-            warm = argparse.Namespace(**(vars(args) | {"steps": 4}))
-            timed_flow(groups(folder / "warm", folder, warm, engine))
+            make_clips(folder / "few", 1, args.prompts, seed=10_000)
+            timed_flow(groups(folder / "warm", folder / "few", args, engine))  # the worker loads its model
             seconds, _, cpu, counts = timed_flow(groups(folder / "dask", folder, args, engine))
         line("flow on Dask, one worker", seconds, counts["edits_made"], None, cpu)
         yield "overhead_dask", seconds / loop_s - 1
