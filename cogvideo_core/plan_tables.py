@@ -169,9 +169,11 @@ def read_batches(root: str, waves: Collection[int] | None = None, folder: str = 
 def _rows(url: str, waves: Collection[int] | None) -> Iterator[Record]:
     fs, path = open_store(url)
     with storing(url):
-        if not fs.exists(path):
-            raise BadSpec(f"field output.root: there is no plan at {url!r}; make one with cogvideo-edit plan")
-        file = fs.open(path, "rb")
+        try:  # not fs.exists, which takes any trouble of the store for an answer
+            file = fs.open(path, "rb")
+        except FileNotFoundError as error:
+            problem = f"field output.root: there is no plan at {url!r}; make one with cogvideo-edit plan"
+            raise BadSpec(problem) from error
     with file:
         table = pq.ParquetFile(file)
         groups = [n for n in range(table.num_row_groups) if waves is None or _has_wave(table, n, waves)]

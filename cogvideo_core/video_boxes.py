@@ -55,7 +55,7 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
 
 def _matroska_end(file: BinaryIO) -> int:
     """End of the segment after the EBML header; 0 when it is of unknown size."""
-    file.seek(_varint(file)[0], os.SEEK_CUR)
+    file.seek(min(_varint(file)[0], 1 << 40), os.SEEK_CUR)  # no file system takes the 2**56 that eight bytes can say
     if file.read(4) != b"\x18\x53\x80\x67":
         return 0
     length, unknown = _varint(file)
