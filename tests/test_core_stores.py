@@ -398,7 +398,8 @@ def test_a_slow_store_hardly_slows_the_loop(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("dtype", "codec"), [("float16", codec) for codec in CODECS] + [("float32", "none")])
 def test_a_reader_holds_less_than_three_states(tmp_path, dtype, codec, place):
     """While a trajectory is streamed, the state in use, the one read ahead and all buffers take less than three states
-    of float32; from a remote store the stored bits of a float32 state come on top."""
+    of float32, where each is let go before the next is asked for; from a remote store the stored bits of a float32
+    state come on top."""
     shape, count = (4, 16, 64, 64), 12
     ledger = Ledger(str(tmp_path / "root") if place == "file" else f"memory://room/{uuid.uuid4().hex}")
     states = (torch.rand(shape) + level for level in range(count))
@@ -409,11 +410,12 @@ def test_a_reader_holds_less_than_three_states(tmp_path, dtype, codec, place):
         for level, state in trajectory.stream():
             assert level <= float(state[0, 0, 0, 0]) <= level + 1
             time.sleep(0.01)  # time for the next one to come
+            del state  # else it is held until the next one is bound, and the one after that may be there by then
         most = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
     extra = 1 if (dtype, place) == ("float32", "memory") else 0
-    assert 2 * one_state <= most < (2.9 + extra) * one_state
+    assert one_state <= most < (2.9 + extra) * one_state
 
 
 def traced():
