@@ -51,14 +51,14 @@ class Texts:
     reference: Tensor  # [1,S,D] inversion or source prompt
 
 
-def first_step(recipe: RecipeSpec, schedule: Schedule) -> int:
+def first_step(recipe: RecipeSpec, steps: int) -> int:
     """The step an edit begins with; at least one is taken."""
-    return min(round(recipe.start_at * schedule.steps), schedule.steps - 1)
+    return min(round(recipe.start_at * steps), steps - 1)
 
 
 def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory, seed: int) -> Tensor:
     """Where an edit starts: [f,C,h,w] float32 at the level of its first step. Depends on its own seed alone."""
-    level = schedule.level(first_step(recipe, schedule))
+    level = schedule.level(first_step(recipe, schedule.steps))
     if recipe.start == "inverted":
         return trajectory(level).float()
     source = trajectory(level if recipe.start == "mixed" else 0).float()
@@ -82,7 +82,7 @@ def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
 
 def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
     """The trajectory's levels that `start_latents` and `edit` ask for, in the order of use; each once."""
-    first = min(round(recipe.start_at * steps), steps - 1)
+    first = first_step(recipe, steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     start = steps - first if recipe.start in ("inverted", "mixed") else 0
     clean = [0] if recipe.match_statistics else []
@@ -162,7 +162,7 @@ def edit(
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
     matched = window(0.0, recipe.match_statistics, schedule.steps)
     source = trajectory(0).to(x) if matched else None
-    for step in range(first_step(recipe, schedule), schedule.steps):
+    for step in range(first_step(recipe, schedule.steps), schedule.steps):
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         x_ref = trajectory(level).to(x) if step in referenced else None
@@ -201,7 +201,7 @@ def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
 
 def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int) -> int:
     """Rows through the transformer that `edits` edits in one batch cost."""
-    first = min(round(recipe.start_at * schedule_steps), schedule_steps - 1)
+    first = first_step(recipe, schedule_steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
     total = 0

@@ -23,6 +23,7 @@ from cogvideo_core.ddim import Velocity, sample
 from cogvideo_core.errors import PoorReconstruction
 from cogvideo_core.inversion import stronger
 from cogvideo_core.model import VideoModel
+from cogvideo_core.quality import psnr
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.specs import InversionSpec
 
@@ -51,12 +52,6 @@ def watched(states: Iterator[Tensor], level: int, seen: dict[int, Tensor]) -> It
         if index in (0, level):
             seen[index] = state
         yield state
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB over uint8 arrays of one shape; 100 where they are equal."""
-    mse = float(np.square(a.astype(np.float32) - b.astype(np.float32)).mean())
-    return float(10 * np.log10(255**2 / mse)) if mse else 100.0
 
 
 def judged(

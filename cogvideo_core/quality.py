@@ -31,6 +31,12 @@ def preserved_region(source: np.ndarray, edit: np.ndarray) -> np.ndarray:
     return ~ndimage.binary_dilation(changed, np.ones((1, reach, reach), bool))
 
 
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """dB over uint8 arrays of one shape; 100 where they are equal."""
+    mse = float(np.square(a.astype(np.float32) - b.astype(np.float32)).mean())
+    return float(10 * np.log10(255**2 / mse)) if mse else 100.0
+
+
 def sharpness(frames: np.ndarray, region: np.ndarray) -> float:
     """Mean absolute Laplacian of the grey levels in a region bool [F,H,W]."""
     return float(np.abs(ndimage.laplace(frames.mean(-1), axes=(1, 2), mode="nearest"))[region].mean())

@@ -16,7 +16,7 @@ from rich.table import Table
 from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 from flows import cli_plan, upkeep
-from flows.cli_options import Model, Output, Prompts, Set, Source
+from flows.cli_options import Model, Output, Prompts, Recipe, Set, Source, chosen
 from flows.exits import OK, PARTLY, sentences
 
 app = typer.Typer(
@@ -129,7 +129,7 @@ def run(
     output: Output = "out/run",
     prompts: Prompts = "",
     model: Model = "shapes",
-    recipe: Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}.")] = "balanced",
+    recipe: Recipe = "balanced",
     sets: Set = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Edit every clip for every prompt. What is committed already is reused.
@@ -137,8 +137,7 @@ def run(
     [dim]cogvideo-edit run clips/ --prompts prompts.txt --output out/run[/dim]
     [dim]cogvideo-edit run s3://bucket/manifest.parquet --model THUDM/CogVideoX-5b --set model.dtype=bfloat16[/dim]
     """
-    given = {"dataset": {"source": source, "prompts": prompts}, "model": {"path": model}, "output": {"root": output}}
-    execute("edit_dataset", settings_of(recipe, given, sets))
+    execute("edit_dataset", settings_of(recipe, chosen(source, prompts, model, output), sets))
 
 
 @app.command()
@@ -153,8 +152,7 @@ def invert(
 
     [dim]cogvideo-edit invert manifest.jsonl --output out/run[/dim]
     """
-    given = {"dataset": {"source": source, "prompts": prompts}, "model": {"path": model}, "output": {"root": output}}
-    settings = settings_of("balanced", given, sets)
+    settings = settings_of("balanced", chosen(source, prompts, model, output), sets)
     del settings["recipe"]
     execute("invert_dataset", settings)
 

@@ -8,20 +8,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cogvideo_core.presets import PRESETS
-from flows.cli_options import Model, Output, Prompts, Set, Source
+from flows.cli_options import Model, Output, Prompts, Recipe, Set, Source, chosen
 from flows.exits import OK, PARTLY, sentences
 
 app = typer.Typer()
-Recipe = Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}.")]
 
 
 def _settings(source: str, output: str, prompts: str, model: str, recipe: str, sets: list[str]) -> dict[str, Any]:
     from flows import cli  # which registers these commands
 
     cli.quiet_prefect()
-    given = {"dataset": {"source": source, "prompts": prompts}, "model": {"path": model}, "output": {"root": output}}
-    return cli.settings_of(recipe, given, sets)
+    return cli.settings_of(recipe, chosen(source, prompts, model, output), sets)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from torch import Tensor
 from cogvideo_core import gate, model, video
 from cogvideo_core.inversion import evaluations, invert, stronger
 from cogvideo_core.ledger import Ledger
+from cogvideo_core.quality import psnr
 from cogvideo_core.shapes import build
 from cogvideo_core.specs import InversionSpec, ModelSpec
 from cogvideo_core.stores import open_trajectory
@@ -188,4 +189,4 @@ def test_the_first_frames_decode_as_they_do_within_the_clip() -> None:
 def test_psnr_is_what_it_says() -> None:
     """One level off everywhere is 48.13 dB; equal pixels are 100."""
     a = np.full((2, 4, 4, 3), 7, np.uint8)
-    assert gate.psnr(a, a + 1) == pytest.approx(48.1308, abs=1e-3) and gate.psnr(a, a) == 100
+    assert psnr(a, a + 1) == pytest.approx(48.1308, abs=1e-3) and psnr(a, a) == 100

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.color import deltaE_ciede2000, rgb2lab
+from skimage.color import rgb2lab
 
 from cogvideo_core import editing
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.model import VideoModel, load
 from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
-from cogvideo_core.quality import sharpness
+from cogvideo_core.quality import delta_e, psnr, sharpness
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
@@ -61,17 +61,6 @@ class Clip:
     latents: torch.Tensor = field(repr=False)
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """dB over uint8 pixels [n,3]."""
-    mse = ((a.astype(float) - b.astype(float)) ** 2).mean()
-    return float(10 * np.log10(255**2 / max(mse, 1e-9)))
-
-
-def delta_e(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean CIEDE2000 over uint8 pixels [n,3]."""
-    return float(deltaE_ciede2000(rgb2lab(a / 255.0), rgb2lab(b / 255.0)).mean())
-
-
 def marks(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> dict[str, float]:
     """All figures of one edited clip; background figures are NaN where the edit asks for another background."""
     reading = oracle.read(frames)
@@ -87,7 +76,8 @@ def marks(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> dict[str, fl
         return found
     before, after, vae = clip.frames[outside], frames[outside], clip.decoded[outside]
     found |= {"bg_psnr": psnr(after, before), "bg_psnr_vae": psnr(vae, before)}
-    found |= {"delta_e": delta_e(after, before), "delta_e_vae": delta_e(vae, before)}
+    before, after, vae = (rgb2lab(colours / 255.0) for colours in (before, after, vae))
+    found |= {"delta_e": delta_e(after, before)[0], "delta_e_vae": delta_e(vae, before)[0]}
     found["sharpness"] = sharpness(frames, outside) / sharpness(clip.decoded, outside)
     return found
 
