@@ -42,15 +42,30 @@ def test_pairs_differ_in_their_shape_alone() -> None:
     assert any(caption == "" for caption in draw.captions)
 
 
+def test_circles_and_squares_are_drawn_most() -> None:
+    """About two pairs in three are a circle and a square, a third of all pairs; most timesteps are where shapes form."""
+    scenes = train_vae.train_scenes(240)
+    draw = train.drawn(scenes, 300, np.random.default_rng(0))
+    alike = [{scenes[a].combination.shape, scenes[b].combination.shape} for a, b in draw.rows.reshape(-1, 2)]
+    assert 0.5 < np.mean([shapes == {"circle", "square"} for shapes in alike]) < 0.8
+    assert any("triangle" in shapes for shapes in alike)
+    assert 0.6 < float(((draw.t >= train.FORMING[0]) & (draw.t < train.FORMING[1])).float().mean()) < 0.9
+
+
 def test_the_difference_of_a_pair_is_counted_apart() -> None:
-    """Errors that both rows of a pair share cost their square alone; others cost more by the given weight."""
-    shared = torch.randn(2, 1, 2, 4, 4, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, dim=0)
-    weights = torch.ones(4, 1, 1, 4, 4)
-    assert torch.allclose(train.loss_of_pairs(shared, weights, 5.0), shared.square().mean())
-    own = shared.clone()
-    own[1] += 1
-    expected = own.square().mean() + 5.0 * 0.5  # one of two pairs is one apart
-    assert torch.allclose(train.loss_of_pairs(own, weights, 5.0), expected)
+    """Errors that both rows of a pair share cost their square alone; others cost more, by the given weight, the nearer
+    the pair's clips are to each other."""
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(2, 1, 2, 4, 4, generator=generator).repeat_interleave(2, dim=0)
+    x_0, weights = torch.zeros(4, 1, 2, 4, 4), torch.ones(4, 1, 1, 4, 4)
+    x_0[0], x_0[2] = 2, 1  # the pairs' clips are two and one apart
+    assert torch.allclose(train.loss_of_pairs(shared, x_0, weights, 5.0), shared.square().mean())
+    for row, apart in ((1, 2), (3, 1)):
+        own = shared.clone()
+        own[row] += 1
+        expected = own.square().mean() + 5.0 * (1 / apart**2) / 2  # the mean over two pairs
+        assert torch.allclose(train.loss_of_pairs(own, x_0, weights, 5.0), expected)
+        assert torch.allclose(train.loss_of_pairs(own, x_0, weights, 0.0), own.square().mean())
 
 
 def test_crops_show_the_object() -> None:
@@ -60,7 +75,7 @@ def test_crops_show_the_object() -> None:
     cells = torch.stack(torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij"))  # (y, x) of each cell
     latents = cells.expand(4, 3, 2, 12, 12)
     tables = (torch.zeros(3 * 36, 4), torch.arange(3 * 36.0)[:, None].expand(-1, 4))
-    batch = train.crop_batch(latents, centres, rows, tables, rng)
+    batch = train.crop_batch(latents, centres, rows, tables, rng, 0.7)
     assert batch.x_0.shape == (4, 1, 2, 8, 8) and batch.weights.shape == (4, 1, 1, 8, 8)
     assert batch.rope[1].shape == (16, 4)
     frame = int(batch.rope[1][0, 0]) // 36

@@ -26,7 +26,9 @@ from cogvideo_core.shapes.train_vae import cached_latents, equalise, train_scene
 
 CROP_CELLS = 8  # of latents; two cells a token
 REACH = 3.5  # latent cells from an object's centre to beyond its corners
-DIFFERENCE = 8.0  # weight of what a pair's errors do not have in common, falling to 0
+JITTER = 0.7  # latent cells, of a crop's place; grows from 0
+FORMING = (550, 980)  # timesteps at which an object's place is known and its shape is not
+DIFFERENCE = 1.0  # weight of what a pair's errors do not have in common, falling to 0
 
 
 def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
@@ -68,17 +70,22 @@ def clip_batch(latents: Tensor, centres: Tensor, rows: np.ndarray, rope: tuple[T
 
 
 def crop_batch(
-    latents: Tensor, centres: Tensor, rows: np.ndarray, rope: tuple[Tensor, Tensor], rng: np.random.Generator
+    latents: Tensor,
+    centres: Tensor,
+    rows: np.ndarray,
+    rope: tuple[Tensor, Tensor],
+    rng: np.random.Generator,
+    jitter: float,
 ) -> Batch:
     """One latent frame of each clip, cut to CROP_CELLS around the object, at a random place of the token grid.
 
     In a whole clip the shape is hard to learn: where it matters the place is unknown, and where the place is known the
-    shape is in plain sight. With the place given, the caption is what tells the shape.
+    shape is in plain sight. With the place given, but for `jitter` cells, the caption is what tells the shape.
     """
     frames, size = latents.shape[1], latents.shape[-1]
     frame, room, p = int(rng.integers(frames)), size - CROP_CELLS, CROP_CELLS // 2
-    jitter = rng.normal(0, 0.7, (len(rows) // 2, 2)).repeat(2, axis=0)  # the same for both of a pair
-    corners = centres[rows, frame] - CROP_CELLS / 2 + torch.from_numpy(jitter)
+    offsets = rng.normal(0, jitter, (len(rows) // 2, 2)).repeat(2, axis=0)  # the same for both of a pair
+    corners = centres[rows, frame] - CROP_CELLS / 2 + torch.from_numpy(offsets)
     corners = corners.round().clamp(0, room).long()
     whole = object_weights(centres[rows, frame : frame + 1], size)
     cut = [(slice(int(y), int(y) + CROP_CELLS), slice(int(x), int(x) + CROP_CELLS)) for x, y in corners]
@@ -101,30 +108,46 @@ class Draw(NamedTuple):
     t: Tensor  # int64 [B]
 
 
+@cache
+def round_pairs(count: int) -> np.ndarray:
+    """The pairs of the first `count` training scenes that are a circle and a square, the two hardest to tell apart."""
+    shapes = [scene.combination.shape for scene in train_scenes(count)]
+    return np.array([i for i in range(count // 2) if "triangle" not in shapes[2 * i : 2 * i + 2]])
+
+
 def drawn(scenes: list[world.Scene], pairs: int, rng: np.random.Generator) -> Draw:
-    """Pairs of clips, captions of one wording or none, timesteps: half anywhere, half where objects take form."""
-    rows = (2 * rng.integers(len(scenes) // 2, size=pairs)[:, None] + np.arange(2)).ravel()
+    """Pairs of clips, half of them a circle and a square; captions of one wording or none; timesteps, six in ten of
+    them where objects take form."""
+    alike = rng.choice(round_pairs(len(scenes)), pairs)
+    chosen = np.where(rng.random(pairs) < 0.5, alike, rng.integers(len(scenes) // 2, size=pairs))
+    rows = (2 * chosen[:, None] + np.arange(2)).ravel()
     wordings, dropped = rng.integers(len(world.WORDINGS), size=pairs), rng.random(pairs) < 0.1
     captions = [
         "" if dropped[i // 2] else scenes[row].combination.caption(int(wordings[i // 2])) for i, row in enumerate(rows)
     ]
-    t = np.where(rng.random(pairs) < 0.5, rng.integers(0, 1000, pairs), rng.integers(500, 1000, pairs))
+    t = np.where(rng.random(pairs) < 0.6, rng.integers(*FORMING, pairs), rng.integers(0, 1000, pairs))
     return Draw(rows, captions, torch.from_numpy(t.repeat(2)))
 
 
-def loss_of_pairs(error: Tensor, weights: Tensor, difference: float) -> Tensor:
-    """Weighted mean square of the errors [B,f,C,h,w], and, times `difference`, of what a pair's do not share.
+def loss_of_pairs(error: Tensor, x_0: Tensor, weights: Tensor, difference: float) -> Tensor:
+    """Weighted mean square of the errors [B,f,C,h,w], and, times `difference`, of what a pair's do not share, as a
+    part of what tells the pair apart.
 
     Most of an error is the background that no caption tells, and it is the same in both rows of a pair. In their
-    difference it cancels, and what the caption does tell, however small, stands out.
+    difference it cancels, and what the caption does tell stands out; measured by the distance of the two clips, for a
+    circle and a square are less than half as far apart as either is from a triangle.
     """
     weights = weights.expand_as(error)
     own = (error.square() * weights).sum() / weights.sum()
-    apart, weights = error[::2] - error[1::2], weights[::2]
-    return own + difference * (apart.square() * weights).sum() / weights.sum()
+    if difference == 0:
+        return own
+    unshared, apart = ((rows[::2] - rows[1::2]).square() * weights[::2] for rows in (error, x_0))
+    return own + difference * (unshared.sum((1, 2, 3, 4)) / apart.sum((1, 2, 3, 4))).mean()
 
 
-def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: int, device: str) -> Any:
+def train_transformer(
+    out: Path, pipe: Any, latents: Tensor, steps: int, batch: int, device: str, rate: float = 1e-3
+) -> Any:
     """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline.
 
     latents: [n,C,f,h,w] of the first n training clips. Crops of single frames come first and give way to whole clips,
@@ -135,7 +158,7 @@ def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: 
     pipe.vae.register_to_config(scaling_factor=scale)
     latents = (latents * scale).transpose(1, 2).half()
     both = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).to(device)
-    run = Run(out, "transformer", both, steps, peak=1e-3, ema=0.998)
+    run = Run(out, "transformer", both, steps, peak=rate, ema=0.998)
     rope = pipe._prepare_rotary_positional_embeddings(world.SIZE_PX, world.SIZE_PX, latents.shape[1], device)
 
     def loss_of(step: int) -> Tensor:
@@ -143,7 +166,7 @@ def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: 
         crops = rng.random() < 0.8 * (1 - step / (0.65 * steps))
         draw = drawn(scenes, batch if crops else batch // 2, rng)
         x_0, weights, tables = (
-            crop_batch(latents, centres, draw.rows, rope, rng)
+            crop_batch(latents, centres, draw.rows, rope, rng, JITTER * step / steps)
             if crops
             else clip_batch(latents, centres, draw.rows, rope)
         )
@@ -155,7 +178,7 @@ def train_transformer(out: Path, pipe: Any, latents: Tensor, steps: int, batch: 
         guess = both["transformer"](
             hidden_states=x_t, encoder_hidden_states=text, timestep=draw.t.to(device), image_rotary_emb=tables
         ).sample
-        return loss_of_pairs(guess.float() - v, weights.to(device), DIFFERENCE * (1 - step / steps))
+        return loss_of_pairs(guess.float() - v, x_0.to(device), weights.to(device), DIFFERENCE * (1 - step / steps))
 
     def check() -> dict[str, float]:
         return success(with_averages(pipe, run.averaged), prompts=24, seed=step_seed(run.step))
@@ -199,6 +222,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000, help="of transformer and text encoder")
     parser.add_argument("--pool", type=int, default=4000, help="training clips")
     parser.add_argument("--batch", type=int, default=32, help="clips a transformer step")
+    parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate of the transformer")
     parser.add_argument("--vae-batch", type=int, default=8, help="crops a VAE step")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--init", type=Path, help="train on from this model's weights; its VAE stays as it is")
@@ -215,7 +239,7 @@ def main() -> None:
         latents = equalise(pipe.vae, cached_latents(args.out, pipe.vae, args.pool, args.device))
     if args.snr_shift:
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, snr_shift_scale=args.snr_shift)
-    pipe = train_transformer(args.out, pipe, latents, args.steps, args.batch, args.device)
+    pipe = train_transformer(args.out, pipe, latents, args.steps, args.batch, args.device, args.rate)
     for folder in filter(None, (args.out / "model", args.export)):
         export(pipe, folder)
     print(json.dumps({"text_to_video": success(pipe)}))
