@@ -43,7 +43,7 @@ def test_pairs_differ_in_their_shape_alone() -> None:
 
 
 def test_circles_and_squares_are_drawn_most() -> None:
-    """About two pairs in three are a circle and a square, a third of all pairs; most timesteps are where shapes form."""
+    """Two pairs in three are a circle and a square, a third of all there are; most timesteps are where shapes form."""
     scenes = train_vae.train_scenes(240)
     draw = train.drawn(scenes, 300, np.random.default_rng(0))
     alike = [{scenes[a].combination.shape, scenes[b].combination.shape} for a, b in draw.rows.reshape(-1, 2)]
@@ -129,7 +129,7 @@ def test_transformer_and_text_encoder_are_trained(tmp_path: Path) -> None:
     """Two steps, on crops or clips, change both, leave the VAE alone and give a pipeline that can be exported."""
     pipe = build.build_pipeline("5b")
     before = {name: copy.deepcopy(getattr(pipe, name).state_dict()) for name in ("transformer", "text_encoder", "vae")}
-    latents = 3 * torch.randn(6, 8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    latents = 3 * torch.randn(24, 8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode(False):
         trained = train.train_transformer(tmp_path, pipe, latents, 2, 2, "cpu")
         full = {name: copy.deepcopy(getattr(trained, name).state_dict()) for name in before}
