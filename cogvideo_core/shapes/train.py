@@ -129,6 +129,12 @@ def drawn(scenes: list[world.Scene], pairs: int, rng: np.random.Generator) -> Dr
     return Draw(rows, captions, torch.from_numpy(t.repeat(2)))
 
 
+def crop_share(part: float) -> float:
+    """Of the steps, how many are on crops after this part of the training: nearly all of the first half, none of the
+    last quarter."""
+    return float(np.interp(part, (0.5, 0.75), (0.95, 0)))
+
+
 def loss_of_pairs(error: Tensor, x_0: Tensor, weights: Tensor, difference: float) -> Tensor:
     """Weighted mean square of the errors [B,f,C,h,w], and, times `difference`, of what a pair's do not share, as a
     part of what tells the pair apart.
@@ -150,8 +156,7 @@ def train_transformer(
 ) -> Any:
     """Transformer and text encoder on v-prediction with 10 % empty captions; returns the finished pipeline.
 
-    latents: [n,C,f,h,w] of the first n training clips. Crops of single frames come first and give way to whole clips,
-    which alone make the last third.
+    latents: [n,C,f,h,w] of the first n training clips. Crops of single frames come first and give way to whole clips.
     """
     scenes, centres = train_scenes(len(latents)), latent_centres(len(latents))
     scale = float(1 / latents.std())
@@ -163,7 +168,7 @@ def train_transformer(
 
     def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng((2, step))
-        crops = rng.random() < 0.8 * (1 - step / (0.65 * steps))
+        crops = rng.random() < crop_share(step / steps)
         draw = drawn(scenes, batch if crops else batch // 2, rng)
         x_0, weights, tables = (
             crop_batch(latents, centres, draw.rows, rope, rng, JITTER * step / steps)
