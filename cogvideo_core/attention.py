@@ -22,12 +22,20 @@ class Reference:
 
     layers: where they are seen; after the last of them they are not computed any further.
     weight: of the reference in the softmax; 1 equals concatenating the keys. text: whether its text tokens are seen.
+    strengths: [E], one for each edit row, which divides the weight there; None: 1 for all.
     """
 
     rows: int
     layers: range
     weight: float = 1.0
     text: bool = True
+    strengths: Tensor | None = None
+
+    @property
+    def log_weight(self) -> float | Tensor:
+        """What the weight adds to the reference's logits: one number, or [E]."""
+        log = math.log(self.weight)
+        return log if self.strengths is None else log - self.strengths.log()
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -45,27 +53,33 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
     return torch.lerp(out_a, out_b, share_b)
 
 
-def attend_in_two_parts(q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0) -> Tensor:
+def attend_in_two_parts(
+    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, log_weight: float | Tensor = 0.0
+) -> Tensor:
     """Own keys and reference keys attended apart and merged; reference keys are never expanded to the edit rows."""
     folded = rearrange(q, "(g r) h s d -> r h (g s) d", r=len(k_ref)).contiguous()
     own, ref = attend_with_lse(q, k, v), attend_with_lse(folded, k_ref, v_ref)
     if own is None or ref is None:
-        return attend_concatenated(q, k, v, k_ref, v_ref, weight)
+        return attend_concatenated(q, k, v, k_ref, v_ref, log_weight)
     groups = len(q) // len(k_ref)
     out_ref = rearrange(ref[0], "r h (g s) d -> (g r) h s d", g=groups)
     lse_ref = rearrange(ref[1], "r h (g s) -> (g r) h s", g=groups)
-    return merge(own[0], own[1], out_ref, lse_ref + math.log(weight))
+    shift = log_weight[:, None, None].to(lse_ref) if isinstance(log_weight, Tensor) else log_weight
+    return merge(own[0], own[1], out_ref, lse_ref + shift)
 
 
-def attend_concatenated(q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, weight: float = 1.0) -> Tensor:
+def attend_concatenated(
+    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, log_weight: float | Tensor = 0.0
+) -> Tensor:
     """The plain form: reference keys repeated for each row and appended to its own. The two-part form equals it."""
     groups = len(q) // len(k_ref)
     keys = torch.cat([k, repeat(k_ref, "r h s d -> (g r) h s d", g=groups)], dim=2)
     values = torch.cat([v, repeat(v_ref, "r h s d -> (g r) h s d", g=groups)], dim=2)
     bias = None
-    if weight != 1.0:
-        bias = q.new_zeros(q.shape[2], keys.shape[2])
-        bias[:, k.shape[2] :] = math.log(weight)
+    if isinstance(log_weight, Tensor) or log_weight != 0:
+        shift = log_weight[:, None, None, None].to(q) if isinstance(log_weight, Tensor) else log_weight
+        bias = q.new_zeros(len(q), 1, 1, keys.shape[2]).expand(-1, -1, q.shape[2], -1).contiguous()
+        bias[..., k.shape[2] :] = shift
     return scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
@@ -78,5 +92,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, reference: Reference | None, layer: 
         return scaled_dot_product_attention(q, k, v)
     n, first = reference.rows, 0 if reference.text else text_tokens
     out_ref = scaled_dot_product_attention(q[:n], k[:n], v[:n])
-    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n, :, first:], v[:n, :, first:], reference.weight)
+    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n, :, first:], v[:n, :, first:], reference.log_weight)
     return torch.cat([out_ref, out])

@@ -210,7 +210,10 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory:
     with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
         starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
         start = torch.stack(starts).to(model.device)
-        states = editing.edit(conditioned(work, record), start, texts, state_at, schedule, recipe, model.layers)
+        strengths = None if recipe.strengths == [1.0] else torch.tensor([edit["strength"] for edit in batch]).to(start)
+        states = editing.edit(
+            conditioned(work, record), start, texts, state_at, schedule, recipe, model.layers, strengths
+        )
         return deque(stepping(states, work, "edit"), maxlen=1).pop()
 
 

@@ -58,6 +58,7 @@ class EditRow(TypedDict):
     model: str
     model_fingerprint: str
     seed: int
+    strength: float
     window: int
     frames: int
     height: int  # pixels

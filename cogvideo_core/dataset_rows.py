@@ -30,6 +30,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "negative_prompt": pa.string(),
     "recipe": pa.string(),
     "seed": pa.int64(),
+    "strength": pa.float64(),
     "frames": pa.int32(),
     "height": pa.int32(),
     "width": pa.int32(),
@@ -79,6 +80,7 @@ MEANING = {
     "negative_prompt": "given to the unguided half",
     "recipe": "name of the settings that steered the edit",
     "seed": "of the edit's noise",
+    "strength": "divides the reference's weight; more is further from the source",
     "frames": "in the video",
     "height": "in pixels",
     "width": "in pixels",
@@ -216,20 +218,24 @@ Decoding the columns `video` and `source` needs the package torchcodec; with `de
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    first = (row["clip"], row["window"], row["target_prompt"], row["recipe"], row["seed"])
+    first = (row["clip"], row["window"], row["target_prompt"], row["recipe"], row["seed"], row["strength"])
     return (*first, row["edit_key"], row["source_id"])
 
 
 def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
-    row.setdefault("first_frame_uri", "")  # rows that earlier runs left may lack it
-    return row | {
-        "scores": dict(edit.get("scores") or {}),
-        "clip": shown_clip(row["clip"]),
-        "file_name": f"videos/{name}-{edit['edit_key'][:12]}.mp4",
-        "source_file_name": f"videos/{name}-{edit['source_key'][:12]}-source.mp4",
-    }
+    added = {"first_frame_uri": "", "strength": 1.0}  # rows that earlier runs left may lack them
+    return (
+        added
+        | row
+        | {
+            "scores": dict(edit.get("scores") or {}),
+            "clip": shown_clip(row["clip"]),
+            "file_name": f"videos/{name}-{edit['edit_key'][:12]}.mp4",
+            "source_file_name": f"videos/{name}-{edit['source_key'][:12]}-source.mp4",
+        }
+    )
 
 
 def _flat(row: Row, names: Sequence[str]) -> Row:

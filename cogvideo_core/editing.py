@@ -109,10 +109,12 @@ def predict(
     recipe: RecipeSpec,
     layers: range,
     weight: float,
+    strengths: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
 
-    `x_ref` [f,C,h,w] is None outside the reference's window; `weight` is the reference's at this step.
+    `x_ref` [f,C,h,w] is None outside the reference's window; `weight` is the reference's at this step, which each
+    edit's own of `strengths` [E] divides.
     """
     rows = torch.cat([x, x]) if guided else x
     text = torch.cat([texts.uncond.expand_as(texts.cond), texts.cond]) if guided else texts.cond
@@ -121,7 +123,8 @@ def predict(
     else:
         text_ref = reference_texts(recipe, texts, guided)
         n = len(text_ref)
-        reference = Reference(n, layers, weight, recipe.reference_text)
+        each = strengths.repeat(2) if strengths is not None and guided else strengths
+        reference = Reference(n, layers, weight, recipe.reference_text, each)
         joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
@@ -152,8 +155,11 @@ def edit(
     schedule: Schedule,
     recipe: RecipeSpec,
     layer_count: int,
+    strengths: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
+
+    strengths: [E], 1 for all where there are none.
 
     Explicit start latents and an explicit trajectory: nothing here draws noise or reads a store. At the step that
     starts from level j the reference rows are the stored state of level j; outside the window there are none.
@@ -167,7 +173,7 @@ def edit(
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         x_ref = trajectory(level).to(x) if step in referenced else None
         weight = weight_at(recipe, step, referenced) if step in referenced else 0.0
-        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers, weight)
+        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers, weight, strengths)
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
@@ -183,12 +189,13 @@ def edited(
     schedule: Schedule,
     recipe: RecipeSpec,
     layer_count: int,
+    strengths: Tensor | None = None,
 ) -> Tensor:
     """`edit` to its end, for comparing with another implementation on the same inputs: clean latents [E,f,C,h,w].
 
     trajectory: [N+1,f,C,h,w] by level, the clean state first; x: [E,f,C,h,w] at the level of the first step.
     """
-    *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count)
+    *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count, strengths)
     return clean
 
 

@@ -101,11 +101,12 @@ def _section(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
+    strength = row.get("strength", 1.0)
     scores = {key.removeprefix("score_"): row[key] for key in row if key.startswith("score_") and row[key] is not None}
     return {
         "url": _url(row["file_name"]),
         "prompt": row["target_prompt"],
-        "notes": f"{row['recipe']}, seed {row['seed']}",
+        "notes": f"{row['recipe']}, seed {row['seed']}" + (f", strength {strength:g}" if strength != 1 else ""),
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
         "text": f"{row['target_prompt']} {row['recipe']}".lower(),
     }

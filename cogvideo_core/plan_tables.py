@@ -39,7 +39,7 @@ CLIPS_SCHEMA = pa.schema([*WORK_SCHEMA, *pa.schema(PROBED)])
 EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri")  # of the clip's row
 EDITS_SCHEMA = pa.schema(
     {name: WORK_SCHEMA.field(name).type for name in EDIT_KEEPS}
-    | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64()}
+    | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64(), "strength": pa.float64()}
 )
 REFUSED_SCHEMA = pa.schema(ERROR_FIELDS)
 ROWS_A_GROUP = 5_000  # clips; what is held in memory at a time
@@ -130,7 +130,7 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
                 refused.add(record)
                 continue
             counts["clips"] += 1
-            counts["edits"] += len(record["target_prompts"]) * len(recipe.seeds)
+            counts["edits"] += len(record["target_prompts"]) * len(recipe.variants)
             batches, waves = record["batch"] + 1, record["wave"] + 1
             digest.update(canonical([record.get(name) for name in WORK_SCHEMA.names]).encode())
             if (written := clips.add(record)) is not None:
@@ -142,14 +142,16 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
 
 
 def edits_of(clips: pa.Table, recipe: RecipeSpec) -> pa.Table:
-    """A row for each target prompt and seed of these clips, in this order."""
-    prompts, seeds = clips["target_prompts"].combine_chunks(), len(recipe.seeds)
-    owner = np.repeat(pc.list_parent_indices(prompts).to_numpy(), seeds)
+    """A row for each target prompt, seed and strength of these clips, in this order."""
+    prompts, variants = clips["target_prompts"].combine_chunks(), recipe.variants
+    owner = np.repeat(pc.list_parent_indices(prompts).to_numpy(), len(variants))
     texts = pc.list_flatten(prompts)
     columns: dict[str, Any] = {name: clips[name].take(owner) for name in EDIT_KEEPS}
-    columns["target_prompt"] = texts.take(np.repeat(np.arange(len(texts)), seeds))
+    columns["target_prompt"] = texts.take(np.repeat(np.arange(len(texts)), len(variants)))
     columns["recipe"] = pa.array([recipe.name] * len(owner), pa.string())
-    columns["seed"] = pa.array(np.tile(np.array(recipe.seeds, np.int64), len(texts)))
+    seeds, strengths = zip(*variants, strict=True)
+    columns["seed"] = pa.array(np.tile(np.array(seeds, np.int64), len(texts)))
+    columns["strength"] = pa.array(np.tile(np.array(strengths, np.float64), len(texts)))
     return pa.table(columns, schema=EDITS_SCHEMA)
 
 

@@ -27,6 +27,7 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scor
         edit["target_prompt"],
         edit["seed"],
         record["first_frame"],
+        edit["strength"],
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -222,6 +223,18 @@ class RecipeSpec(Spec):
     )
     negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
     seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
+    strengths: list[float] = Field(
+        [1.0],
+        title="Strengths",
+        min_length=1,
+        max_length=16,
+        description="One edit for each; divides the reference weight: 2 dares more, 0.5 keeps more of the source.",
+    )
+
+    @property
+    def variants(self) -> list[tuple[int, float]]:
+        """(seed, strength) of each edit of a prompt."""
+        return list(product(self.seeds, self.strengths))
 
     @model_validator(mode="after")
     def _windows(self) -> RecipeSpec:
@@ -233,6 +246,10 @@ class RecipeSpec(Spec):
             raise ValueError("seeds must be distinct and in 0 .. 2**63 - 1")
         if self.start == "inverted" and len(self.seeds) > 1:
             raise ValueError("seeds: an edit that starts from inverted noise draws none; give one, or start=noised")
+        if len(set(self.strengths)) != len(self.strengths) or not all(0.01 <= s <= 100 for s in self.strengths):
+            raise ValueError("strengths must be distinct and in 0.01 .. 100")
+        if self.strengths != [1.0] and self.reference_weight == 0:
+            raise ValueError("strengths divide the reference weight, which is 0; leave them [1]")
         if self.start == "fresh" and self.start_at > 0:
             raise ValueError("start_at: fresh noise belongs to the first step; use 0, or start=noised")
         return self

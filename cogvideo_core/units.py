@@ -24,6 +24,7 @@ class Edit(TypedDict):
     edit_key: str
     target_prompt: str
     seed: int
+    strength: float
 
 
 def shape_of(dataset: DatasetSpec, model: VideoModel) -> VideoShape:
@@ -105,12 +106,16 @@ def edit_spec(
     target_prompt: str,
     seed: int,
     first_frame: str = "",
+    strength: float = 1.0,
 ) -> dict[str, Any]:
-    """The recipe's name and its list of seeds don't change an edit; the source prompt only where it is used.
+    """The recipe's name and its lists of seeds and strengths don't change an edit; the source prompt only where it is
+    used.
 
     `first_frame` is the sha256 of the edited first frame's file, "" where the edit brings none.
     """
-    steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds")}
+    steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds", "strengths")}
+    # only what an edit has of its own is named
+    own = ({"first_frame": first_frame} if first_frame else {}) | ({"strength": strength} if strength != 1 else {})
     return {
         "format": FORMAT,
         "trajectory": trajectory_key,
@@ -119,7 +124,7 @@ def edit_spec(
         "target_prompt": target_prompt,
         "seed": seed,
         "video": [output.crf, output.audio],
-    } | ({"first_frame": first_frame} if first_frame else {})
+    } | own
 
 
 def inversion_prompt(inversion: InversionSpec, source_prompt: str) -> str:
@@ -134,15 +139,18 @@ def planned_edits(
     target_prompts: list[str],
     first_frame: str = "",
 ) -> list[Edit]:
-    """All edits of a clip in their planned order: prompts, then seeds."""
+    """All edits of a clip in their planned order: prompts, then seeds, then strengths."""
     return [
         Edit(
-            edit_key=fingerprint(edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed, first_frame)),
+            edit_key=fingerprint(
+                edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed, first_frame, strength)
+            ),
             target_prompt=prompt,
             seed=seed,
+            strength=strength,
         )
         for prompt in target_prompts
-        for seed in recipe.seeds
+        for seed, strength in recipe.variants
     ]
 
 

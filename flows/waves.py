@@ -52,7 +52,7 @@ def _batches(settings: Settings, wave: int) -> Iterator[list[Record]]:
 def _size(settings: Settings, wave: int) -> tuple[int, int]:
     """Clips and edits of a wave."""
     sizes = [len(r["target_prompts"]) for batch in _batches(settings, wave) for r in batch]
-    return len(sizes), sum(sizes) * len(settings.recipe.seeds)
+    return len(sizes), sum(sizes) * len(settings.recipe.variants)
 
 
 def _known(settings: Settings, wave: int) -> Iterator[list[Record]]:

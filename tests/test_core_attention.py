@@ -1,5 +1,7 @@
 """Two-part attention against its plain forms, and our processor against diffusers' own."""
 
+import math
+
 import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
@@ -21,9 +23,24 @@ def tensors(rows_ref: int, rows: int = 6) -> list[torch.Tensor]:
 def test_two_parts_equal_concatenation(rows_ref: int, weight: float) -> None:
     """Merging by log-sum-exp equals attention over the concatenated keys within float32 rounding, at any weight."""
     q, k, v, k_ref, v_ref = tensors(rows_ref)
-    fast = attention.attend_in_two_parts(q, k, v, k_ref, v_ref, weight)
-    plain = attention.attend_concatenated(q, k, v, k_ref, v_ref, weight)
+    fast = attention.attend_in_two_parts(q, k, v, k_ref, v_ref, math.log(weight))
+    plain = attention.attend_concatenated(q, k, v, k_ref, v_ref, math.log(weight))
     assert (fast - plain).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("rows_ref", [1, 3])
+def test_each_row_has_its_own_weight(rows_ref: int) -> None:
+    """Strengths divide the weight row by row: each row comes out as it does alone at that weight, in both forms."""
+    q, k, v, k_ref, v_ref = tensors(rows_ref)
+    strengths = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
+    log_weight = attention.Reference(rows_ref, range(1), 2.0, strengths=strengths).log_weight
+    fast = attention.attend_in_two_parts(q, k, v, k_ref, v_ref, log_weight)
+    assert (fast - attention.attend_concatenated(q, k, v, k_ref, v_ref, log_weight)).abs().max() < 2e-6
+    for row, strength in enumerate(strengths):
+        one, ref = slice(row, row + 1), slice(row % rows_ref, row % rows_ref + 1)
+        weight = math.log(2.0 / float(strength))
+        alone = attention.attend_concatenated(q[one], k[one], v[one], k_ref[ref], v_ref[ref], weight)
+        assert (fast[one] - alone).abs().max() < 2e-6
 
 
 def test_two_parts_equal_concatenation_in_bfloat16() -> None:
@@ -48,7 +65,7 @@ def test_vanishing_weight_is_plain_attention() -> None:
     """A reference of weight 1e-12 changes nothing; weight 0 takes the plain path."""
     q, k, v, k_ref, v_ref = tensors(1)
     plain = scaled_dot_product_attention(q, k, v)
-    assert (attention.attend_in_two_parts(q, k, v, k_ref, v_ref, 1e-12) - plain).abs().max() < 1e-5
+    assert (attention.attend_in_two_parts(q, k, v, k_ref, v_ref, math.log(1e-12)) - plain).abs().max() < 1e-5
     joined = [torch.cat([a[:1], a]) for a in (q, k, v)]
     out = attention.attend(*joined, attention.Reference(1, range(2), 0.0), 0)
     assert torch.equal(out, scaled_dot_product_attention(*joined))

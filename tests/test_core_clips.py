@@ -404,6 +404,18 @@ def test_seeds_are_edits_of_their_own(works: MakeWork, folder: Path) -> None:
     assert [edit["seed"] for edit in record["edits"]] == [0, 1] and len(set(bytes_of(work, record))) == 2
 
 
+def test_a_ladder_of_strengths_reuses_the_plain_edit(works: MakeWork, folder: Path) -> None:
+    """Each strength is an edit of its own, in the tables too; one that was made without the ladder is found again."""
+    plain = edited(works(), clip(folder, prompts=("a blue circle",)))
+    work = works(recipe={"strengths": [0.5, 1.0, 2.0]})
+    record = edited(work, clip(folder, prompts=("a blue circle",)))
+    assert [(edit["strength"], edit["reused"]) for edit in record["edits"]] == [(0.5, False), (1.0, True), (2.0, False)]
+    assert record["edits"][1]["edit_key"] == plain["edits"][0]["edit_key"] and len(set(bytes_of(work, record))) == 3
+    tables.collect_run(work.output, work.ledger, record["edits"], {})
+    rows = [json.loads(line) for line in Path(work.output.root, "dataset/metadata.jsonl").read_text().splitlines()]
+    assert sorted(row["strength"] for row in rows) == [0.5, 1.0, 2.0]
+
+
 def test_what_a_failed_edit_had_finished_is_kept(
     works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,26 @@ def test_reference_is_felt_and_zero_weight_is_not(model_5b: VideoModel) -> None:
     assert torch.equal(clip.edit(RecipeSpec(reference_end=1.0, reference_weight=0.0)), off)
 
 
+@pytest.mark.parametrize("reference_prompt", ["inversion", "per_half", "edit"])
+def test_a_ladder_of_strengths_is_edits_at_divided_weights(model_5b: VideoModel, reference_prompt: str) -> None:
+    """Edits of several strengths in one batch, guided in some steps, are those of the divided weights one by one; all
+    ones are the plain edits."""
+    clip, strengths = Clip(model_5b), torch.tensor([0.5, 1.0, 4.0])
+    recipe = RecipeSpec(reference_weight=2.0, guidance_end=0.5, reference_prompt=reference_prompt)
+
+    def ladder(strengths: Tensor) -> Tensor:
+        x = torch.stack([editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, s) for s in range(3)])
+        of = (model_5b.velocity, x, clip.texts, clip.states, clip.schedule, recipe, model_5b.layers)
+        return editing.edited(*of, strengths)
+
+    together, plain = ladder(strengths), clip.edit(recipe)
+    assert (together[2] - plain[2]).abs().max() > 1e-3
+    for i, strength in enumerate(strengths):
+        alone = clip.edit(recipe.model_copy(update={"reference_weight": 2.0 / float(strength)}), slice(i, i + 1))
+        assert (together[i] - alone[0]).abs().max() < 1e-4
+    assert (ladder(torch.ones(3)) - plain).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(
     "recipe",
     [

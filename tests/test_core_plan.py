@@ -33,7 +33,7 @@ from cogvideo_core.units import (
 )
 
 Record = dict[str, Any]
-RECIPE = RecipeSpec(seeds=[0, 7], start="noised")
+RECIPE = RecipeSpec(seeds=[0, 7], strengths=[0.5, 1.0], start="noised")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_plan_is_written_before_the_work(
     found = plan.planned_clips(DatasetSpec(source=str(path)), tiny)
     planned = plan_tables.write_plan(str(tmp_path / "run"), found, RECIPE, EngineSpec(clips_per_batch=2))
     counts = {name: value for name, value in planned.items() if name != "plan"}
-    assert counts == {"clips": 3, "edits": 8, "refused": 1, "batches": 2, "waves": 1}
+    assert counts == {"clips": 3, "edits": 16, "refused": 1, "batches": 2, "waves": 1}
     clips = pq.read_table(tmp_path / "run/plan/clips.parquet").to_pylist()
     assert [(row["clip"], row["batch"], row["target_prompts"]) for row in clips] == [
         ("a.mp4", 0, ["x", "y"]),
@@ -91,8 +91,9 @@ def test_the_plan_is_written_before_the_work(
         ("c.mp4", 1, ["z"]),
     ]
     edits = pq.read_table(tmp_path / "run/plan/edits.parquet").to_pylist()
-    assert [(row["target_prompt"], row["seed"]) for row in edits[:4]] == [("x", 0), ("x", 7), ("y", 0), ("y", 7)]
-    assert len(edits) == 8 and {row["recipe"] for row in edits} == {"balanced"}
+    x = [("x", 0, 0.5), ("x", 0, 1.0), ("x", 7, 0.5), ("x", 7, 1.0)]
+    assert [(row["target_prompt"], row["seed"], row["strength"]) for row in edits[:5]] == [*x, ("y", 0, 0.5)]
+    assert len(edits) == 16 and {row["recipe"] for row in edits} == {"balanced"}
     batches = list(plan_tables.read_batches(str(tmp_path / "run")))
     assert [[record["clip"] for record in batch] for batch in batches] == [["a.mp4", "b.mp4"], ["c.mp4"]]
     (refused,) = plan_tables.read_refused(str(tmp_path / "run"))
@@ -191,12 +192,13 @@ def test_a_wave_is_read_from_its_own_rows(tmp_path: Path) -> None:
     assert [len(batch) for batch in every] == [3] * 6 + [2] and [len(part) for part in parts] == [2, 2, 2, 1]
     assert [batch for part in parts for batch in part] == every
     edits = pq.read_table(tmp_path / "plan/edits.parquet").to_pylist()
-    assert [(row["source_id"], row["target_prompt"], row["seed"]) for row in edits] == [
-        (record["source_id"], prompt, seed)
+    assert [(row["source_id"], row["target_prompt"], row["seed"], row["strength"]) for row in edits] == [
+        (record["source_id"], prompt, seed, strength)
         for batch in every
         for record in batch
         for prompt in record["target_prompts"]
         for seed in RECIPE.seeds
+        for strength in RECIPE.strengths
     ]
     again = plan_tables.write_plan(str(tmp_path), planned_rows(20), RECIPE, engine)
     other = plan_tables.write_plan(str(tmp_path), planned_rows(19), RECIPE, engine)
@@ -223,13 +225,13 @@ def test_memory_stays_flat_however_long_the_plan_is(tmp_path: Path, monkeypatch:
 def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -> None:
     """The recipe's name, its other seeds, an unused source prompt and unused iterations leave the keys alone."""
 
-    def edit(recipe: RecipeSpec, source: str = "a", target: str = "b", seed: int = 0) -> Record:
-        return edit_spec("0" * 64, recipe, OutputSpec(), source, target, seed)
+    def edit(recipe: RecipeSpec, source: str = "a", target: str = "b", seed: int = 0, strength: float = 1.0) -> Record:
+        return edit_spec("0" * 64, recipe, OutputSpec(), source, target, seed, strength=strength)
 
     base, by_source = RecipeSpec(start="noised"), RecipeSpec(start="noised", reference_prompt="source")
-    assert edit(base) == edit(RecipeSpec(start="noised", name="mine", seeds=[0, 3]), source="other")
+    assert edit(base) == edit(RecipeSpec(start="noised", name="mine", seeds=[0, 3], strengths=[1, 2]), source="other")
     assert edit(by_source) != edit(by_source, source="other")
-    others = [edit(base, target="c"), edit(base, seed=1), edit(RecipeSpec()), edit(by_source)]
+    others = [edit(base, target="c"), edit(base, seed=1), edit(base, strength=2.0), edit(RecipeSpec()), edit(by_source)]
     assert all(edit(base) != other for other in others)
 
     def inverted(prompt: str = "p", **fields: Any) -> Record:

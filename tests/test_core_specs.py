@@ -75,6 +75,8 @@ def strategy(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
         return st.sampled_from([0, 9, 17, 49, 81, 241])
     if name == "seeds":
         return st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=64, unique=True)
+    if name == "strengths":
+        return st.lists(st.floats(0.01, 100), min_size=1, max_size=16, unique=True)
     if pattern_of(field):
         return st.from_regex(pattern_of(field).replace("$", r"\Z").replace(r"\d", "[0-9]"), fullmatch=True)
     bounds = tuple(field.metadata)
@@ -93,6 +95,8 @@ def in_order(values: dict[str, Any]) -> dict[str, Any]:
         values["seeds"] = values["seeds"][:1]
     if values.get("start") == "fresh":
         values["start_at"] = 0.0
+    if values.get("reference_weight") == 0:
+        values["strengths"] = [1.0]
     return values
 
 
@@ -207,6 +211,15 @@ def test_a_window_that_ends_before_it_starts_is_refused(what: str) -> None:
         RecipeSpec(**{f"{what}_start": 0.75, f"{what}_end": 0.25})
 
 
+@pytest.mark.parametrize(
+    "fields", [{"strengths": [1, 1.0]}, {"strengths": [0]}, {"strengths": [101]}, {"reference_weight": 0}]
+)
+def test_strengths_are_distinct_and_divide_something(fields: dict[str, Any]) -> None:
+    """Equal strengths would be one edit under two rows; 0 and a weight of 0 have nothing to divide."""
+    with pytest.raises(ValidationError, match="strengths"):
+        RecipeSpec(**{"strengths": [0.5, 1.0]} | fields)
+
+
 @pytest.mark.parametrize("seeds", [[1, 1], [-1], [2**63]])
 def test_seeds_are_distinct_and_fit_a_generator(seeds: list[int]) -> None:
     """Equal seeds would be one edit under two rows; a generator takes 0 .. 2**63 - 1."""
@@ -228,7 +241,8 @@ def test_every_field_is_described_and_shows_in_a_form(group: type[Spec], name: s
     assert field.title and field.title[0].isupper()
     assert field.description and field.description.strip() == field.description
     assert not field.is_required()
-    assert field.annotation in (str, int, float, bool, list[int]) or get_origin(field.annotation) is Literal
+    plain = (str, int, float, bool, list[int], list[float])
+    assert field.annotation in plain or get_origin(field.annotation) is Literal
 
 
 def test_every_group_is_looked_at() -> None:
