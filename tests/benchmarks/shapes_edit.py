@@ -214,10 +214,11 @@ def main() -> None:
     model = load(ModelSpec(path=args.model, dtype=args.dtype))
     clips = clips_of(model, args.limit, args.tuning)
     changes = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
-    settings = {name: ROWS[name] for name in args.recipe or TABLE}
-    rows, marked = table(model, clips, {
-        " ".join([name, *args.set]): (inversion, changed(recipe, changes)) for name, (inversion, recipe) in settings.items()
-    })
+    settings = {}
+    for name in args.recipe or TABLE:
+        inversion, recipe = ROWS[name]
+        settings[" ".join([name, *args.set])] = inversion, changed(recipe, changes)
+    rows, marked = table(model, clips, settings)
     found = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit}
     if "seed" in marked and len(marked) > 1:
         found["against_seed"] = [difference(n, m, marked["seed"]) for n, m in marked.items() if n != "seed"]
