@@ -21,7 +21,7 @@ from cogvideo_core.work import Record, Work, timed
 def encode_clip(work: Work, clip: Record) -> Record:
     """Latents, and the source video as the model sees it; image latents of an edited first frame, if the clip has one.
 
-    Adds latents_key, source_key, first_frame, first_frame_key and the source's own fields.
+    Adds content, latents_key, source_key, first_frame, first_frame_key and the source's own fields.
     """
     record = dict(clip)
     with timed(record, "encode") as row:
@@ -30,7 +30,8 @@ def encode_clip(work: Work, clip: Record) -> Record:
         units = _encoded(work, clip, content) if content else None
         row["reused"] = units is not None
         latents, source = units or _encode_file(work, clip)
-    return record | {"latents_key": latents.key, "source_key": source.key, **source.record}
+    about = {"content": latents.spec["content"], "latents_key": latents.key, "source_key": source.key}
+    return record | about | source.record
 
 
 def _known_content(work: Work, clip: Record) -> str:

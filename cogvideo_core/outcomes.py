@@ -121,10 +121,10 @@ class Records:
         self.root, self.waves, self.folder = root, waves, folder
 
     def __iter__(self) -> Iterator[Record]:
-        waves = (self._wave(wave) for wave in range(self.waves))
+        waves = (self.of_wave(wave) for wave in range(self.waves))
         return chain(read_refused(self.root, self.folder), chain.from_iterable(waves))
 
-    def _wave(self, wave: int) -> Iterator[Record]:
+    def of_wave(self, wave: int) -> Iterator[Record]:
         with suppress(FileNotFoundError):  # a wave that was never run, or never came to its end
             yield from islice(_lines(wave_url(self.root, wave, self.folder)), 1, None)
 

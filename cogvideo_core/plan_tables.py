@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -187,6 +188,36 @@ def _has_wave(table: pq.ParquetFile, group: int, waves: Collection[int]) -> bool
     """Waves rise along the file, so that a group's first and last tell."""
     held = table.metadata.row_group(group).column(CLIPS_SCHEMA.get_field_index("wave")).statistics
     return any(held.min <= wave <= held.max for wave in waves)
+
+
+def fill_probed(root: str, of_wave: Callable[[int], Iterable[Record]], folder: str = "plan") -> None:
+    """Writes into the plan's clips what their files told when a run opened them; of_wave gives a wave's records.
+
+    The plan's hash is over what is asked for, and stays.
+    """
+    fs, path = open_store(url := f"{root}/{folder}/clips.parquet")
+    known: tuple[int, dict[tuple[str, int], Record]] = (-1, {})
+    with tempfile.TemporaryDirectory() as place:
+        sheet = _Sheet(Path(place) / "clips.parquet", CLIPS_SCHEMA)
+        with storing(url), fs.open(path, "rb") as file:
+            for part in pq.ParquetFile(file).iter_batches(batch_size=ROWS_A_GROUP):
+                for row in part.to_pylist():
+                    if known[0] != row["wave"]:
+                        probed = {(clip["source_id"], clip["window"]): _probed(clip) for clip in of_wave(row["wave"])}
+                        known = row["wave"], probed
+                    sheet.add(row | known[1].get((row["source_id"], row["window"]), {}))
+                sheet.flush()
+        sheet.writer.close()
+        _put(Path(place) / "clips.parquet", url)
+
+
+def _probed(record: Record) -> Record:
+    """What a record knows of its file, by the plan's columns; nothing where the file was not opened."""
+    if "probe" not in record:
+        return {}
+    probe, sizes = record["probe"], ("frames", "height", "width")
+    told = {"content": record["content"], "seconds": probe["seconds"], "source_fps": float(Fraction(probe["fps"]))}
+    return told | {f"source_{name}": probe[name] for name in sizes}
 
 
 def read_refused(root: str, folder: str = "plan") -> Iterator[Record]:

@@ -15,7 +15,7 @@ from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.failures import attempt, kind_of
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.outcomes import Records
-from cogvideo_core.plan_tables import Planned, read_batches, write_plan
+from cogvideo_core.plan_tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.units import inversion_prompt, shape_of
 from cogvideo_core.work import worker
 from tasks import stopping
@@ -141,4 +141,5 @@ def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") ->
     """All committed edits of the run's root to the dataset folder, the tables and the gallery."""
     ledger, records = Ledger(settings.output.root), Records(settings.output.root, waves, settings.plan)
     about = {name: group for name, group in settings.as_json().items() if name != "plan"}
+    fill_probed(settings.output.root, records.of_wave, settings.plan)
     return tables.collect_run(settings.output, ledger, records, about, last_stage)

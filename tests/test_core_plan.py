@@ -173,6 +173,26 @@ def test_probing_opens_the_clips(tiny: model.VideoModel, manifest: Callable[...,
         assert (row["content"], size) == ((content, (9, 48, 48, 8.0)) if probe else (None, (None,) * 4))
 
 
+def test_the_plan_learns_what_a_run_saw(tmp_path: Path) -> None:
+    """Content and probe of opened clips fill the plan's columns, wave by wave; all else stays, and so does its hash."""
+    engine, root, asked = EngineSpec(clips_per_batch=2, batches_per_wave=2), str(tmp_path), []
+    planned = plan_tables.write_plan(root, planned_rows(10), RECIPE, engine)
+    before = pq.read_table(tmp_path / "plan/clips.parquet").to_pylist()
+    probe = {"frames": 30, "height": 90, "width": 160, "fps": "30000/1001", "seconds": 1.001}
+
+    def of_wave(wave: int) -> Iterator[Record]:
+        asked.append(wave)
+        for row in before[4 * wave : 4 * wave + 4]:
+            opened = {"content": row["clip"], "probe": probe} if row["batch"] % 2 else {"stage": "encode"}
+            yield {"source_id": row["source_id"], "window": row["window"]} | opened
+
+    plan_tables.fill_probed(root, of_wave)
+    told = {"seconds": 1.001, "source_fps": 30000 / 1001, "source_frames": 30, "source_height": 90, "source_width": 160}
+    after = pq.read_table(tmp_path / "plan/clips.parquet").to_pylist()
+    assert after == [row | ({"content": row["clip"]} | told if row["batch"] % 2 else {}) for row in before]
+    assert asked == [0, 1, 2] and plan_tables.read_planned(root) == planned
+
+
 def planned_rows(count: int) -> Iterator[Record]:
     """Clips that are nowhere, as a manifest of many rows gives them."""
     for index in range(count):

@@ -157,7 +157,8 @@ def test_edits_and_sources_are_playable(first: tuple[Path, Ran]) -> None:
 
 def test_the_plan_and_the_tables_agree(first: tuple[Path, Ran]) -> None:
     """All six clips are planned; timings have a row for each stage that did work, and none of a reused one."""
-    assert len(pq.read_table(first[0] / "plan/clips.parquet")) == 6
+    planned = pq.read_table(first[0] / "plan/clips.parquet").to_pylist()
+    assert len(planned) == 6 and [row["clip"] for row in planned if row["content"] is None] == ["broken.mp4"]
     assert len(pq.read_table(first[0] / "plan/edits.parquet")) == 12
     stages = [row["stage"] for row in table(first[0], "timings")]
     assert {stage: stages.count(stage) for stage in stages} == {"encode": 5, "invert": 5, "edit": 5}
