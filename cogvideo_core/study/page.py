@@ -72,19 +72,20 @@ def gate_table(rows: Sequence[Row]) -> str:
     return table(["inverter", "from level 10, dB", "from x_T, dB"], cells)
 
 
-def figures(folder: Path, rows: Sequence[Row]) -> None:
-    """Reconstruction against cost, and the error of the way down by level."""
+def figures(page: Path, rows: Sequence[Row]) -> None:
+    """Reconstruction against cost, and the error of the way down by level; named after their page."""
+    folder = page.parent / "figures"
     plain = [row for row in rows if not row["exact"] and row["evaluations"]]
     places = [(row["evaluations"], row["recon_db"]) for row in plain]
     best = sorted(p for p in places if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in places))
     cost = Axis("evaluations a clip", COST_LOW, COST_HIGH, (25, 50, 100, 200, 300), log=True)
     quality = Axis("dB", 20, 90, range(20, 91, 10))
     series = [Series("Pareto front", best), Series("", places, [row["inverter"] for row in plain], line=False)]
-    chart(folder / "inversion_pareto.png", "Reconstruction from x_T alone", cost, quality, series)
+    chart(folder / f"{page.stem}_pareto.png", "Reconstruction from x_T alone", cost, quality, series)
     level = Axis("level (0 = clean)", 0, len(plain[0].get("off", [0] * 51)) - 1, range(0, 51, 10))
     error = Axis("rms distance to the inversion's own states", 1e-5, 1, (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1), log=True)
     curves = [Series(row["inverter"], curve(row["off"])) for row in rows if row["inverter"] in CURVES and "off" in row]
-    chart(folder / "inversion_levels.png", "Sampling back: distance from the inversion", level, error, curves)
+    chart(folder / f"{page.stem}_levels.png", "Sampling back: distance from the inversion", level, error, curves)
 
 
 def curve(off: Sequence[float]) -> list[tuple[float, float]]:
@@ -99,5 +100,5 @@ def write(page: Path, study: Row) -> None:
     about = f"Model `{study['model']}`, {study['clips']} held-out clips, {study['steps']} steps."
     for name, part in (parts | {"about": about}).items():
         text = between(text, name, part)
-    figures(page.parent / "figures", study["rows"])
+    figures(page, study["rows"])
     page.write_text(text, "utf-8")
