@@ -23,7 +23,8 @@ ALONE: list[dict[str, Any]] = [
     *({"reference_end": end} for end in (0.4, 0.6, 0.8)),
     {"reference_schedule": "falling"},
     {"reference_text": False},
-    *({"layer_start": start} for start in (0.34, 0.5)),
+    *({"layer_start": start} for start in (0.17, 0.34, 0.5)),
+    *({"layer_end": end} for end in (0.5, 0.67)),
     {"start": "noised"},
     *({"start": "mixed", "mix_cutoff": cutoff} for cutoff in (0.15, 0.3)),
     {"guidance_scale": 9.0},
@@ -36,6 +37,7 @@ ALONE: list[dict[str, Any]] = [
 ]
 TOGETHER: list[dict[str, Any]] = [
     {"reference_weight": 2.0, "reference_schedule": "falling"},
+    *({"layer_start": 0.34, "reference_weight": weight} for weight in (1.5, 2.0)),
     {"reference_weight": 0.5, "guidance_scale": 9.0},
     {"reference_weight": 0.5, "start": "mixed", "mix_cutoff": 0.3},
     {"reference_schedule": "falling", "guidance_scale": 9.0},
@@ -50,9 +52,10 @@ def name_of(changes: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=12, help="clips, five edits each")
+    parser.add_argument("--model", default="shapes")
     parser.add_argument("--only", action="append", help="rows to measure beside seed and balanced, by name")
     args = parser.parse_args()
-    model = load(ModelSpec(dtype="bfloat16"))
+    model = load(ModelSpec(path=args.model, dtype="bfloat16"))
     variants = {name_of(changes): changed(RecipeSpec(), changes) for changes in ({}, *ALONE, *TOGETHER)}
     if unknown := set(args.only or ()) - set(variants):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
