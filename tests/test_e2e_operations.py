@@ -37,8 +37,8 @@ Record = dict[str, Any]
 @pytest.fixture(scope="module")
 def here(up_here: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Up, with a short time until a run without a sign of life counts as crashed."""
-    beat = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    with up_here.brought_up(tmp_path_factory.mktemp("here"), "--crashed-after", str(CRASHED_AFTER_S), **beat) as up:
+    often = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3"}
+    with up_here.brought_up(tmp_path_factory.mktemp("here"), "--crashed-after", str(CRASHED_AFTER_S), **often) as up:
         yield up
 
 
