@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cogvideo_core.errors import BadSpec
+from cogvideo_core.specs import DatasetSpec
 from flows import postgres, processes
 from flows.exits import sentences
 from flows.processes import State
@@ -62,6 +63,7 @@ def up(
     [dim]cogvideo-edit up[/dim]
     [dim]cogvideo-edit up --host 0.0.0.0 --auth --database postgres[/dim]
     """
+    auth = auth or bool(os.environ.get(processes.AUTH))  # who has set one means it
     with sentences(), processes.locked() as state:
         wanted = {"host": host, "port": port, "auth": auth, "database": database.value}
         wanted |= {"folder": str(Path.cwd()), "gallery": str(gallery.absolute())}
@@ -69,7 +71,7 @@ def up(
         environment = environment_of(wanted, processes.auth_string() if auth else "")
         state["settings"] = wanted
         changed = [*_server(state, environment), *_told(wanted, environment, slots, crashed_after_s)]
-        changed += [*_worker(state, environment), *_gallery(state, environment)]
+        changed += [*_worker(state, environment), *_gallery(state, environment), *_demo_clips(Path.cwd())]
     typer.echo(told(wanted, changed))
 
 
@@ -194,8 +196,21 @@ def _worker(state: State, environment: dict[str, str]) -> list[str]:
     if processes.alive(state["processes"].get("worker")):
         return []
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cogvideo", "--type", "process"]
+    before = len(processes.said("worker"))
     processes.start(state, "worker", command, environment)
+    processes.wait_until(state, "worker", lambda: " started!" in processes.said("worker")[before:])
     return ["worker"]
+
+
+def _demo_clips(folder: Path) -> list[str]:
+    """What the form's defaults edit, so that a first run needs nothing but a click."""
+    from cogvideo_core.shapes.make import make_clips
+
+    source = folder / DatasetSpec().source
+    if source.exists():
+        return []
+    make_clips(source.parent, 3, prompts=4)
+    return ["clips of the demo"]
 
 
 def _gallery(state: State, environment: dict[str, str]) -> list[str]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import hmac
+import html
 import os
 import re
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 PAGE, VIDEO = "index.html", re.compile(r"(?:.*/)?dataset/videos/[A-Za-z0-9._-]+\.mp4")
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
-PART_BYTES = 1 << 20
+PART_BYTES, DEPTH = 1 << 20, 3
+NOTHING = ["<p>No run has come to its gallery yet.</p>"]
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -44,6 +46,8 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN)  # a name that leads here is how a foreign page would read us
         elif self.auth and not self._welcome():
             self._refuse(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Basic realm="gallery"'})
+        elif self.path == "/":
+            self._answer(front_page(self.folder))
         elif path := found(self.folder, self.path):
             self._send(path)
         else:
@@ -65,6 +69,12 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
+    def _answer(self, page: bytes) -> None:
+        headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'"}
+        self._head(HTTPStatus.OK, headers | {"Content-Length": str(len(page))})
+        if self.command == "GET":
+            self.wfile.write(page)
+
     def _send(self, path: Path) -> None:
         kind = "text/html; charset=utf-8" if path.name == PAGE else "video/mp4"
         with path.open("rb") as file:
@@ -82,6 +92,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent: what is looked at is nobody's business."""
+
+
+def front_page(folder: Path) -> bytes:
+    """Links to the galleries at most DEPTH folders down."""
+    pages = sorted(path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + PAGE))
+    names = [path.parent.relative_to(folder).as_posix() for path in pages if (path.parent / "dataset").is_dir()]
+    links = [f'<p><a href="/{quote(name)}/{PAGE}">{html.escape(name)}</a></p>' for name in names]
+    return ("<!doctype html><title>Galleries</title><h1>Galleries</h1>" + "".join(links or NOTHING)).encode()
 
 
 def found(folder: Path, target: str) -> Path | None:

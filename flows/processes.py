@@ -109,6 +109,11 @@ def log(name: str) -> Path:
     return home() / f"{name}.log"
 
 
+def said(name: str) -> str:
+    """All that it has ever written."""
+    return log(name).read_text(errors="replace") if log(name).exists() else ""
+
+
 def wait_until(state: State, name: str, ready: Callable[[], bool], timeout_s: float = 120) -> None:
     """Raises NotUp, with the end of its log, when the process ends or is not ready in time."""
     deadline = time.monotonic() + timeout_s
@@ -118,8 +123,8 @@ def wait_until(state: State, name: str, ready: Callable[[], bool], timeout_s: fl
         if alive(state["processes"].get(name)) is None:
             break
         time.sleep(0.3)
-    said = log(name).read_text(errors="replace").strip().splitlines()[-1:]
-    raise NotUp(f"the {name} did not come up ({' '.join(said).strip()}); see {log(name)}")
+    last = " ".join(said(name).strip().splitlines()[-1:]).strip()
+    raise NotUp(f"the {name} did not come up ({last}); see {log(name)}")
 
 
 def stop(entry: State) -> bool:

@@ -76,6 +76,7 @@ def test_a_second_up_changes_nothing(here: Any) -> None:
         assert len(before["automations"]) == 1 and len(before["deployments"]) == 8
         assert "started or changed: nothing" in here.up("--crashed-after", str(CRASHED_AFTER_S))
         assert (on_server(client), here.state()) == (before, started)
+        assert (here.folder / "out/demo/input/manifest.jsonl").is_file()  # what the form's defaults edit
     assert listening([here.process(name) for name in ("server", "worker", "gallery")]) == {"127.0.0.1"}
 
 

@@ -277,6 +277,9 @@ def test_the_gallery_shows_pages_and_videos_and_nothing_else(gallery: Any) -> No
     assert asked(server, "/run/index.html", welcome)[:2] == (200, b"<p>a gallery</p>")
     assert asked(server, "/run/dataset/videos/a-1.mp4?x=1", welcome)[1] == bytes(range(200))
     assert asked(server, "/run/dataset/videos/a-1.mp4", welcome, "HEAD")[1] == b""
+    status, page, headers = asked(server, "/", welcome)
+    assert status == 200 and b'<a href="/run/index.html">run</a>' in page and b"plan" not in page
+    assert headers["Content-Security-Policy"] == "default-src 'none'"
     hidden = ["/run/plan/settings.json", "/run/", "/..%2findex.html", "/../index.html", "/run/%00", "/%ff"]
     for path in [*hidden, "/run/dataset/videos/link.mp4", "/run/dataset/videos/..%2f..%2fplan%2fsettings.json"]:
         assert asked(server, path, welcome)[0] == 404, path
@@ -286,7 +289,7 @@ def test_the_gallery_keeps_strangers_out(gallery: Any) -> None:
     """With a password, who does not have it; without one, pages that call this machine by another name."""
     server, welcome = gallery
     if welcome:
-        assert asked(server, "/run/index.html", {})[0] == 401
+        assert asked(server, "/", {})[0] == asked(server, "/run/index.html", {})[0] == 401
         assert asked(server, "/run/index.html", {"Authorization": "Basic eDp5"})[0] == 401
     else:
         assert asked(server, "/run/index.html", {"Host": "evil.example"})[0] == 403
