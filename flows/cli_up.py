@@ -63,7 +63,8 @@ def up(
     [dim]cogvideo-edit up[/dim]
     [dim]cogvideo-edit up --host 0.0.0.0 --auth --database postgres[/dim]
     """
-    auth = auth or bool(os.environ.get(processes.AUTH))  # who has set one means it
+    given = bool(os.environ.get(processes.AUTH))
+    auth = auth or given  # who has set one means it
     with sentences(), processes.locked() as state:
         wanted = {"host": host, "port": port, "auth": auth, "database": database.value}
         wanted |= {"folder": str(Path.cwd()), "gallery": str(gallery.absolute())}
@@ -72,7 +73,7 @@ def up(
         state["settings"] = wanted
         changed = [*_server(state, environment), *_told(wanted, environment, slots, crashed_after_s)]
         changed += [*_worker(state, environment), *_gallery(state, environment), *_demo_clips(Path.cwd())]
-    typer.echo(told(wanted, changed))
+    typer.echo(told(wanted, changed, processes.AUTH if given else str(processes.home() / "auth")))
 
 
 @app.command()
@@ -235,14 +236,13 @@ def gpus() -> int:
     return max(torch.cuda.device_count(), 1)
 
 
-def told(settings: State, changed: list[str]) -> str:
+def told(settings: State, changed: list[str], secret_is_in: str) -> str:
     """What a person needs to go on."""
     lines = [f"started or changed: {', '.join(changed) or 'nothing'}", f"Prefect's UI: {url_of(settings)}"]
     lines += [f"Galleries below {settings['gallery']}: {gallery_of(settings)}"]
     lines += [f"For commands: export PREFECT_API_URL={url_of(settings)}/api"]
     if settings["auth"]:
-        where = processes.AUTH if os.environ.get(processes.AUTH) else str(processes.home() / "auth")
-        lines += [f"User and password, as the UI asks for them: in {where}"]
+        lines += [f"User and password, as the UI asks for them: in {secret_is_in}"]
     return "\n".join([*lines, f"Logs: {processes.home()}   To stop: cogvideo-edit down"])
 
 

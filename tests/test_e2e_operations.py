@@ -182,6 +182,7 @@ def test_a_password(up_here: ModuleType, tmp_path: Path) -> None:
     argument, log, database, artifact or deployment, only in a file of mode 0600."""
     with up_here.brought_up(tmp_path, "--auth") as up:
         file = up.home / "auth"
+        assert f"as the UI asks for them: in {file}" in up.up("--auth")
         secret = file.read_text().strip()
         assert file.stat().st_mode & 0o777 == 0o600 and len(secret) > 30
         for url in (f"{up.url}/api/deployments/count", f"http://127.0.0.1:{up.port + 1}/index.html"):

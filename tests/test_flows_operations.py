@@ -191,7 +191,7 @@ def test_the_secret_travels_in_the_environment_alone(home: Path) -> None:
         assert "PREFECT_API_AUTH_STRING" not in cli_up.environment_of(settings, "")
     assert given["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert given["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
-    assert "mine" not in cli_up.told(settings, ["server"])
+    assert "in /home/auth" in cli_up.told(settings, ["server"], "/home/auth")
 
 
 def test_commands_find_the_password_of_their_own_server_only(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
