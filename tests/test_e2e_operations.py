@@ -75,6 +75,8 @@ def test_a_second_up_changes_nothing(here: Any) -> None:
         before, started = on_server(client), here.state()
         assert len(before["automations"]) == 1 and len(before["deployments"]) == 8
         assert "started or changed: nothing" in here.up("--crashed-after", str(CRASHED_AFTER_S))
+        told = here.cli("deploy", PREFECT_API_URL=f"{here.url}/api")  # the server's part alone
+        assert told.stdout == "new or changed: nothing\n", told.stderr
         assert (on_server(client), here.state()) == (before, started)
         assert (here.folder / "out/demo/input/manifest.jsonl").is_file()  # what the form's defaults edit
     assert listening([here.process(name) for name in ("server", "worker", "gallery")]) == {"127.0.0.1"}
@@ -195,10 +197,8 @@ def test_a_password(up_here: ModuleType, tmp_path: Path) -> None:
             run = up.run(client, "retention", retention={"root": "out/none"})
             assert up.ended(client, run).state.is_failed()  # of its own error: the worker came through
             told = json.dumps([found.model_dump(mode="json") for found in client.read_deployments()])
-        asked = up.environment | {"PREFECT_API_URL": f"{up.url}/api"}
-        up.environment, kept = asked, up.environment
-        assert up.cli("retry-failed", "out/none").returncode == 2  # its own error too, not that of a closed door
-        up.environment = kept
+        tried = up.cli("retry-failed", "out/none", PREFECT_API_URL=f"{up.url}/api")
+        assert tried.returncode == 2, tried.stderr  # its own error too, not that of a closed door
         password = secret.partition(":")[2]
         everyone = "\n".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
         assert password not in everyone and password not in told

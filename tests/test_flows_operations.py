@@ -234,6 +234,13 @@ def test_what_does_not_come_up_is_told_with_the_end_of_its_log(home: Path) -> No
         processes.wait_until(state, "server", lambda: False)
 
 
+def test_deploy_wants_an_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would set up a server that ends with the command."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    done = CliRunner().invoke(app, ["deploy"])
+    assert done.exit_code == 2 and "PREFECT_API_URL is not set" in done.stderr
+
+
 def test_a_taken_port_is_refused(home: Path) -> None:
     """Before anything is started, with the field's name."""
     taken = gallery_server.serve(home, "127.0.0.1", 0)

@@ -46,10 +46,10 @@ class Here:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.environment = kept | own | {"PYTHONPATH": path} | environment
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.cli", *arguments]
+    def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command, own = [sys.executable, "-m", "flows.cli", *arguments], self.environment | more
         return subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=300, check=False
         )
 
     def up(self, *options: str) -> str:
