@@ -1,17 +1,19 @@
 # Needs Python 3.11 to 3.13 with venv, and a package index that pip can reach. ffmpeg and ffprobe come from there too.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check bench serve clean
+.PHONY: help demo test e2e check bench serve down clean
 
 PYTHON ?= python3
 TORCH ?=
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+DB ?=
+UP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := cogvideo_core tasks flows
 # Debian packages that the end-to-end tests need, by name
-E2E_DEBIAN := postgresql
+E2E_DEBIAN := postgresql chromium
 
 PIP_QUIET := $(if $(CI),--quiet)
 CONSTRAINTS := $(VENV)/constraints.txt
@@ -28,6 +30,7 @@ help: ## list these commands
 	@echo 'make demo TORCH="torch==2.15.0"           another build of torch than the one in constraints.txt'
 	@echo 'make demo PIP_ARGS="--index-url URL"      more arguments for pip install'
 	@echo 'make test PYTEST_ARGS="-k specs -x"       more arguments for pytest'
+	@echo 'make serve UP_ARGS="--auth --port 4300"    more arguments for cogvideo-edit up'
 	@echo 'make demo PYTHON=python3.12               another Python'
 
 demo: $(VENV)/.base ## edit three small clips with four prompts each; the result is in out/demo
@@ -56,8 +59,11 @@ bench: $(VENV)/.test ## run every script of tests/benchmarks, one after the othe
 	if [ -z "$$scripts" ]; then echo "There is no script in tests/benchmarks."; exit 1; fi; \
 	for script in $$scripts; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-serve: $(VENV)/.base ## start a Prefect server with its UI on this machine only; stop it with Ctrl-C; DB=postgres
-	PATH="$(abspath $(BIN)):$$PATH" deployments/serve $(DB)
+serve: $(VENV)/.base ## start server, worker and gallery on this machine, with Prefect's UI; stop them with make down; DB=postgres
+	$(BIN)/cogvideo-edit up $(if $(DB),--database $(DB)) $(UP_ARGS)
+
+down: ## stop what make serve has started
+	$(BIN)/cogvideo-edit down
 
 clean: ## remove .venv and caches; out/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

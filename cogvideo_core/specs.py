@@ -5,38 +5,17 @@ One level deep, no optional fields ("" and 0 mean "none" or "the model's own"), 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cogvideo_core.fingerprints import Spec as Spec
+from cogvideo_core.fingerprints import canonical as canonical
+from cogvideo_core.fingerprints import fingerprint as fingerprint
+from cogvideo_core.recipes import Preset, with_preset
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
-
-
-def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same value in every process."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def fingerprint(value: object) -> str:
-    """sha256 (hex, 64 characters) of a JSON value's canonical text."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-class Spec(BaseModel):
-    """Base of all groups: frozen, no unknown fields, only finite numbers (a key's JSON has no others)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def as_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
-
-    @property
-    def fingerprint(self) -> str:
-        """Independent of process, field order and of how defaults were given."""
-        return fingerprint(self.as_json())
 
 
 class DatasetSpec(Spec):
@@ -165,10 +144,36 @@ class InversionSpec(Spec):
 class RecipeSpec(Spec):
     """Everything that steers an edit."""
 
+    preset: Preset = Field(
+        "balanced",
+        title="Preset",
+        exclude=True,  # what it stands for is in the other fields
+        description="Gives the fields below that are left at their defaults its own values: faithful keeps most of the "
+        "clip, bold changes most, fast is for large datasets, seed and text are for comparison.",
+    )
+    guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
+    reference_weight: float = Field(
+        1.0, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
+    )
+    reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
+    reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
+    start: Literal["inverted", "noised", "fresh", "mixed"] = Field(
+        "inverted",
+        title="Start from",
+        description="Inverted noise, the noised source, fresh noise, or mixed: inverted noise with fresh details.",
+    )
+    seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
+    strengths: list[float] = Field(
+        [1.0],
+        title="Strengths",
+        min_length=1,
+        max_length=16,
+        description="One edit for each; divides the reference weight: 2 dares more, 0.5 keeps more of the source.",
+    )
+    negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
     name: str = Field(
         "balanced", title="Name", description="Shown in tables and file names.", pattern=r"^[A-Za-z0-9_.-]{1,40}$"
     )
-    guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
     guidance_schedule: Literal["constant", "rising"] = Field(
         "constant", title="Guidance schedule", description="rising goes from 1 to the scale, late."
     )
@@ -185,24 +190,14 @@ class RecipeSpec(Spec):
     reference_prompt: Literal["inversion", "source", "edit", "per_half"] = Field(
         "inversion", title="Reference prompt", description="Which prompt the reference row is given."
     )
-    reference_weight: float = Field(
-        1.0, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
-    )
     reference_schedule: Literal["constant", "falling"] = Field(
         "constant", title="Reference schedule", description="falling lowers the weight to 0 over the window."
     )
     reference_text: bool = Field(
         True, title="Reference text", description="Whether edits also see the text tokens of the reference row."
     )
-    reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
-    reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
     layer_start: Fraction01 = Field(0.0, title="Layers from", description="Fraction of the transformer's depth.")
     layer_end: Fraction01 = Field(1.0, title="Layers until", description="Fraction of the transformer's depth.")
-    start: Literal["inverted", "noised", "fresh", "mixed"] = Field(
-        "inverted",
-        title="Start from",
-        description="Inverted noise, the noised source, fresh noise, or mixed: inverted noise with fresh details.",
-    )
     mix_cutoff: float = Field(
         0.25,
         title="Mix below",
@@ -221,20 +216,16 @@ class RecipeSpec(Spec):
     colour_transfer: bool = Field(
         False, title="Colour transfer", description="Gives an edit's preserved region the source's mean and contrast."
     )
-    negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
-    seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
-    strengths: list[float] = Field(
-        [1.0],
-        title="Strengths",
-        min_length=1,
-        max_length=16,
-        description="One edit for each; divides the reference weight: 2 dares more, 0.5 keeps more of the source.",
-    )
 
     @property
     def variants(self) -> list[tuple[int, float]]:
         """(seed, strength) of each edit of a prompt."""
         return list(product(self.seeds, self.strengths))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        return with_preset(given, {name: field.default for name, field in cls.model_fields.items()})
 
     @model_validator(mode="after")
     def _windows(self) -> RecipeSpec:

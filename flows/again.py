@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from cogvideo_core.errors import BadSpec, EditError
 from cogvideo_core.outcomes import Records, added, finished
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.tables import kept_settings, read_table
 from flows.edit_dataset import run
-from flows.report import finish
+from flows.report import finish, run_name
 from flows.waves import refused_counts
 from tasks import work
 from tasks.settings import Settings
 
 Record = dict[str, Any]
+Root = Annotated[str, Field(min_length=1)]
 POLL_S = 5.0
 
 
-@flow(name="retry-failed")
-def retry_failed(root: str = "out/demo", include_parked: bool = False) -> Record:
-    """Runs again what stands in tables/errors.parquet, with the settings of the root's last run, and nothing else."""
+@flow(name="retry-failed", flow_run_name=run_name, validate_parameters=True)
+def retry_failed(root: Root = "out/demo", include_parked: bool = False) -> Record:
+    """Runs again what stands in tables/errors.parquet, with the settings of the root's last run, and nothing else.
+
+    Args:
+        root: Folder or fsspec URL of the run whose failed clips are tried again.
+        include_parked: Also clips that were tried too often.
+    """
     settings = last_settings(root)
     rows = [row for row in read_table(root, "errors") if include_parked or not row.get("parked")]
     if not rows:
@@ -59,7 +65,7 @@ class CampaignUnfinished(EditError):
     retryable = True
 
 
-@flow(name="run-campaign", validate_parameters=True)
+@flow(name="run-campaign", flow_run_name=run_name, validate_parameters=True)
 def run_campaign(
     dataset: DatasetSpec = DatasetSpec(),  # noqa: B008
     model: ModelSpec = ModelSpec(),  # noqa: B008
@@ -68,9 +74,14 @@ def run_campaign(
     output: OutputSpec = OutputSpec(),  # noqa: B008
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     deployment: str = "edit-wave/edit-wave",
-    waves_in_flight: int = 1,
+    waves_in_flight: Annotated[int, Field(ge=1, le=1024)] = 1,
 ) -> Record:
-    """Plans, then runs each wave through a deployment of edit-wave; waves of the same plan that are finished stay."""
+    """Plans, then runs each wave through a deployment of edit-wave; waves of the same plan that are finished stay.
+
+    Args:
+        deployment: Of the flow edit-wave, as flow/name.
+        waves_in_flight: Waves that are asked for at a time; as many as there are workers.
+    """
     settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
     planned = work.discover_clips(settings)
     counts, lost = refused_counts(planned), list[int]()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
-from flows import cli_plan, upkeep
+from flows import cli_plan, cli_up, upkeep
 from flows.cli_options import Model, Output, Prompts, Recipe, Set, Source, chosen
 from flows.exits import OK, PARTLY, sentences
 
@@ -32,6 +32,7 @@ study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand 
 app.add_typer(study_app, name="study")
 app.add_typer(cli_plan.app)
 app.add_typer(upkeep.app)
+app.add_typer(cli_up.app)
 
 GROUPS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,
@@ -86,6 +87,8 @@ def quiet_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    for name, value in cli_up.connect().items():
+        os.environ.setdefault(name, value)
     if not sys.stderr.isatty():
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
-from prefect.runtime import flow_run
 
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.outcomes import Records, added
 from cogvideo_core.plan_tables import Planned, read_planned
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
-from cogvideo_core.uris import unsigned
 from flows.engines import engine_of
-from flows.report import finish, safe_name
+from flows.report import finish, run_name
 from flows.waves import LastStage, refused_counts, run_wave
 from tasks import work
 from tasks.settings import Settings
@@ -21,14 +19,7 @@ from tasks.settings import Settings
 Record = dict[str, Any]
 
 
-def _run_name() -> str:
-    given = flow_run.parameters
-    source = unsigned((given.get("dataset") or DatasetSpec()).source).rstrip("/").split("/")[-1]
-    recipe, wave = given.get("recipe"), f" wave {given['wave']}" if "wave" in given else ""
-    return safe_name(f"{source} {recipe.name if recipe else ''}{wave} {flow_run.scheduled_start_time:%Y-%m-%d %H:%M}")
-
-
-@flow(name="edit-dataset", flow_run_name=_run_name, validate_parameters=True)
+@flow(name="edit-dataset", flow_run_name=run_name, validate_parameters=True)
 def edit_dataset(
     dataset: DatasetSpec = DatasetSpec(),  # noqa: B008 - frozen, and Prefect's form reads its defaults here
     model: ModelSpec = ModelSpec(),  # noqa: B008
@@ -42,7 +33,7 @@ def edit_dataset(
     return run(settings, "edit")
 
 
-@flow(name="invert-dataset", flow_run_name=_run_name, validate_parameters=True)
+@flow(name="invert-dataset", flow_run_name=run_name, validate_parameters=True)
 def invert_dataset(
     dataset: DatasetSpec = DatasetSpec(),  # noqa: B008
     model: ModelSpec = ModelSpec(),  # noqa: B008
@@ -59,7 +50,7 @@ def invert_dataset(
     return run(settings, "invert")
 
 
-@flow(name="edit-wave", flow_run_name=_run_name, validate_parameters=True)
+@flow(name="edit-wave", flow_run_name=run_name, validate_parameters=True)
 def edit_wave(
     dataset: DatasetSpec = DatasetSpec(),  # noqa: B008
     model: ModelSpec = ModelSpec(),  # noqa: B008

@@ -10,13 +10,14 @@ from prefect.artifacts import create_markdown_artifact
 from cogvideo_core.gallery import markdown_table
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.engines import workers_of
+from flows.report import run_name
 from tasks import work
 from tasks.settings import Settings
 
 Record = dict[str, Any]
 
 
-@flow(name="plan-dataset", validate_parameters=True)
+@flow(name="plan-dataset", flow_run_name=run_name, validate_parameters=True)
 def plan_dataset(
     dataset: DatasetSpec = DatasetSpec(),  # noqa: B008
     model: ModelSpec = ModelSpec(),  # noqa: B008

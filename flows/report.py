@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from itertools import islice
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.runtime import flow_run
+from pydantic import ValidationError
 
 from cogvideo_core.errors import EditError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.gallery import markdown_table
 from cogvideo_core.outcomes import Records
+from cogvideo_core.specs import DatasetSpec, OutputSpec, RecipeSpec
 from cogvideo_core.uris import unsigned
+from tasks import work
 from tasks.settings import Settings
 
 Record = dict[str, Any]
 SHOWN_ERRORS = 100
+GALLERY_URL, GALLERY_FOLDER = "COGVIDEO_EDIT_GALLERY_URL", "COGVIDEO_EDIT_GALLERY_FOLDER"  # `up` sets them
 
 
 class TooFewSucceeded(EditError):
@@ -27,6 +40,28 @@ class TooFewSucceeded(EditError):
 
     kind = "bad_input"
     ran = True
+
+
+def run_name() -> str:
+    """What a flow run is called: dataset (or output), recipe, wave and date."""
+    given = flow_run.parameters
+    source = _field(given.get("dataset"), "source") or given.get("root")
+    source = source or _field(given.get("output") or given.get("retention"), "root") or DatasetSpec().source
+    recipe, wave = _recipe(given.get("recipe")), f"wave {given['wave']}" if "wave" in given else ""
+    place, date = unsigned(str(source)).rstrip("/").split("/")[-1], f"{flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
+    return safe_name(" ".join(part for part in (place, recipe, wave, date) if part))
+
+
+def _field(group: Any, name: str) -> Any:
+    """Of a group of settings, which is JSON where the run was started from the UI."""
+    return group.get(name) if isinstance(group, dict) else getattr(group, name, None)
+
+
+def _recipe(group: Any) -> str:
+    try:
+        return "" if group is None else RecipeSpec.model_validate(group).name
+    except ValidationError:  # the run is about to fail of it, and says so better
+        return ""
 
 
 def safe_name(text: str) -> str:
@@ -72,22 +107,50 @@ def told_of(counts: Record, clips: int, seconds: float) -> str:
 
 def finish(settings: Settings, records: Records, counts: Record, collected: Record) -> Record:
     """Artifacts, a closing line, and the verdict."""
-    create_markdown_artifact(key="summary", markdown=summary(settings, counts, collected))
+    told = f"{counts['succeeded']} of {counts['clips']} clips succeeded"
+    told += f"; {counts['edits_made']} edits made, {counts['edits_reused']} reused"
+    create_markdown_artifact(key="summary", markdown=summary(settings, counts, collected), description=told)
+    if collected.get("edits"):
+        show_results(settings.output)
     if counts["failed"]:
         columns = ["clip", "stage", "error", "kind", "message", "attempts", "retryable"]
         table = markdown_table(list(islice(records.failures(), SHOWN_ERRORS)), columns)
         hidden = max(counts["failed"] - SHOWN_ERRORS, 0)
         more = f"\n\n{hidden} more in tables/errors.parquet" if hidden else ""
-        create_markdown_artifact(key="errors", markdown=f"## Clips that failed\n\n{table}{more}")
-    get_run_logger().info(
-        "%(succeeded)d of %(clips)d clips succeeded; %(edits_made)d edits made, %(edits_reused)d reused", counts
-    )
+        text = f"## Clips that failed\n\n{table}{more}"
+        create_markdown_artifact(key="errors", markdown=text, description=f"{counts['failed']} failed")
+    get_run_logger().info("%s", told)
     if counts["succeeded"] < settings.engine.min_success_ratio * counts["clips"]:
         raise TooFewSucceeded(
             f"only {counts['succeeded']} of {counts['clips']} clips succeeded, fewer than min_success_ratio "
             f"{settings.engine.min_success_ratio}; see {settings.output.root}/tables/errors.parquet"
         )
     return counts | {"root": settings.output.root, "dataset_edits": collected.get("edits", 0)}
+
+
+def show_results(output: OutputSpec) -> None:
+    """What the run looks like: a contact sheet, and a link to the gallery where `cogvideo-edit up` serves it."""
+    logger = get_run_logger()
+    try:
+        picture = work.draw_contact_sheet(output)
+    except Exception as error:  # a picture that can't be drawn must not fail a run that is done
+        logger.warning("no contact sheet: %s", error)
+        picture = ""
+    if picture:
+        text, about = f"## First clips\n\n![contact sheet]({picture})", "Sources on the left, edits beside them"
+        create_markdown_artifact(key="contact-sheet", markdown=text, description=about)
+    if link := gallery_link(output):
+        create_link_artifact(key="gallery", link=link, link_text="Gallery", description="All clips, playing in sync")
+        logger.info("gallery: %s", link)
+
+
+def gallery_link(output: OutputSpec) -> str:
+    """Where the gallery of a local root is served on this machine; "" where it is not."""
+    served, folder = os.environ.get(GALLERY_URL, ""), os.environ.get(GALLERY_FOLDER, "")
+    page = Path(output.root).absolute() / "index.html"
+    if not (served and folder and output.gallery and page.is_relative_to(folder) and page.is_file()):
+        return ""
+    return f"{served}/{quote(page.relative_to(folder).as_posix())}"
 
 
 def summary(settings: Settings, counts: Record, collected: Record) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from prefect import get_run_logger
 
-from cogvideo_core.model import busy_seconds
 from cogvideo_core.outcomes import Spool, added, parked, tried_before
 from cogvideo_core.plan_tables import Planned, read_batches
 from flows.engines import Submit
@@ -28,6 +27,8 @@ def refused_counts(planned: Planned) -> Record:
 
 def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stage: LastStage) -> Record:
     """Embeds the wave's prompts, then takes its batches through a bounded window. Returns the counts."""
+    from cogvideo_core.model import busy_seconds  # brings in diffusers, which a form need not wait for
+
     edits_wanted = last_stage == "edit"
     submit(work.embed_prompts, settings, wave, edits_wanted).result()
     clips, edits = _size(settings, wave)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from cogvideo_core import model as models
+from pydantic import model_validator
+
 from cogvideo_core.ledger import Ledger
+from cogvideo_core.recipes import INVERSIONS, filled
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
-from cogvideo_core.work import Work
 from tasks import stopping
 from tasks.progress import tick
+
+if TYPE_CHECKING:
+    from cogvideo_core.work import Work
 
 
 def _on_step(stage: str) -> None:
@@ -29,8 +34,18 @@ class Settings(Spec):
     engine: EngineSpec
     plan: str = "plan"  # folder of the plan, below the output's root
 
+    @model_validator(mode="after")
+    def _inversion_of_preset(self) -> Settings:
+        given, defaults = self.inversion.as_json(), InversionSpec().as_json()
+        wanted = InversionSpec(**filled(given, INVERSIONS.get(self.recipe.preset, {}), defaults))
+        object.__setattr__(self, "inversion", wanted)  # the group is frozen for everyone else
+        return self
+
     def work(self) -> Work:
         """With this process's own copy of the model, loaded on first use."""
+        from cogvideo_core import model as models
+        from cogvideo_core.work import Work
+
         return Work(
             self.dataset,
             self.inversion,

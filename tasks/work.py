@@ -1,23 +1,28 @@
-"""The verbs of a run. A list of clip records in, one record a clip out, failures included."""
+"""The verbs of a run. A list of clip records in, one record a clip out, failures included.
+
+What brings in diffusers is imported by the verbs that compute: Prefect imports this module to show a form, to look for
+hooks when a run is cancelled, and to collect, and should not wait for models then.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TaskRunContext
+from prefect.states import Completed
 
-from cogvideo_core import clips, encoding, estimate, memory, plan, prompts, tables
-from cogvideo_core import model as models
+from cogvideo_core import contact_sheet, tables
 from cogvideo_core.dataset_rows import shown_clip
-from cogvideo_core.failures import attempt, kind_of
+from cogvideo_core.failures import attempt, is_failure, kind_of
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.outcomes import Records
 from cogvideo_core.plan_tables import Planned, fill_probed, read_batches, write_plan
-from cogvideo_core.units import inversion_prompt, shape_of
-from cogvideo_core.work import worker
+from cogvideo_core.specs import OutputSpec
 from tasks import stopping
 from tasks.progress import advance
 from tasks.settings import Settings
@@ -49,9 +54,11 @@ def verb(name: str, retries: int = 0) -> Callable[[Callable[P, R]], Task[P, R]]:
 
 
 def named(verb_task: Task[P, R], records: list[Record]) -> Task[..., R]:
-    """The task with a run name that says which clips it is for; their names are allow-listed characters."""
-    more = f" +{len(records) - 1}" if len(records) > 1 else ""
-    return verb_task.with_options(task_run_name=f"{verb_task.name.split('_')[0]} {records[0]['name']}{more}")
+    """The task with a run name that says which clips it is for: the first one's name, in allow-listed characters, and
+    the beginning of its key."""
+    more, first = f" +{len(records) - 1}" if len(records) > 1 else "", records[0]
+    clip = f"{first['name']} {first['source_id'][:8]}".strip()
+    return verb_task.with_options(task_run_name=f"{verb_task.name.split('_')[0]} {clip}{more}")
 
 
 @verb("discover_clips", retries=2)
@@ -59,6 +66,9 @@ def discover_clips(
     settings: Settings, need_targets: bool = True, probe: bool = False, only: list[list[Any]] | None = None
 ) -> Planned:
     """Reads folder or manifest and writes the plan; returns its counts. `only` names [clip, window] of those wanted."""
+    from cogvideo_core import memory, plan
+    from cogvideo_core.units import shape_of
+
     plan.check_places(settings.dataset, settings.output)
     model = settings.work().model
     plan.check_shape(settings.dataset, model)
@@ -76,6 +86,9 @@ def discover_clips(
 @verb("estimate_run")
 def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[list[str]]:
     """Measures the model on this device; [what, value] pairs of what the plan will cost."""
+    from cogvideo_core import estimate
+    from cogvideo_core.units import shape_of
+
     model = settings.work().model
     shape = shape_of(settings.dataset, model)
     measured = estimate.measure(model, shape, settings.recipe, settings.engine)
@@ -86,6 +99,9 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
 @verb("embed_prompts", retries=2)
 def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     """Embeds each distinct prompt of a wave once; returns how many were new. The text encoder is dropped then."""
+    from cogvideo_core import prompts
+    from cogvideo_core.units import inversion_prompt
+
     wanted: dict[str, None] = {}
     for record in (record for batch in read_batches(settings.output.root, {wave}, settings.plan) for record in batch):
         wanted[inversion_prompt(settings.inversion, record["source_prompt"])] = None
@@ -105,32 +121,54 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
 @verb("encode_batch")
 def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Clips to latents."""
+    from cogvideo_core import encoding
+
     step = partial(encoding.encode_clip, settings.work())
-    return [tried(step, record, "encode", settings) for record in records]
+    return marked([tried(step, record, "encode", settings) for record in records], "encode")
 
 
 @verb("invert_batch")
 def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
     """Latents to trajectories."""
+    from cogvideo_core import clips
+
     with settings.slot():
         step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
-        return [tried(step, record, "invert", settings) for record in records]
+        return marked([tried(step, record, "invert", settings) for record in records], "invert")
 
 
 @verb("edit_batch")
 def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Trajectories and prompts to edited clips."""
+    from cogvideo_core import clips
+
     with settings.slot():
         step, done = partial(clips.edit_clip, settings.work()), []
         for record in records:
             done.append(tried(step, record, "edit", settings))
             advance("clips")
             advance("edits", len(done[-1].get("edits", [])))
-        return done
+        return marked(done, "edit")
+
+
+def marked(records: list[Record], stage: str) -> list[Record]:
+    """The records; inside a task run as a state that says in Prefect's UI what was reused and what failed."""
+    if TaskRunContext.get() is None:
+        return records
+    failed, reused = sum(map(is_failure, records)), 0
+    for record in records:
+        rows = [row["reused"] for row in record.get("timings", []) if row["stage"] == stage]
+        reused += bool(rows) and all(rows)
+    name = "ClipsFailed" if failed else "Reused" if reused == len(records) else None
+    told = f"{len(records)} {'clip' if len(records) == 1 else 'clips'}: {reused} reused, {failed} failed"
+    return cast("list[Record]", Completed(name=name, message=told, data=records))
 
 
 def tried(step: Callable[[Record], Record], record: Record, stage: str, settings: Settings) -> Record:
     """`attempt`, unless the flow was cancelled in the meantime; how often models were loaded here goes with it."""
+    from cogvideo_core import model as models
+    from cogvideo_core.work import worker
+
     stopping.check(stage)
     record = attempt(step, record, stage, settings.engine.retries)
     return record | {"loads": record.get("loads", {}) | {worker(): models.loads}}
@@ -143,3 +181,16 @@ def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") ->
     about = {name: group for name, group in settings.as_json().items() if name != "plan"}
     fill_probed(settings.output.root, records.of_wave, settings.plan)
     return tables.collect_run(settings.output, ledger, records, about, last_stage)
+
+
+@verb("recollect")
+def recollect(output: OutputSpec) -> Record:
+    """Dataset, tables and gallery anew, from what is committed under the root, with the settings of its last run."""
+    return tables.collect_run(output, Ledger(output.root), [], {})
+
+
+@verb("draw_contact_sheet")
+def draw_contact_sheet(output: OutputSpec) -> str:
+    """The first clips of the dataset as a data URL; "" where there is none."""
+    picture = contact_sheet.contact_sheet(output.root)
+    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if picture else ""

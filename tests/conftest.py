@@ -77,6 +77,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def up_here() -> ModuleType:
+    """The module up_here: a server, worker and gallery of a test's own."""
+    return sibling("up_here")
+
+
+@pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Storage options of a real S3 server that enforces If-None-Match."""
     with sibling("s3_servers").seaweed(tmp_path_factory.mktemp("seaweed")) as options:

@@ -36,7 +36,11 @@ ROOT = Path(__file__).parents[1]
 GROUPS: list[type[Spec]] = [DatasetSpec, ModelSpec, InversionSpec, RecipeSpec, OutputSpec, EngineSpec]
 FIELDS = [(group, name, field) for group in GROUPS for name, field in group.model_fields.items()]
 FIELD_IDS = [f"{group.__name__}.{name}" for group, name, _ in FIELDS]
-FREE = [(group, name) for group, name, field in FIELDS if len(getattr(field.annotation, "__args__", "many")) > 1]
+FREE = [
+    (group, name)
+    for group, name, field in FIELDS
+    if name != "preset" and len(getattr(field.annotation, "__args__", "many")) > 1
+]
 PRINT_FINGERPRINTS = """
 from cogvideo_core import presets, specs
 for group in (specs.DatasetSpec, specs.ModelSpec, specs.InversionSpec, specs.OutputSpec, specs.EngineSpec):
@@ -70,7 +74,9 @@ REFUSED = [(group, name, value) for group, name, field in FIELDS for value in ou
 
 
 def strategy(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
-    """Values a field accepts."""
+    """Values a field accepts. A preset is no value: it is gone once it has given the others theirs."""
+    if name == "preset":
+        return st.just("balanced")
     if name == "frames":
         return st.sampled_from([0, 9, 17, 49, 81, 241])
     if name == "seeds":
@@ -258,6 +264,24 @@ def test_presets_are_valid_and_carry_their_names(name: str) -> None:
     assert RecipeSpec(**preset.as_json()) == preset
     assert preset.name == name
     assert [n for n, other in PRESETS.items() if other.fingerprint == preset.fingerprint] == [name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_gives_its_values_to_fields_left_at_their_defaults(name: str) -> None:
+    """As a form sends it, with every field: defaults become the preset's values, what was changed stays, and the values
+    alone make the same recipe, under the same fingerprint."""
+    form = RecipeSpec().as_json() | {"preset": name}
+    assert RecipeSpec(**form).as_json() == PRESETS[name].as_json()
+    changed = RecipeSpec(**form | {"guidance_scale": 3.0, "name": "mine"})
+    assert changed.as_json() == PRESETS[name].as_json() | {"guidance_scale": 3.0, "name": "mine"}
+    assert RecipeSpec(**changed.as_json()).fingerprint == changed.fingerprint
+
+
+@pytest.mark.parametrize("preset", ["none such", ["bold"], 3, None])
+def test_no_other_presets(preset: Any) -> None:
+    """A preset that there is none of is refused by its field's name, whatever its type."""
+    with pytest.raises(ValidationError, match="preset"):
+        RecipeSpec(preset=preset)
 
 
 def test_settings_that_would_do_nothing_are_refused() -> None:

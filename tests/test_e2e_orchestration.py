@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -124,24 +125,14 @@ def test_flow_and_server_are_killed(server: Any, tiny_pipeline_folder: Path, tmp
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[dict[str, str]]:
+def postgres(up_here: ModuleType, tmp_path: Path) -> Iterator[dict[str, str]]:
     """Environment of clients of a server that `make serve DB=postgres` has started."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    port, data = free_port(), tempfile.mkdtemp(prefix="postgres-")  # pytest's folders are closed to other accounts
-    own = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PORT": str(port)}
-    own |= {"POSTGRES_FOLDER": data, "POSTGRES_PORT": str(free_port())}
-    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    serve = Path(__file__).parents[1] / "deployments" / "serve"
-    with open(tmp_path / "serve.log", "wb") as log:
-        process = subprocess.Popen([serve, "postgres"], env=kept | own, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + 240
-    while b"Server on PostgreSQL" not in (tmp_path / "serve.log").read_bytes() and time.monotonic() < deadline:
-        assert process.poll() is None, (tmp_path / "serve.log").read_text()
-        time.sleep(0.5)
-    yield kept | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    process.terminate()
-    assert process.wait(60) == 0
+    data = tempfile.mkdtemp(prefix="postgres-")  # pytest's folders are closed to other accounts
+    own = {"POSTGRES_FOLDER": data, "POSTGRES_PORT": str(free_port())}
+    with up_here.brought_up(tmp_path, "--database", "postgres", **own) as here:
+        yield here.environment | {"PREFECT_API_URL": f"{here.url}/api"}
     assert not Path(data, "data/postmaster.pid").exists()  # the database has ended too
+    assert Path(data, "password").stat().st_mode & 0o777 == 0o600
     shutil.rmtree(data)
 
 

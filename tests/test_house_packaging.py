@@ -86,7 +86,7 @@ def test_every_make_target_is_explained() -> None:
     """Each phony target of the Makefile has the line that `make help` prints, and the promised ones are there."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     assert phony_targets(makefile) == helped_targets(makefile)
-    assert phony_targets(makefile) >= {"help", "demo", "test", "e2e", "check", "bench", "serve", "clean"}
+    assert phony_targets(makefile) >= {"help", "demo", "test", "e2e", "check", "bench", "serve", "down", "clean"}
 
 
 def test_an_unexplained_target_would_be_seen() -> None:

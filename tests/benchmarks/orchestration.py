@@ -132,24 +132,22 @@ def task_runs_a_second(count: int = 400) -> float:
 
 
 def on_postgres(folder: Path) -> float | None:
-    """Task runs a second of a server that `deployments/serve postgres` starts; None where there is no PostgreSQL."""
+    """Task runs a second of a server that `cogvideo-edit up --database postgres` starts; None without PostgreSQL."""
     port = 4000 + os.getpid() % 1_000
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PORT": str(port)}
+    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     own |= {"POSTGRES_FOLDER": tempfile.mkdtemp(prefix="postgres-"), "POSTGRES_PORT": str(port + 1_000)}
-    own["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.chmod(own["POSTGRES_FOLDER"], 0o755)
-    serve = Path(__file__).parents[2] / "deployments" / "serve"
-    server = subprocess.Popen([serve, "postgres"], env=kept | own, stdout=subprocess.PIPE, text=True)
+    cli = [sys.executable, "-m", "flows.cli"]
+    started = [*cli, "up", "--database", "postgres", "--port", str(port)]
     try:
-        if not any(line.startswith("Server on PostgreSQL") for line in server.stdout or ()):
+        if subprocess.run(started, env=kept | own, check=False).returncode:
             return None
         there = kept | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
         command = [sys.executable, __file__, "--task-runs"]
         return float(subprocess.run(command, env=there, capture_output=True, text=True, check=True).stdout.split()[-1])
     finally:
-        server.terminate()
-        server.wait(60)
+        subprocess.run([*cli, "down"], env=kept | own, check=True)
         shutil.rmtree(own["POSTGRES_FOLDER"], ignore_errors=True)
 
 

@@ -1,0 +1,33 @@
+"""The presets, as what each changes of the default recipe and of the default inversion."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Preset = Literal["balanced", "faithful", "bold", "fast", "seed", "text"]
+RECIPES: dict[str, dict[str, Any]] = {
+    "balanced": {},
+    "faithful": {"reference_weight": 2.0},
+    "bold": {"reference_end": 0.4},
+    "fast": {"reference_end": 0.6, "guidance_end": 0.6},
+    "seed": {"reference_prompt": "per_half", "start": "fresh"},
+    "text": {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
+}
+INVERSIONS: dict[str, dict[str, Any]] = {
+    "fast": {"first_iterations": 5},
+    "seed": {"method": "ddim", "prompt": "empty", "gate": "off"},  # as the first public script inverts
+    "text": {"method": "none"},  # plain generation looks at no trajectory
+}
+
+
+def filled(given: dict[str, Any], changes: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`given`, in which every field that is left out or at its default takes the preset's value."""
+    return given | {name: new for name, new in changes.items() if given.get(name, defaults[name]) == defaults[name]}
+
+
+def with_preset(given: Any, defaults: dict[str, Any]) -> Any:
+    """A recipe's fields with those of the preset that they name, whose name is the recipe's; anything else as it is."""
+    preset = given.get("preset", "balanced") if isinstance(given, dict) else None
+    if not isinstance(preset, str) or preset not in RECIPES:
+        return given
+    return filled(given, RECIPES[preset] | {"name": preset}, defaults)
