@@ -6,9 +6,11 @@ import asyncio
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -169,6 +171,20 @@ def test_the_image_holds_what_the_package_is_built_from() -> None:
     assert len(installs) == 2 and all("constraints.txt" in install for install in installs)
 
 
+@pytest.mark.e2e
+def test_the_package_is_built_from_what_the_image_copies(tmp_path: Path) -> None:
+    """pip makes a wheel of the copied files alone, with the command line, the model and the pages in it."""
+    listing = subprocess.run(["git", "ls-files", "-z", "--", *copied()], cwd=ROOT, capture_output=True, check=True)
+    for name in listing.stdout.decode().strip("\0").split("\0"):
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / "source" / name)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(tmp_path / "source")]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    assert inside >= {"flows/cli.py", "tasks/work.py", "cogvideo_core/shapes/model/model_index.json"}
+
+
 def test_the_image_runs_without_rights_and_secrets() -> None:
     """It ends as an unprivileged user, and no argument or variable looks like a secret."""
     users = [rest for word, rest in dockerfile() if word == "USER"]
@@ -208,6 +224,20 @@ def test_prefect_knows_its_commands() -> None:
     assert len(ours) >= 5
     assert [unknown_to_prefect(command) for command in ours if unknown_to_prefect(command)] == []
     assert unknown_to_prefect(["prefect", "worker", "start", "--poool", "cogvideo"])
+
+
+def test_prefect_knows_its_settings() -> None:
+    """Every PREFECT_ variable that a container or the image sets is a setting, which a mistyped one is not."""
+    from prefect.settings import Settings
+    from prefect.settings.legacy import _get_settings_fields
+
+    named = {name for service in services(compose("compose.yaml")).values() for name in service.get("environment", {})}
+    named |= {variable["name"] for _, container in containers() for variable in container["env"]}
+    named |= {name for word, rest in dockerfile() if word == "ENV" for name in re.findall(r"(\w+)=", rest)}
+    ours = {name for name in named if name.startswith("PREFECT_") and not name.startswith("PREFECT_INTEGRATIONS_")}
+    known = _get_settings_fields(Settings).keys()
+    assert len(ours) > 12 and ours - known == set()
+    assert "PREFECT_SERVER_API_AUTH_STRNG" not in known
 
 
 def test_dask_knows_its_commands() -> None:
