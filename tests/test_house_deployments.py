@@ -226,6 +226,19 @@ def test_prefect_knows_its_commands() -> None:
     assert unknown_to_prefect(["prefect", "worker", "start", "--poool", "cogvideo"])
 
 
+def test_the_command_line_knows_its_commands() -> None:
+    """What containers ask of cogvideo-edit exists, options included."""
+    import typer
+
+    from flows.cli import app
+
+    group: Any = typer.main.get_command(app)
+    ours = [command for command in commands() if command[0] == "cogvideo-edit"]
+    assert len(ours) == 3
+    for command in ours:
+        group.commands[command[1]].make_context(command[1], command[2:])
+
+
 def test_prefect_knows_its_settings() -> None:
     """Every PREFECT_ variable that a container or the image sets is a setting, which a mistyped one is not."""
     from prefect.settings import Settings
