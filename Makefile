@@ -89,7 +89,7 @@ $(VENV)/.base: $(CONSTRAINTS) pyproject.toml
 
 $(VENV)/.test: $(VENV)/.base
 	@echo "Installing what the tests need"
-	@SECONDS=0; $(INSTALL) -e ".[test,s3,dask]" && echo "Installed in $$SECONDS s"
+	@SECONDS=0; $(INSTALL) -e ".[test,s3,dask,kubernetes]" && echo "Installed in $$SECONDS s"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

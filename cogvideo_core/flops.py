@@ -5,17 +5,19 @@ A multiplication and an addition are two FLOPs. Element-wise work is not counted
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline, CogVideoXTransformer3DModel
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import T5Config, T5EncoderModel
 
 from cogvideo_core import editing
 from cogvideo_core.attention import Reference
@@ -180,18 +182,46 @@ RELEASED: dict[str, dict[str, Any]] = {
 """Transformer configurations of the released CogVideoX, as far as they differ; the rest is diffusers' default."""
 
 
+@contextlib.contextmanager
+def _making(device: str, dtype: torch.dtype) -> Iterator[None]:
+    """Modules that are made inside are of this device and dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def full_size(variant: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> VideoModel:
     """One of `RELEASED` without its weights: nothing at all on the meta device, random ones elsewhere.
 
     It has neither VAE nor text encoder: for counting and timing the transformer.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            transformer = CogVideoXTransformer3DModel(attention_head_dim=64, **RELEASED[variant]).eval()
-    finally:
-        torch.set_default_dtype(before)
+    with _making(device, dtype):
+        transformer = CogVideoXTransformer3DModel(attention_head_dim=64, **RELEASED[variant]).eval()
     scheduler = build.build_scheduler(build.VARIANTS[variant])
     pipe = CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=transformer, scheduler=scheduler)
+    pipe.vae_scale_factor_spatial = 8  # which diffusers reads from the VAE
     return VideoModel(pipe, ModelSpec(path=f"random/{variant}", dtype=str(dtype).removeprefix("torch.")))
+
+
+def full_size_vae(device: str = "meta", dtype: torch.dtype = torch.float32) -> AutoencoderKLCogVideoX:
+    """The VAE, which has the same layers in all released models, without its weights; its tiles are those of 1.0."""
+    with _making(device, dtype):
+        vae = AutoencoderKLCogVideoX(
+            block_out_channels=(128, 256, 256, 512),
+            down_block_types=("CogVideoXDownBlock3D",) * 4,
+            up_block_types=("CogVideoXUpBlock3D",) * 4,
+            latent_channels=16,
+            layers_per_block=3,
+        )
+    return vae.eval().requires_grad_(False)
+
+
+def full_size_text_encoder(dtype: torch.dtype = torch.bfloat16) -> T5EncoderModel:
+    """The encoder of T5 v1.1 XXL, as in all released models, on the meta device."""
+    sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128}
+    with _making("meta", dtype):
+        return T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu"))

@@ -18,12 +18,15 @@ import itertools
 import logging
 import math
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cogvideo_core.errors import OutOfMemory
 from cogvideo_core.failures import ran_out_of_memory
@@ -168,3 +171,33 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())
     return max(itertools.accumulate(event.nbytes() for event in events))
+
+
+class Lifetimes(TorchDispatchMode):
+    """Peak bytes of all tensors made inside and alive, as their storages come and go; also on the meta device.
+
+    What a kernel takes for itself while it runs is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.alive: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and id(tensor.untyped_storage()) not in self.alive:
+                self._enter(tensor.untyped_storage())
+        return out
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+
+        def leave(_: object) -> None:
+            del self.alive[key]
+            self.now -= size
+
+        self.alive[key] = weakref.ref(storage, leave)
+        self.now += size
+        self.peak = max(self.peak, self.now)

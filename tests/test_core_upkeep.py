@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -56,6 +57,20 @@ DAMAGES: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
 
 def flipped(data: bytes, at: int, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+
+
+def test_a_backup_without_trajectories_is_whole(run: Any, toy: Any, tmp_path: Path) -> None:
+    """What deployments/README.md tells to copy, without trajectories, tables and dataset: nothing in it is damaged,
+    collecting gives the dataset back, and a run makes the trajectories anew and no edit."""
+    root, copy = tmp_path / "run", tmp_path / "copy"
+    whole = run(str(root))
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("trajectories", "tables", "dataset"))
+    assert list(verify_tree(str(copy))) == []
+    collect_run(OutputSpec(root=str(copy)), Ledger(str(copy)), [], {})
+    rows = [(path / "dataset" / "metadata.jsonl").read_bytes() for path in (root, copy)]
+    assert rows[0] == rows[1] and rows[0]
+    assert 0 < run(str(copy)) < whole
+    assert toy.result(str(copy)) == toy.result(str(root))
 
 
 @pytest.mark.parametrize("damage", ["flip", *(pytest.param(d, marks=pytest.mark.e2e) for d in list(DAMAGES)[1:])])
