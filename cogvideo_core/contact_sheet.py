@@ -43,11 +43,11 @@ def contact_sheet(root: str) -> bytes:
 def first_clips(root: str) -> list[list[Record]]:
     """The rows of the first few clips in the dataset's order, at most EDITS of each."""
     fs, path = open_store(f"{root}/dataset/metadata.jsonl")
-    with storing("dataset/metadata.jsonl"):
-        if not fs.exists(path):
-            return []
-        with fs.open(path, "rb") as lines:
+    try:
+        with storing("dataset/metadata.jsonl", (FileNotFoundError,)), fs.open(path, "rb") as lines:
             rows = [json.loads(line) for line in islice(lines, ROWS)]
+    except FileNotFoundError:
+        return []
     by_clip: dict[str, list[Record]] = {}
     for row in rows:
         by_clip.setdefault(row["source_file_name"], []).append(row)
