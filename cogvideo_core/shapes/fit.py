@@ -24,12 +24,27 @@ def one_cycle(step: int, total: int, peak: float, warmup: float = 0.05) -> float
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (part - warmup) / (1 - warmup))))
 
 
+def multiplies_bfloat16(device: str = "cpu") -> bool:
+    """Whether bfloat16 products are computed as such. A processor without them is 50 times slower with them than with
+    float32 (one core of an AVX2 machine: 1 against 50 GFLOP/s); one that has them is 7 times faster."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    found: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return found
+
+
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 where it is fast, else float32 throughout."""
+    return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=multiplies_bfloat16(device))
+
+
 class Run:
     """One resumable training loop: model, average, optimiser, a checkpoint file and a log."""
 
     def __init__(self, out: Path, name: str, model: nn.Module, steps: int, peak: float, ema: float) -> None:
         self.file, self.log_file, self.name, self.model = out / f"{name}.pt", out / "log.jsonl", name, model
         self.steps, self.peak, self.step = steps, peak, 0
+        self.device = next(model.parameters()).device.type
         self.optimiser = torch.optim.AdamW(
             model.parameters(), lr=peak, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
         )
@@ -70,7 +85,7 @@ class Run:
         while self.step < self.steps:
             for group in self.optimiser.param_groups:
                 group["lr"] = one_cycle(self.step, self.steps, self.peak)
-            with torch.autocast("cpu" if not torch.cuda.is_available() else "cuda", torch.bfloat16):
+            with autocast(self.device):
                 loss = loss_of(self.step)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cogvideo_core.shapes import build, world
-from cogvideo_core.shapes.fit import Run
+from cogvideo_core.shapes.fit import Run, autocast
 
 CROP_PX = 32
 TEST_SEED = 800_000
@@ -101,7 +101,7 @@ def cached_latents(out: Path, vae: Any, pool: int, device: str) -> Tensor:
     if not file.exists():
         parts = []
         for part in train_pixels(pool).split(16):
-            with torch.autocast(device, torch.bfloat16):
+            with autocast(device):
                 parts.append(vae.encode(normalised(part).to(device)).latent_dist.mode().float().cpu())
         torch.save(torch.cat(parts), file)
     return torch.load(file, weights_only=True).float()

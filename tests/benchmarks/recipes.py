@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from pathlib import Path
 from typing import Any
 
-from shapes_edit import ROWS, SOURCE_PROMPTED, changed, clips_of, difference, table
+from shapes_edit import ROWS, SOURCE_PROMPTED, Setup, changed, crew, difference, measure, model_of
 
-from cogvideo_core.model import load
-from cogvideo_core.specs import ModelSpec, RecipeSpec
+from cogvideo_core.shapes.fit import multiplies_bfloat16
+from cogvideo_core.specs import RecipeSpec
+from cogvideo_core.study import page
 
 ALONE: list[dict[str, Any]] = [
     *({"reference_weight": weight} for weight in (0.25, 0.5, 2.0)),
@@ -36,6 +39,11 @@ ALONE: list[dict[str, Any]] = [
     {"colour_transfer": True},
 ]
 TOGETHER: list[dict[str, Any]] = [
+    *({"layer_start": 0.34, "guidance_end": end} for end in (0.6, 0.8)),
+    {"layer_start": 0.34, "guidance_end": 0.6, "reference_weight": 2.0},
+    {"layer_start": 0.34, "guidance_end": 0.6, "reference_end": 0.6},
+    {"layer_start": 0.34, "guidance_end": 0.8, "guidance_rescale": 0.7},
+    {"layer_start": 0.5, "guidance_end": 0.6, "reference_weight": 2.0},
     {"reference_weight": 2.0, "reference_schedule": "falling"},
     *({"layer_start": 0.34, "reference_weight": weight} for weight in (1.5, 2.0)),
     {"reference_weight": 0.5, "guidance_scale": 9.0},
@@ -49,21 +57,60 @@ def name_of(changes: dict[str, Any]) -> str:
     return " ".join(f"{field}={value}" for field, value in changes.items()) or "balanced"
 
 
+def known(file: Path | None, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows that an earlier call has measured with the same model on the same clips: name -> row and marks."""
+    if file is None or not file.is_file():
+        return {}
+    earlier = json.loads(file.read_text("utf-8"))
+    return earlier["measured"] if earlier["about"] == about else {}
+
+
+def told(measured: dict[str, dict[str, Any]]) -> str:
+    """The table of docs/recipes.md: each row, and what it does better than `seed`."""
+    lines = ["| changed | success | against seed | background below the VAE's, dB | against seed, dB | ΔE over the "]
+    lines[0] += "VAE's | sharpness | evaluations |"
+    lines.append("|---" * 8 + "|")
+    for name, one in measured.items():
+        row, gain = one["row"], difference(name, one["marks"], measured["seed"]["marks"])
+        cells = [f"`{name}`", f"{row['all']:.2f}"]
+        cells += [f"{gain['all']:+.2f} ({gain['all_low']:+.2f} to {gain['all_high']:+.2f})"]
+        cells += [f"{row['bg_psnr_below_vae']:.1f}"]
+        cells += [f"{gain['bg_psnr']:+.1f} ({gain['bg_psnr_low']:+.1f} to {gain['bg_psnr_high']:+.1f})"]
+        cells += [f"{row['delta_e'] - row['delta_e_vae']:+.1f}", f"{row['sharpness']:.2f}", f"{row['evaluations']:g}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=12, help="clips, five edits each")
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--only", action="append", help="rows to measure beside seed and balanced, by name")
+    parser.add_argument("--json", type=Path, help="file of results; rows that it holds are not measured again")
+    parser.add_argument("--page", type=Path, help="page whose table between the marks `sweep` is renewed")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
     args = parser.parse_args()
-    model = load(ModelSpec(path=args.model, dtype="bfloat16"))
+    setup = Setup(args.model, "bfloat16" if multiplies_bfloat16() else "float32", tuning=True)
     variants = {name_of(changes): changed(RecipeSpec(), changes) for changes in ({}, *ALONE, *TOGETHER)}
     if unknown := set(args.only or ()) - set(variants):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
     chosen = {name: recipe for name, recipe in variants.items() if not args.only or name in ("balanced", *args.only)}
     settings = {"seed": ROWS["seed"]} | {name: (SOURCE_PROMPTED, recipe) for name, recipe in chosen.items()}
-    rows, marked = table(model, clips_of(model, args.limit, tuning=True), settings)
-    against = [difference(name, marked[name], marked["seed"]) for name in chosen]
-    print(json.dumps({"rows": rows, "against_seed": against, "clips": args.limit}))
+    about = {"model": model_of(setup).fingerprint, "dtype": setup.dtype, "clips": args.limit}
+    measured = known(args.json, about)
+    with crew(args.jobs) as pool:
+        for name in [name for name in settings if name not in measured]:
+            row, found = measure(pool, setup, args.limit, name, *settings[name])
+            measured[name] = {"row": row, "marks": found}
+            print(json.dumps(row), flush=True)
+            if args.json:
+                args.json.write_text(json.dumps({"about": about, "measured": measured}), "utf-8")
+    order = [name for name in ("seed", *variants) if name in measured]
+    table = told({name: measured[name] for name in order})
+    print(table)
+    if args.page:
+        args.page.write_text(page.between(args.page.read_text("utf-8"), "sweep", table), "utf-8")
+    print(json.dumps({"rows": [measured[name]["row"] for name in order], "clips": args.limit}))
 
 
 if __name__ == "__main__":

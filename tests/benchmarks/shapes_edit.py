@@ -14,12 +14,16 @@ The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, partial
+from multiprocessing import get_context
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +35,7 @@ from cogvideo_core.model import VideoModel, load
 from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.quality import delta_e, psnr, sharpness
 from cogvideo_core.shapes import oracle, world
+from cogvideo_core.shapes.fit import multiplies_bfloat16
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")
@@ -85,16 +90,26 @@ def marks(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> dict[str, fl
     return found
 
 
-def clips_of(model: VideoModel, limit: int, tuning: bool) -> list[Clip]:
-    """The frozen held-out list, or as many clips of trained combinations, to choose settings on."""
-    listed = world.bench_edits(limit, 700_000, world.train_combinations()) if tuning else world.bench_edits(limit)
-    found = []
-    for _, group in itertools.groupby(listed, key=lambda edit: edit.clip):
-        edits = list(group)
-        frames = world.render(edits[0].scene)
-        latents = model.encode(frames)
-        found.append(Clip(edits, frames, model.decode(latents), latents))
-    return found
+class Setup(NamedTuple):
+    """What rows are measured with, and on which list of clips."""
+
+    path: str
+    dtype: str
+    tuning: bool  # clips of trained combinations, to choose settings on, instead of the frozen held-out list
+
+
+@cache
+def model_of(setup: Setup) -> VideoModel:
+    return load(ModelSpec(path=setup.path, dtype=setup.dtype))
+
+
+@cache
+def clip_of(setup: Setup, number: int) -> Clip:
+    listed = world.bench_edits(number + 1, 700_000, world.train_combinations()) if setup.tuning else None
+    edits = [edit for edit in listed or world.bench_edits(number + 1) if edit.clip == number]
+    frames = world.render(edits[0].scene)
+    latents = model_of(setup).encode(frames)
+    return Clip(edits, frames, model_of(setup).decode(latents), latents)
 
 
 def edited(model: VideoModel, clip: Clip, inversion: InversionSpec, recipe: RecipeSpec) -> list[np.ndarray]:
@@ -148,17 +163,29 @@ def difference(name: str, ours: Marks, theirs: Marks) -> dict[str, Any]:
     return found
 
 
+def marked(setup: Setup, inversion: InversionSpec, recipe: RecipeSpec, number: int) -> tuple[list[dict], float]:
+    """The marks of a clip's edits, and the seconds that they took."""
+    model, clip, started = model_of(setup), clip_of(setup, number), time.perf_counter()
+    frames = edited(model, clip, inversion, recipe)
+    found = [marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)]
+    return found, time.perf_counter() - started
+
+
+@contextmanager
+def crew(jobs: int) -> Iterator[Executor]:
+    """Processes of one thread each: two of them do more than one process of two threads."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield pool
+
+
 def measure(
-    model: VideoModel, clips: list[Clip], name: str, inversion: InversionSpec, recipe: RecipeSpec
+    pool: Executor, setup: Setup, clips: int, name: str, inversion: InversionSpec, recipe: RecipeSpec
 ) -> tuple[dict[str, Any], Marks]:
     """One row of the table, and the marks of all edits."""
-    started, by_clip = time.perf_counter(), []
-    for clip in clips:
-        frames = edited(model, clip, inversion, recipe)
-        by_clip.append([marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)])
+    by_clip, seconds = zip(*pool.map(partial(marked, setup, inversion, recipe), range(clips)), strict=True)
     rows = [row for clip in by_clip for row in clip]
-    edits = len(clips[0].edits)
-    cost = editing.edit_evaluations(recipe, inversion.steps, edits, model.layers)
+    edits = len(by_clip[0])
+    cost = editing.edit_evaluations(recipe, inversion.steps, edits, model_of(setup).layers)
     cost += evaluations(inversion)
     low, high = interval(lambda numbers: score(drawn(by_clip, numbers)), len(by_clip))
     names = ("colour", "shape", "motion", "background", "all", "preserved_iou", "bg_psnr", "delta_e", "delta_e_vae")
@@ -170,9 +197,9 @@ def measure(
         "score_low": round(low, 3),
         "score_high": round(high, 3),
         "evaluations": round(cost / edits, 1),
-        "seconds": round((time.perf_counter() - started) / len(rows), 2),
+        "seconds": round(sum(seconds) / len(rows), 2),
     }
-    return row, by_clip
+    return row, list(by_clip)
 
 
 COLUMNS = (
@@ -185,17 +212,12 @@ def changed(recipe: RecipeSpec, changes: dict[str, Any]) -> RecipeSpec:
     return RecipeSpec(**recipe.as_json() | changes)
 
 
-def table(
-    model: VideoModel, clips: list[Clip], settings: dict[str, tuple[InversionSpec, RecipeSpec]]
-) -> tuple[list[dict[str, Any]], dict[str, Marks]]:
-    """Measures and prints a row for each name; the rows, and all marks by name."""
-    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
-    rows, marked = [], {}
-    for name, (inversion, recipe) in settings.items():
-        row, marked[name] = measure(model, clips, name, inversion, recipe)
-        rows.append(row)
+def print_row(row: dict[str, Any] | None = None) -> None:
+    """A line of the table, or its head."""
+    if row is None:
+        print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS), flush=True)
+    else:
         print("| " + " | ".join(str(row[column]) for column in COLUMNS) + " |", flush=True)
-    return rows, marked
 
 
 def main() -> None:
@@ -209,22 +231,34 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field, as JSON")
     parser.add_argument("--model", default="shapes")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of the transformer")
+    parser.add_argument(
+        "--dtype",
+        default="bfloat16" if multiplies_bfloat16() else "float32",
+        choices=["float32", "bfloat16"],
+        help="of the transformer; bfloat16 by default where the processor multiplies it",
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
     args = parser.parse_args()
-    model = load(ModelSpec(path=args.model, dtype=args.dtype))
-    clips = clips_of(model, args.limit, args.tuning)
+    setup, started = Setup(args.model, args.dtype, args.tuning), time.perf_counter()
     changes = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
-    settings = {}
-    for name in args.recipe or TABLE:
-        inversion, recipe = ROWS[name]
-        settings[" ".join([name, *args.set])] = inversion, changed(recipe, changes)
-    rows, marked = table(model, clips, settings)
-    found = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit}
-    if "seed" in marked and len(marked) > 1:
-        found["against_seed"] = [difference(n, m, marked["seed"]) for n, m in marked.items() if n != "seed"]
-        for row in found["against_seed"]:
+    rows, marks_by_name = [], {}
+    print_row()
+    with crew(args.jobs) as pool:
+        for name in args.recipe or TABLE:
+            inversion, recipe = ROWS[name]
+            named = " ".join([name, *args.set])
+            row, found = measure(pool, setup, args.limit, named, inversion, changed(recipe, changes))
+            print_row(row)
+            rows.append(row)
+            marks_by_name[named] = found
+    print(f"{(time.perf_counter() - started) / 60:.1f} minutes with {args.jobs} processes, {args.dtype}")
+    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype}
+    if "seed" in marks_by_name and len(marks_by_name) > 1:
+        seed = marks_by_name.pop("seed")
+        told["against_seed"] = [difference(name, found, seed) for name, found in marks_by_name.items()]
+        for row in told["against_seed"]:
             print(f"against seed: {row}")
-    print(json.dumps(found))
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":
