@@ -12,13 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from shapes_edit import ROWS, SOURCE_PROMPTED, Setup, changed, crew, difference, measure, model_of
+from skimage.color import rgb2lab
 
+from cogvideo_core import video
+from cogvideo_core.model import load
+from cogvideo_core.quality import delta_e, psnr
+from cogvideo_core.shapes import world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
-from cogvideo_core.specs import RecipeSpec
+from cogvideo_core.specs import DatasetSpec, ModelSpec, RecipeSpec
 from cogvideo_core.study import page
 
 ALONE: list[dict[str, Any]] = [
@@ -81,6 +89,37 @@ def told(measured: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def round_trips(path: str, clips: int) -> str:
+    """The table of what VAE and codec cost by themselves, in each precision of the VAE."""
+    frames = [world.render(edit.scene) for edit in world.bench_edits(clips) if edit.kind == "none"]
+    lines = ["| | PSNR, dB | ΔE |", "|---|---|---|"]
+    for dtype in ("float32", "float16", "bfloat16"):
+        model = load(ModelSpec(path=path, vae_dtype=dtype))
+        lines.append(round_trip(f"VAE in {dtype}", frames, lambda one, m=model: m.decode(m.encode(one))))
+    return "\n".join([*lines, round_trip("mp4, crf 12", frames, through_mp4)])
+
+
+def round_trip(name: str, clips: list[np.ndarray], way: Callable[[np.ndarray], np.ndarray]) -> str:
+    pairs = [(frames, way(frames)) for frames in clips]
+    shift = np.mean([delta_e(rgb2lab(a / 255.0), rgb2lab(b / 255.0))[0] for a, b in pairs])
+    return f"| {name} | {np.mean([psnr(a, b) for a, b in pairs]):.2f} | {shift:.2f} |"
+
+
+def through_mp4(frames: np.ndarray) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        path, limits = Path(folder) / "clip.mp4", video.Limits.of(DatasetSpec())
+        video.encode(frames, path, world.FPS)
+        found, size = video.probe(path, path.name, limits), (world.SIZE_PX, world.SIZE_PX, world.FPS)
+        return video.decode(path, path.name, found, video.Window(0, 0.0, len(frames)), *size, "stretch", limits)
+
+
+def renew(file: Path | None, name: str, table: str) -> None:
+    """Prints a table, and puts it between its marks in a page."""
+    print(table)
+    if file:
+        file.write_text(page.between(file.read_text("utf-8"), name, table), "utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=12, help="clips, five edits each")
@@ -88,8 +127,12 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="rows to measure beside seed and balanced, by name")
     parser.add_argument("--json", type=Path, help="file of results; rows that it holds are not measured again")
     parser.add_argument("--page", type=Path, help="page whose table between the marks `sweep` is renewed")
+    parser.add_argument("--round-trips", type=int, metavar="CLIPS", help="measure VAE and codec alone, nothing else")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
     args = parser.parse_args()
+    if args.round_trips:
+        renew(args.page, "trips", round_trips(args.model, args.round_trips))
+        return
     setup = Setup(args.model, "bfloat16" if multiplies_bfloat16() else "float32", tuning=True)
     variants = {name_of(changes): changed(RecipeSpec(), changes) for changes in ({}, *ALONE, *TOGETHER)}
     if unknown := set(args.only or ()) - set(variants):
@@ -107,9 +150,7 @@ def main() -> None:
                 args.json.write_text(json.dumps({"about": about, "measured": measured}), "utf-8")
     order = [name for name in ("seed", *variants) if name in measured]
     table = told({name: measured[name] for name in order})
-    print(table)
-    if args.page:
-        args.page.write_text(page.between(args.page.read_text("utf-8"), "sweep", table), "utf-8")
+    renew(args.page, "sweep", table)
     print(json.dumps({"rows": [measured[name]["row"] for name in order], "clips": args.limit}))
 
 
