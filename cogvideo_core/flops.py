@@ -23,7 +23,7 @@ from cogvideo_core import editing
 from cogvideo_core.attention import Reference
 from cogvideo_core.inversion import seeded_noise
 from cogvideo_core.model import VideoModel
-from cogvideo_core.presets import PRESETS
+from cogvideo_core.presets import PRESETS, unwindowed
 from cogvideo_core.shapes import build
 from cogvideo_core.specs import ModelSpec, RecipeSpec
 
@@ -104,7 +104,7 @@ class Meter:
         return self.total - before
 
 
-SHARED = RecipeSpec(name="shared", reference_end=1.0)
+SHARED = unwindowed(name="shared")
 SCRIPT = PRESETS["seed"]
 
 

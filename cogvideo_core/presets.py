@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
-from cogvideo_core.recipes import INVERSIONS, Preset
+from cogvideo_core.recipes import INVERSIONS, OPEN, Preset
 from cogvideo_core.specs import InversionSpec, RecipeSpec
 
 PRESETS: dict[str, RecipeSpec] = {
@@ -12,3 +12,8 @@ PRESETS: dict[str, RecipeSpec] = {
     for name in get_args(Preset)
 }
 PRESET_INVERSIONS: dict[str, InversionSpec] = {name: InversionSpec(**changes) for name, changes in INVERSIONS.items()}
+
+
+def unwindowed(**changes: Any) -> RecipeSpec:
+    """The default recipe with its windows wide open, guided and referenced in all steps and layers, and `changes`."""
+    return RecipeSpec(**OPEN | {"name": "plain"} | changes)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 Preset = Literal["balanced", "faithful", "bold", "fast", "seed", "text"]
+OPEN: dict[str, Any] = {"layer_start": 0.0, "guidance_end": 1.0}  # the windows that the default recipe narrows
 RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "faithful": {"reference_weight": 2.0},
-    "bold": {"reference_end": 0.4},
-    "fast": {"reference_end": 0.6, "guidance_end": 0.6},
-    "seed": {"reference_prompt": "per_half", "start": "fresh"},
-    "text": {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
+    "bold": {"layer_start": 0.5},
+    "fast": {"reference_end": 0.6},
+    "seed": OPEN | {"reference_prompt": "per_half", "start": "fresh"},
+    "text": OPEN | {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
 }
 INVERSIONS: dict[str, dict[str, Any]] = {
     "fast": {"first_iterations": 5},

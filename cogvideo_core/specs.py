@@ -179,7 +179,7 @@ class RecipeSpec(Spec):
     )
     guidance_start: Fraction01 = Field(0.0, title="Guidance from", description="Fraction of the steps.")
     guidance_end: Fraction01 = Field(
-        1.0, title="Guidance until", description="Fraction of the steps; outside, unguided rows are not computed."
+        0.6, title="Guidance until", description="Fraction of the steps; outside, unguided rows are not computed."
     )
     guidance_rescale: Fraction01 = Field(
         0.0, title="Guidance rescale", description="Draws the contrast back to the unguided one; against saturation."
@@ -196,7 +196,7 @@ class RecipeSpec(Spec):
     reference_text: bool = Field(
         True, title="Reference text", description="Whether edits also see the text tokens of the reference row."
     )
-    layer_start: Fraction01 = Field(0.0, title="Layers from", description="Fraction of the transformer's depth.")
+    layer_start: Fraction01 = Field(0.34, title="Layers from", description="Fraction of the transformer's depth.")
     layer_end: Fraction01 = Field(1.0, title="Layers until", description="Fraction of the transformer's depth.")
     mix_cutoff: float = Field(
         0.25,

@@ -14,6 +14,7 @@ from cogvideo_core.attention import Reference
 from cogvideo_core.ddim import ddim_step
 from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import unwindowed
 from cogvideo_core.schedule import Schedule
 from cogvideo_core.shapes import build, world
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
@@ -81,7 +82,7 @@ def plain_edit(clip: Clip, recipe: RecipeSpec, edit: int) -> Tensor:
 def test_shared_reference_equals_duplicated(model: VideoModel, reference_prompt: str) -> None:
     """The shared reference row gives what one for each half and edit gives, within 1e-4, on every variant."""
     clip = Clip(model)
-    recipe = RecipeSpec(reference_prompt=reference_prompt, reference_end=1.0)
+    recipe = unwindowed(reference_prompt=reference_prompt, reference_end=1.0)
     together = clip.edit(recipe)
     for edit in range(3):
         assert (together[edit] - plain_edit(clip, recipe, edit)).abs().max() < 1e-4
@@ -90,7 +91,7 @@ def test_shared_reference_equals_duplicated(model: VideoModel, reference_prompt:
 def test_windows_of_steps_and_layers_equal_plain(model_5b: VideoModel) -> None:
     """A reference in the middle steps and the first layer only equals the plain loop with that window."""
     clip = Clip(model_5b)
-    recipe = RecipeSpec(reference_start=0.25, reference_end=0.75, layer_end=0.5)
+    recipe = unwindowed(reference_start=0.25, reference_end=0.75, layer_end=0.5)
     assert (clip.edit(recipe)[1] - plain_edit(clip, recipe, 1)).abs().max() < 1e-4
 
 
@@ -100,7 +101,7 @@ def test_dropping_the_reference_row_changes_nothing(
 ) -> None:
     """Edits are the same when reference rows go on through the layers behind the window; fewer rows reach the last."""
     clip = Clip(model)
-    recipe = RecipeSpec(layer_start=window[0], layer_end=window[1], reference_end=1.0)
+    recipe = unwindowed(layer_start=window[0], layer_end=window[1], reference_end=1.0)
     rows: list[int] = []
     last = model.transformer.transformer_blocks[-1].ff
     with last.register_forward_hook(lambda module, args, output: rows.append(len(output))):
@@ -113,7 +114,7 @@ def test_dropping_the_reference_row_changes_nothing(
 
 def test_hooks_are_installed_once(model_5b: VideoModel) -> None:
     """A second adapter around the same model adds no hooks and edits alike."""
-    recipe = RecipeSpec(layer_end=0.5, reference_end=1.0)
+    recipe = unwindowed(layer_end=0.5, reference_end=1.0)
     before = Clip(model_5b).edit(recipe)
     again = VideoModel(model_5b.pipe, ModelSpec())
     assert len(again.transformer.transformer_blocks[0]._forward_pre_hooks) == 1
@@ -123,7 +124,7 @@ def test_hooks_are_installed_once(model_5b: VideoModel) -> None:
 def test_reference_text_can_be_left_out(model_5b: VideoModel) -> None:
     """Without its text keys the reference acts through its image tokens alone, and that is another edit."""
     clip = Clip(model_5b)
-    whole, image_only = (clip.edit(RecipeSpec(reference_text=text, reference_end=1.0)) for text in (True, False))
+    whole, image_only = (clip.edit(unwindowed(reference_text=text, reference_end=1.0)) for text in (True, False))
     assert (whole - image_only).abs().max() > 1e-3
 
 
@@ -131,7 +132,7 @@ def test_reference_text_can_be_left_out(model_5b: VideoModel) -> None:
 def test_guidance_interval_equals_plain(model_5b: VideoModel, reference_prompt: str) -> None:
     """Leaving unguided rows out of the steps outside the interval equals computing and ignoring them."""
     clip = Clip(model_5b)
-    recipe = RecipeSpec(guidance_start=0.25, guidance_end=0.75, reference_prompt=reference_prompt, reference_end=1.0)
+    recipe = unwindowed(guidance_start=0.25, guidance_end=0.75, reference_prompt=reference_prompt, reference_end=1.0)
     assert (clip.edit(recipe)[2] - plain_edit(clip, recipe, 2)).abs().max() < 1e-4
 
 
@@ -140,16 +141,16 @@ def test_remedies_reach_the_edit(model_5b: VideoModel, field: str) -> None:
     """Each field changes the edit, and its neutral value does not."""
     clip = Clip(model_5b)
     neutral, other = (0.0, 0.7) if field == "guidance_rescale" else (1.0, 0.0)
-    plain = clip.edit(RecipeSpec())
-    assert torch.equal(clip.edit(RecipeSpec(**{field: neutral})), plain)
-    assert (clip.edit(RecipeSpec(**{field: other})) - plain).abs().max() > 1e-3
+    plain = clip.edit(unwindowed())
+    assert torch.equal(clip.edit(unwindowed(**{field: neutral})), plain)
+    assert (clip.edit(unwindowed(**{field: other})) - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("start", ["inverted", "noised", "fresh", "mixed"])
 def test_batching_does_not_matter(model: VideoModel, start: str) -> None:
     """Three edits in one batch equal the same edits one by one, within 1e-4."""
     clip = Clip(model)
-    recipe = RecipeSpec(start=start, start_at=0.25 if start == "noised" else 0.0)
+    recipe = unwindowed(start=start, start_at=0.25 if start == "noised" else 0.0)
     together = clip.edit(recipe)
     for edit in range(3):
         assert (together[edit : edit + 1] - clip.edit(recipe, slice(edit, edit + 1))).abs().max() < 1e-4
@@ -159,8 +160,8 @@ def test_batching_does_not_matter(model: VideoModel, start: str) -> None:
 def test_remedies_of_the_loop_reach_the_edit(model_5b: VideoModel, change: dict[str, Any]) -> None:
     """A falling reference weight and matched statistics change an edit; its evaluations stay the same."""
     clip = Clip(model_5b)
-    before, plain = model_5b.evaluations, clip.edit(RecipeSpec(reference_end=1.0))
-    cost, changed = model_5b.evaluations - before, clip.edit(RecipeSpec(reference_end=1.0, **change))
+    before, plain = model_5b.evaluations, clip.edit(unwindowed(reference_end=1.0))
+    cost, changed = model_5b.evaluations - before, clip.edit(unwindowed(reference_end=1.0, **change))
     assert (changed - plain).abs().max() > 1e-3
     assert model_5b.evaluations - before == 2 * cost
 
@@ -178,7 +179,7 @@ def test_mixed_start_takes_each_band_from_its_own() -> None:
 def test_two_threads_on_one_model_equal_each_alone(model_5b: VideoModel) -> None:
     """Two clips edited at the same time by two threads come out as they do alone."""
     clips = [Clip(model_5b, 1), Clip(model_5b, 2)]
-    recipe = RecipeSpec(reference_end=1.0)
+    recipe = unwindowed(reference_end=1.0)
     alone = [clip.edit(recipe) for clip in clips]
     together: dict[int, Tensor] = {}
     barrier = threading.Barrier(2)
@@ -199,10 +200,10 @@ def test_two_threads_on_one_model_equal_each_alone(model_5b: VideoModel) -> None
 def test_reference_is_felt_and_zero_weight_is_not(model_5b: VideoModel) -> None:
     """The reference changes the result; weight 0 and an empty window both give the plain generation exactly."""
     clip = Clip(model_5b)
-    full = clip.edit(RecipeSpec(reference_end=1.0))
-    off = clip.edit(RecipeSpec(reference_end=0.0))
+    full = clip.edit(unwindowed(reference_end=1.0))
+    off = clip.edit(unwindowed(reference_end=0.0))
     assert (full - off).abs().max() > 1e-3
-    assert torch.equal(clip.edit(RecipeSpec(reference_end=1.0, reference_weight=0.0)), off)
+    assert torch.equal(clip.edit(unwindowed(reference_end=1.0, reference_weight=0.0)), off)
 
 
 @pytest.mark.parametrize("reference_prompt", ["inversion", "per_half", "edit"])
@@ -210,7 +211,7 @@ def test_a_ladder_of_strengths_is_edits_at_divided_weights(model_5b: VideoModel,
     """Edits of several strengths in one batch, guided in some steps, are those of the divided weights one by one; all
     ones are the plain edits."""
     clip, strengths = Clip(model_5b), torch.tensor([0.5, 1.0, 4.0])
-    recipe = RecipeSpec(reference_weight=2.0, guidance_end=0.5, reference_prompt=reference_prompt)
+    recipe = unwindowed(reference_weight=2.0, guidance_end=0.5, reference_prompt=reference_prompt)
 
     def ladder(strengths: Tensor) -> Tensor:
         x = torch.stack([editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, s) for s in range(3)])
@@ -228,13 +229,13 @@ def test_a_ladder_of_strengths_is_edits_at_divided_weights(model_5b: VideoModel,
 @pytest.mark.parametrize(
     "recipe",
     [
-        RecipeSpec(),
-        RecipeSpec(reference_end=1.0, reference_prompt="per_half"),
-        RecipeSpec(reference_prompt="edit", start="noised", start_at=0.5, reference_end=1.0),
-        RecipeSpec(guidance_scale=1.0, reference_start=0.5, reference_end=1.0),
-        RecipeSpec(reference_weight=0.0),
-        RecipeSpec(layer_start=0.5, layer_end=0.5),
-        RecipeSpec(guidance_end=0.5, reference_prompt="per_half", reference_end=1.0),
+        unwindowed(),
+        unwindowed(reference_end=1.0, reference_prompt="per_half"),
+        unwindowed(reference_prompt="edit", start="noised", start_at=0.5, reference_end=1.0),
+        unwindowed(guidance_scale=1.0, reference_start=0.5, reference_end=1.0),
+        unwindowed(reference_weight=0.0),
+        unwindowed(layer_start=0.5, layer_end=0.5),
+        unwindowed(guidance_end=0.5, reference_prompt="per_half", reference_end=1.0),
     ],
 )
 def test_evaluations_are_as_announced(model_5b: VideoModel, recipe: RecipeSpec) -> None:
@@ -248,15 +249,15 @@ def test_evaluations_are_as_announced(model_5b: VideoModel, recipe: RecipeSpec) 
 def test_guidance_one_needs_no_unguided_rows(model_5b: VideoModel) -> None:
     """Guidance 1 gives what the guided formula gives at scale 1, at half the rows."""
     clip = Clip(model_5b)
-    one = clip.edit(RecipeSpec(guidance_scale=1.0))
-    almost = clip.edit(RecipeSpec(guidance_scale=1.0 + 1e-9))
+    one = clip.edit(unwindowed(guidance_scale=1.0))
+    almost = clip.edit(unwindowed(guidance_scale=1.0 + 1e-9))
     assert (one - almost).abs().max() < 1e-4
 
 
 def test_seed_matters_to_its_own_edit_only(model_5b: VideoModel) -> None:
     """An edit from fresh noise depends on its own seed: rows of other seeds beside it change nothing."""
     clip = Clip(model_5b)
-    recipe = RecipeSpec(start="fresh", reference_end=1.0)
+    recipe = unwindowed(start="fresh", reference_end=1.0)
     texts = editing.Texts(clip.texts.cond[:1].expand(2, -1, -1), clip.texts.uncond, clip.texts.reference)
 
     def edited(*seeds: int) -> Tensor:
@@ -287,7 +288,7 @@ def test_levels_read_are_those_that_an_edit_asks_for(
     """Whatever the recipe: the announced levels are those the loop reads, each once, in order of first use."""
     fields = {"start": start, "start_at": 0.0 if start == "fresh" else start_at, "reference_weight": weight}
     fields |= dict(zip(("reference_start", "reference_end"), sorted(reference), strict=True))
-    recipe = RecipeSpec(**fields | dict(zip(("layer_start", "layer_end"), layers, strict=True)))  # type: ignore[arg-type]
+    recipe = unwindowed(**fields | dict(zip(("layer_start", "layer_end"), layers, strict=True)))  # type: ignore[arg-type]
     levels, asked = range(7), []
 
     def state_at(level: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cogvideo_core import attention, flops
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import unwindowed
 from cogvideo_core.shapes import build
 from cogvideo_core.specs import ModelSpec, RecipeSpec
 
@@ -118,7 +119,7 @@ def test_counting_takes_the_path_that_runs() -> None:
 
 def test_meter_agrees_with_counting_everything(model: VideoModel) -> None:
     """Counting each kind of call once gives what counting a whole windowed run gives."""
-    of, recipe = flops.given(model, 2, 4), RecipeSpec(reference_end=0.5, layer_end=0.5)
+    of, recipe = flops.given(model, 2, 4), unwindowed(reference_end=0.5, layer_end=0.5)
     meter = flops.Meter(model)
     once = meter.of(lambda: flops.shared(model, of, recipe, meter))
     assert once == flops.count(lambda: flops.shared(model, of, recipe)).total
@@ -132,5 +133,5 @@ def test_what_windows_save(model: VideoModel) -> None:
         return meter.of(lambda: flops.shared(model, of, recipe, meter))
 
     plain = 4 * row.total
-    assert cost(RecipeSpec(reference_end=0.5)) == 2 * plain + 2 * flops.shared_cost(row, 2)
-    assert 4 * plain < cost(RecipeSpec(reference_end=1.0, layer_end=0.5)) < cost(RecipeSpec(reference_end=1.0))
+    assert cost(unwindowed(reference_end=0.5)) == 2 * plain + 2 * flops.shared_cost(row, 2)
+    assert 4 * plain < cost(unwindowed(reference_end=1.0, layer_end=0.5)) < cost(unwindowed(reference_end=1.0))

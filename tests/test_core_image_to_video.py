@@ -17,6 +17,7 @@ from cogvideo_core.attention import Reference
 from cogvideo_core.guidance import guide
 from cogvideo_core.inversion import invert
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import unwindowed
 from cogvideo_core.shapes import build, world
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
@@ -154,7 +155,7 @@ def edit_row(clip: Clip, rows: Tensor, t: int, text: Tensor, layers: range) -> T
 @pytest.mark.parametrize("layer_end", [1.0, 0.5])
 def test_shared_reference_equals_duplicated(model: VideoModel, layer_end: float) -> None:
     """One reference row, with the source's image, for two edits with another one: as a row for each edit and half."""
-    clip, recipe = Clip(model), RecipeSpec(reference_end=1.0, layer_end=layer_end)
+    clip, recipe = Clip(model), unwindowed(reference_end=1.0, layer_end=layer_end)
     together = clip.edit(recipe)
     for edit in range(2):
         assert (together[edit] - plain_edit(clip, recipe, edit)).abs().max() < 1e-4
@@ -165,7 +166,7 @@ def test_an_edited_first_frame_reaches_edit_rows_only(model: VideoModel, seen: l
     clip = Clip(model)
     assert all(torch.equal(inputs[:, 0, 8:], clip.image_ref[None]) for inputs in seen)
     seen.clear()
-    clip.edit(RecipeSpec(reference_end=0.5))
+    clip.edit(unwindowed(reference_end=0.5))
     assert [len(inputs) for inputs in seen] == [5, 5, 4, 4]
     for inputs in seen:
         expected = [clip.image_ref] * (len(inputs) - 4) + [clip.image] * 4
@@ -175,7 +176,7 @@ def test_an_edited_first_frame_reaches_edit_rows_only(model: VideoModel, seen: l
 
 def test_the_first_frame_steers_the_edit(model: VideoModel) -> None:
     """Another first frame gives another edit; the source's own gives what no first frame gives."""
-    clip, recipe = Clip(model), RecipeSpec()
+    clip, recipe = Clip(model), unwindowed()
     edited, clip.image = clip.edit(recipe), clip.image_ref
     own = clip.edit(recipe)
     assert (edited - own).abs().max() > 1e-3

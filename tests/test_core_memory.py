@@ -17,11 +17,12 @@ from cogvideo_core.attention import Reference
 from cogvideo_core.errors import OutOfMemory
 from cogvideo_core.failures import kind_of, ran_out_of_memory
 from cogvideo_core.model import VideoModel
+from cogvideo_core.presets import unwindowed
 from cogvideo_core.shapes import build
-from cogvideo_core.specs import EngineSpec, ModelSpec, RecipeSpec
+from cogvideo_core.specs import EngineSpec, ModelSpec
 
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-SHARED = RecipeSpec(reference_end=1.0)
+SHARED = unwindowed()
 
 
 def transformer(
@@ -151,7 +152,7 @@ def model() -> VideoModel:
 @pytest.mark.parametrize("changed", [{}, {"guidance_scale": 1.0}, {"reference_end": 0.0}])
 def test_rows_are_those_of_the_fullest_call(model: VideoModel, reference_prompt: str, changed: dict[str, Any]) -> None:
     """`most_rows` is the largest batch that reaches the transformer while three edits are denoised."""
-    recipe, seen = RecipeSpec(reference_prompt=reference_prompt, **changed), []
+    recipe, seen = unwindowed(reference_prompt=reference_prompt, **changed), []
 
     def velocity(x: torch.Tensor, *_: object) -> torch.Tensor:
         seen.append(len(x))
@@ -178,7 +179,7 @@ def test_a_number_given_is_taken_and_one_chosen_stays(model: VideoModel, monkeyp
         monkeypatch.setattr(memory, "free_bytes", lambda _, rows=rows: rows * row)
         assert memory.edits_per_batch(model, EngineSpec(), SHARED, latents) == expected
     assert memory.edits_per_batch(model, EngineSpec(edits_per_batch=7), SHARED, latents) == 7
-    assert memory.edits_per_batch(model, EngineSpec(), RecipeSpec(name="other"), latents) == 1
+    assert memory.edits_per_batch(model, EngineSpec(), unwindowed(name="other"), latents) == 1
     assert memory.told(model, EngineSpec(), SHARED, latents).endswith(" MiB a row, up to 4 edits (9 rows) a call")
 
 

@@ -40,6 +40,15 @@ def versions(model: VideoModel, scene: world.Scene, recipe: RecipeSpec, targets:
     return found | {target: model.decode(latents) for target, latents in zip(targets, edited, strict=True)}
 
 
+def targets_of(edits: list[world.BenchEdit]) -> list[str]:
+    """Six target prompts: the clip's four changes of the bench, then other changes of one attribute."""
+    scene = edits[0].scene
+    others = {"background": world.BACKGROUNDS, "colour": world.COLOURS, "shape": world.SHAPES}
+    more = [scene.edited(**{name: value}) for name, values in others.items() for value in values]
+    wanted = [edit.wanted for edit in edits if edit.kind != "none"] + [one for one in more if one != scene]
+    return list(dict.fromkeys(one.combination.caption() for one in wanted))[:6]
+
+
 def strip(rows: dict[str, np.ndarray]) -> Image.Image:
     """One row a version, its label on the left, every second frame on the right."""
     size = world.SIZE_PX * SCALE
@@ -68,8 +77,7 @@ def main() -> None:
     parser.add_argument("--clip", type=int, default=0, help="number of the bench's clip")
     args = parser.parse_args()
     edits = [edit for edit in world.bench_edits(args.clip + 1) if edit.clip == args.clip]
-    targets = [edit.target_prompt for edit in edits if edit.kind != "none"]
-    rows = versions(load(ModelSpec(path=args.model)), edits[0].scene, PRESETS[args.recipe], targets)
+    rows = versions(load(ModelSpec(path=args.model)), edits[0].scene, PRESETS[args.recipe], targets_of(edits))
     args.file.parent.mkdir(parents=True, exist_ok=True)
     strip(rows).save(args.file, optimize=True)
     print(args.file)

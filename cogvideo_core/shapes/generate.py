@@ -36,11 +36,13 @@ def prompt_list(count: int) -> Iterator[world.Combination]:
         yield pool[(i // 2) * 7 % len(pool)]
 
 
-def success(pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50) -> dict[str, float]:
-    """Share of generated clips in which the oracle reads each attribute as asked."""
-    wanted = list(prompt_list(prompts))
+def success(
+    pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50, first: int = 0
+) -> dict[str, float]:
+    """Share of generated clips in which the oracle reads each attribute as asked; of the prompts from `first` on."""
+    wanted = list(prompt_list(first + prompts))
     hits: dict[str, list[bool]] = {name: [] for name in world.Combination._fields}
-    for start in range(0, prompts, 25):
+    for start in range(first, first + prompts, 25):
         part = wanted[start : start + 25]
         captions = [c.caption(start + i) for i, c in enumerate(part)]
         for frames, combination in zip(generated(pipe, captions, seed + start, guidance, steps), part, strict=True):

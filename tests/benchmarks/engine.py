@@ -29,7 +29,7 @@ from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
 from cogvideo_core.gate import gate_evaluations
 from cogvideo_core.inversion import evaluations
 from cogvideo_core.model import VideoModel
-from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS, unwindowed
 from cogvideo_core.shapes import build
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
@@ -37,12 +37,12 @@ EDITS = (1, 4, 8, 16)
 STEPS = 50  # of an inversion and of an edit
 WINDOWS = {
     "all steps, all layers": SHARED,
-    "steps 0 to 0.4": RecipeSpec(reference_end=0.4),
-    "layers 0 to 0.5": RecipeSpec(reference_end=1.0, layer_end=0.5),
-    "layers 0.5 to 1": RecipeSpec(reference_end=1.0, layer_start=0.5),
-    "steps 0 to 0.4, layers 0 to 0.5": RecipeSpec(reference_end=0.4, layer_end=0.5),
+    "steps 0 to 0.4": unwindowed(reference_end=0.4),
+    "layers 0 to 0.5": unwindowed(reference_end=1.0, layer_end=0.5),
+    "layers 0.5 to 1": unwindowed(reference_end=1.0, layer_start=0.5),
+    "steps 0 to 0.4, layers 0 to 0.5": unwindowed(reference_end=0.4, layer_end=0.5),
     "no reference": PRESETS["text"],
-    "all, guidance in steps 0 to 0.6": RecipeSpec(reference_end=1.0, guidance_end=0.6),
+    "all, guidance in steps 0 to 0.6": unwindowed(reference_end=1.0, guidance_end=0.6),
 }
 
 

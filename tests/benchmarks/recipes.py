@@ -3,8 +3,9 @@
     python tests/benchmarks/recipes.py                 # 12 clips, 60 edits a row
     python tests/benchmarks/recipes.py --only reference_weight=0.5 --limit 4
 
-Marks and figures are those of `shapes_edit.py`, whose held-out clips take no part here. Every row is the default recipe
-with the fields changed that its name tells; `seed` is there to be compared with. The last line is JSON.
+Marks and figures are those of `shapes_edit.py`, whose held-out clips take no part here. `plain` starts from inverted
+noise and sees the reference in all steps and layers, at guidance 6 in all steps; every row is that, with the fields
+changed that its name tells. `seed` is there to be compared with. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shapes_edit import ROWS, SOURCE_PROMPTED, Setup, changed, crew, difference, measure, model_of
+from shapes_edit import ROWS, SOURCE_PROMPTED, Setup, crew, difference, measure, model_of
 from skimage.color import rgb2lab
 
 from cogvideo_core import video
 from cogvideo_core.model import load
+from cogvideo_core.presets import PRESETS, unwindowed
 from cogvideo_core.quality import delta_e, psnr
 from cogvideo_core.shapes import world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
@@ -50,19 +52,19 @@ TOGETHER: list[dict[str, Any]] = [
     *({"layer_start": 0.34, "guidance_end": end} for end in (0.6, 0.8)),
     {"layer_start": 0.34, "guidance_end": 0.6, "reference_weight": 2.0},
     {"layer_start": 0.34, "guidance_end": 0.6, "reference_end": 0.6},
-    {"layer_start": 0.34, "guidance_end": 0.8, "guidance_rescale": 0.7},
+    {"layer_start": 0.34, "guidance_end": 0.6, "guidance_rescale": 0.7},
+    {"layer_start": 0.34, "guidance_end": 0.6, "colour_transfer": True},
+    {"layer_start": 0.34, "guidance_end": 0.6, "start": "noised"},
+    {"layer_start": 0.5, "guidance_end": 0.6},
     {"layer_start": 0.5, "guidance_end": 0.6, "reference_weight": 2.0},
-    {"reference_weight": 2.0, "reference_schedule": "falling"},
-    *({"layer_start": 0.34, "reference_weight": weight} for weight in (1.5, 2.0)),
+    {"reference_end": 0.6, "guidance_end": 0.6},
     {"reference_weight": 0.5, "guidance_scale": 9.0},
-    {"reference_weight": 0.5, "start": "mixed", "mix_cutoff": 0.3},
-    {"reference_schedule": "falling", "guidance_scale": 9.0},
     {"start": "mixed", "mix_cutoff": 0.3, "guidance_scale": 9.0},
 ]
 
 
 def name_of(changes: dict[str, Any]) -> str:
-    return " ".join(f"{field}={value}" for field, value in changes.items()) or "balanced"
+    return " ".join(f"{field}={value}" for field, value in changes.items()) or "plain"
 
 
 def known(file: Path | None, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -73,14 +75,24 @@ def known(file: Path | None, about: dict[str, Any]) -> dict[str, dict[str, Any]]
     return earlier["measured"] if earlier["about"] == about else {}
 
 
-def told(measured: dict[str, dict[str, Any]]) -> str:
+def label(name: str, recipe: RecipeSpec | None) -> str:
+    """The row's name, and the preset that it is."""
+    named = [preset for preset, one in PRESETS.items() if recipe and nameless(one) == nameless(recipe)]
+    return " = ".join(f"`{one}`" for one in (name, *named))
+
+
+def nameless(recipe: RecipeSpec) -> dict[str, Any]:
+    return recipe.as_json() | {"name": ""}
+
+
+def told(measured: dict[str, dict[str, Any]], recipes: dict[str, RecipeSpec]) -> str:
     """The table of docs/recipes.md: each row, and what it does better than `seed`."""
     lines = ["| changed | success | against seed | background below the VAE's, dB | against seed, dB | ΔE over the "]
     lines[0] += "VAE's | sharpness | evaluations |"
     lines.append("|---" * 8 + "|")
     for name, one in measured.items():
         row, gain = one["row"], difference(name, one["marks"], measured["seed"]["marks"])
-        cells = [f"`{name}`", f"{row['all']:.2f}"]
+        cells = [label(name, recipes.get(name)), f"{row['all']:.2f}"]
         cells += [f"{gain['all']:+.2f} ({gain['all_low']:+.2f} to {gain['all_high']:+.2f})"]
         cells += [f"{row['bg_psnr_below_vae']:.1f}"]
         cells += [f"{gain['bg_psnr']:+.1f} ({gain['bg_psnr_low']:+.1f} to {gain['bg_psnr_high']:+.1f})"]
@@ -124,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=12, help="clips, five edits each")
     parser.add_argument("--model", default="shapes")
-    parser.add_argument("--only", action="append", help="rows to measure beside seed and balanced, by name")
+    parser.add_argument("--only", action="append", help="rows to measure beside seed and plain, by name")
     parser.add_argument("--json", type=Path, help="file of results; rows that it holds are not measured again")
     parser.add_argument("--page", type=Path, help="page whose table between the marks `sweep` is renewed")
     parser.add_argument("--round-trips", type=int, metavar="CLIPS", help="measure VAE and codec alone, nothing else")
@@ -134,10 +146,10 @@ def main() -> None:
         renew(args.page, "trips", round_trips(args.model, args.round_trips))
         return
     setup = Setup(args.model, "bfloat16" if multiplies_bfloat16() else "float32", tuning=True)
-    variants = {name_of(changes): changed(RecipeSpec(), changes) for changes in ({}, *ALONE, *TOGETHER)}
+    variants = {name_of(changes): unwindowed(**changes) for changes in ({}, *ALONE, *TOGETHER)}
     if unknown := set(args.only or ()) - set(variants):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
-    chosen = {name: recipe for name, recipe in variants.items() if not args.only or name in ("balanced", *args.only)}
+    chosen = {name: recipe for name, recipe in variants.items() if not args.only or name in ("plain", *args.only)}
     settings = {"seed": ROWS["seed"]} | {name: (SOURCE_PROMPTED, recipe) for name, recipe in chosen.items()}
     about = {"model": model_of(setup).fingerprint, "dtype": setup.dtype, "clips": args.limit}
     measured = known(args.json, about)
@@ -149,7 +161,7 @@ def main() -> None:
             if args.json:
                 args.json.write_text(json.dumps({"about": about, "measured": measured}), "utf-8")
     order = [name for name in ("seed", *variants) if name in measured]
-    table = told({name: measured[name] for name in order})
+    table = told({name: measured[name] for name in order}, variants)
     renew(args.page, "sweep", table)
     print(json.dumps({"rows": [measured[name]["row"] for name in order], "clips": args.limit}))
 
