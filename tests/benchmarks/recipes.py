@@ -49,7 +49,8 @@ ALONE: list[dict[str, Any]] = [
     {"colour_transfer": True},
 ]
 TOGETHER: list[dict[str, Any]] = [
-    *({"layer_start": 0.34, "guidance_end": end} for end in (0.6, 0.8)),
+    *({"layer_start": 0.34, "guidance_end": end} for end in (0.4, 0.6, 0.8)),
+    *({"layer_start": 0.34, "guidance_end": end, "start_at": 0.2} for end in (0.5, 0.6)),
     {"layer_start": 0.34, "guidance_end": 0.6, "reference_weight": 2.0},
     {"layer_start": 0.34, "guidance_end": 0.6, "reference_end": 0.6},
     {"layer_start": 0.34, "guidance_end": 0.6, "guidance_rescale": 0.7},
