@@ -10,7 +10,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "faithful": {"reference_weight": 2.0},
     "bold": {"layer_start": 0.5},
-    "fast": {"reference_end": 0.6},
+    "fast": {"start_at": 0.2},
     "seed": OPEN | {"reference_prompt": "per_half", "start": "fresh"},
     "text": OPEN | {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
 }
