@@ -19,9 +19,12 @@ class Stopped(BaseException):
 def stopping_with_the_body(dask_event: Any = None) -> Iterator[None]:
     """When the body is left by an exception, SIGTERM's and Ctrl-C's included, every running task ends at its next step.
 
-    `dask_event` is the `distributed.Event` that the tasks on a cluster look at.
+    `dask_event` is the `distributed.Event` that the tasks on a cluster look at. It outlives the flow, whose name it
+    bears, and a flow that is retried keeps its name: so it is taken back first.
     """
     _asked.clear()
+    if dask_event is not None:
+        dask_event.clear()
     try:
         yield
     except BaseException:
