@@ -99,19 +99,19 @@ def _lines(url: str) -> Iterator[Record]:
         yield from (json.loads(line) for line in file)
 
 
-def finished(root: str, wave: int, plan: str, last_stage: str, retryable: bool = False) -> Record | None:
-    """The counts of a wave of this very plan that came to its end, with nothing left that may succeed in another try
-    unless `retryable` is granted; else None."""
+def finished(root: str, wave: int, about: Record, retryable: bool = False) -> Record | None:
+    """The counts of a wave that came to its end, with nothing left that may succeed in another try unless `retryable`
+    is granted; else None. Its file must say all that `about` says: of which plan, settings and last stage it is."""
     try:
         lines = _lines(wave_url(root, wave))
-        about = next(lines)
-        whole = about["plan"] == plan and about["stage"] == last_stage
+        head = next(lines)
+        whole = about.items() <= {name: head.get(name) for name in about}.items()
         again = any(record.get("retryable") and not record.get("parked") for record in lines)
         if not whole or (again and not retryable):
             return None
+        return dict(head["counts"])
     except (FileNotFoundError, StopIteration, ValueError, KeyError):
         return None
-    return dict(about["counts"])
 
 
 class Records:

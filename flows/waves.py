@@ -38,7 +38,8 @@ def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stag
         for batch in in_window(waiting, _chain(settings, submit, last_stage), settings.engine.batches_in_flight):
             spool.add(batch)
             reported.advance(batch, spool.counts, get_run_logger())
-        spool.publish(settings.output.root, wave, {"plan": plan, "wave": wave}, settings.plan)
+        about = {"plan": plan, "wave": wave, "settings": settings.results}
+        spool.publish(settings.output.root, wave, about, settings.plan)
         wall = time.perf_counter() - started
         if settings.engine.engine == "threads":
             get_run_logger().info("model busy %.0f %% of %.1f s", 100 * (busy_seconds() - busy) / wall, wall)
