@@ -13,6 +13,7 @@ from cogvideo_core.outcomes import Records, added, finished
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.tables import kept_settings, read_table
 from flows.edit_dataset import run
+from flows.engines import check_limit
 from flows.report import finish, run_name
 from flows.wave_runs import run_waves
 from flows.waves import LastStage, refused_counts
@@ -82,6 +83,7 @@ def run_campaign(
         waves_in_flight: Waves that are asked for at a time; as many as there are workers.
     """
     settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
+    check_limit(engine)
     planned = work.discover_clips(settings)
     about = {"plan": planned["plan"], "settings": settings.results, "stage": "edit"}
     done = {wave: finished(output.root, wave, about) for wave in range(planned["waves"])}

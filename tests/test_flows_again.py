@@ -337,6 +337,38 @@ def test_retry_in_the_ui_does_what_is_missing(groups: Record, clips: Path) -> No
     assert again_run.run_count == 2 and again_run.state.is_completed()
 
 
+def limit_on_server(name: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=2))
+
+
+@pytest.mark.parametrize("run", [edit_dataset.edit_dataset, again.run_campaign])
+def test_a_concurrency_limit_that_is_missing_is_one_sentence(groups: Record, run: Any) -> None:
+    """Said before anything is planned, and not as a failure of each clip."""
+    groups["engine"] = EngineSpec(concurrency_limit="nowhere")
+    sentence = r"^field engine\.concurrency_limit: the server has no global concurrency limit 'nowhere'"
+    with pytest.raises(BadSpec, match=sentence):
+        run(**groups)
+    assert not Path(groups["output"].root).exists()
+
+
+def test_a_campaign_plans_without_the_model(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine may have no GPU, and keeps no weights: it reads the configuration, and waits."""
+    deployment_here(monkeypatch, {0, 1, 2})
+
+    def load(spec: ModelSpec) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(model, "load", load)
+    groups["model"] = groups["model"].model_copy(update={"device": "cuda"})
+    with model.unloaded(), pytest.raises(again.CampaignUnfinished, match=r"waves \[0, 1, 2\] of 3"):
+        again.run_campaign(**groups)
+    assert len(pq.read_table(f"{groups['output'].root}/plan/clips.parquet")) == 3
+
+
 def test_a_concurrency_limit_is_held_while_the_model_works(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inverting and editing each hold a slot of the named limit, and give it back; encoding holds none."""
     held: list[str] = []
@@ -348,6 +380,7 @@ def test_a_concurrency_limit_is_held_while_the_model_works(groups: Record, monke
         yield
         held.append("given back")
 
+    limit_on_server("gpu-0")
     monkeypatch.setattr("prefect.concurrency.sync.concurrency", concurrency)
     groups["engine"] = EngineSpec(concurrency_limit="gpu-0", clips_per_batch=3)
     assert edit_dataset.edit_dataset(**groups)["edits_made"] == 6
@@ -382,6 +415,20 @@ def test_a_stopped_flow_stops_its_tasks_at_their_next_step(prefect_harness: None
     assert len(steps) <= 2
     stopping._asked.clear()
     stopping.check()
+
+
+def test_a_wait_for_another_try_ends_with_the_flow() -> None:
+    """Of a minute's pause nothing is left once the flow has asked to stop."""
+    stopping._asked.clear()
+    timer = threading.Timer(0.2, stopping._asked.set)
+    timer.start()
+    try:
+        with pytest.raises(stopping.Stopped):
+            stopping.pause(60)
+    finally:
+        timer.join(1)
+        stopping._asked.clear()
+    stopping.pause(0.01)
 
 
 class Done:
