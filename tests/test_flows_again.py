@@ -187,87 +187,6 @@ def test_settings_that_change_results_change_their_hash(changed: Record, same: b
     assert Settings(**json.loads(json.dumps(seed.as_json()))).results == seed.results != one.results
 
 
-def flow_run_of_wave(wave: int, tag: str, state: Any) -> Any:
-    """A flow run on the server as a campaign has asked for it."""
-    from prefect.client.orchestration import get_client
-
-    @flow(name="edit-wave")
-    def edit_wave(wave: int) -> None: ...
-
-    with get_client(sync_client=True) as client:
-        return client.create_flow_run(edit_wave, parameters={"wave": wave}, tags=[tag], state=state).id
-
-
-def state_of(run_id: Any) -> str:
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        return str(client.read_flow_run(run_id).state.type.value)
-
-
-def in_a_flow(call: Any, *args: Any) -> Any:
-    return flow(name="campaign", validate_parameters=False)(lambda: call(*args))()
-
-
-def test_waves_at_work_are_waited_for_and_not_asked_again(
-    prefect_harness: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A campaign that was killed finds the runs it has asked for, of its own tag alone, over several pages; those that
-    are over are asked for again."""
-    from prefect.client.orchestration import get_client
-    from prefect.states import Cancelling, Completed, Failed, Running, Scheduled
-
-    monkeypatch.setattr(wave_runs, "PAGE", 1)
-    tag = f"campaign {uuid4()}"
-    states = {0: Running(), 1: Scheduled(), 2: Failed(), 3: Cancelling()}
-    at_work = {wave: flow_run_of_wave(wave, tag, state) for wave, state in states.items()}
-    flow_run_of_wave(4, "another", Running())
-    assert wave_runs.at_work(tag) == {wave: at_work[wave] for wave in (0, 1)}
-    asked = []
-
-    def run_deployment(name: str, parameters: Record, timeout: float, tags: list[str]) -> Any:
-        assert tags == [tag, f"wave {parameters['wave']}"]
-        asked.append(parameters["wave"])
-        with get_client(sync_client=True) as client:  # by then the two have come to their end
-            for wave in (0, 1):
-                client.set_flow_run_state(at_work[wave], Completed(), force=True)
-        return SimpleNamespace(id=flow_run_of_wave(parameters["wave"], tag, Completed()))
-
-    monkeypatch.setattr(wave_runs, "run_deployment", run_deployment)
-    in_a_flow(wave_runs.run_waves, "edit-wave/edit-wave", {}, tag, [0, 1, 2, 3, 4], 3)
-    assert asked == [2, 3, 4]
-
-
-def test_a_server_that_does_not_answer_ends_no_wave(prefect_harness: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again until it answers. Cancelling a campaign cancels its waves; an error of its own does not."""
-    from prefect.client.orchestration import get_client as real
-    from prefect.states import Completed, Running
-
-    tag, down = f"campaign {uuid4()}", [OSError("away")] * 3
-    (over, going) = flow_run_of_wave(0, tag, Completed()), flow_run_of_wave(1, tag, Running())
-
-    def hiccup(**given: Any) -> Any:
-        if down:
-            raise down.pop()
-        return real(**given)
-
-    monkeypatch.setattr(wave_runs, "POLL_S", 0.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(wave_runs, "get_client", hiccup)
-        assert in_a_flow(wave_runs.ended, {0: over, 1: going}) == [0] and down == []
-
-    def stop(error: BaseException) -> str:
-        def ended(running: Record) -> list[int]:
-            raise error
-
-        monkeypatch.setattr(wave_runs, "ended", ended)
-        with pytest.raises(type(error)):
-            in_a_flow(wave_runs.run_waves, "edit-wave/edit-wave", {}, tag, [1], 1)
-        return state_of(going)
-
-    assert [stop(RuntimeError("a bug")), stop(KeyboardInterrupt())] == ["RUNNING", "CANCELLING"]
-
-
 def test_more_failures_than_a_wave_holds_are_tried_again(groups: Record, clips: Path) -> None:
     """Two failed clips in waves of one clip each: both are run again, each wave from the retry's own plan, and the
     settings of the root stay those of its run."""
@@ -415,6 +334,25 @@ def test_a_stopped_flow_stops_its_tasks_at_their_next_step(prefect_harness: None
     assert len(steps) <= 2
     stopping._asked.clear()
     stopping.check()
+
+
+def test_the_stop_of_a_real_cluster_is_taken_back() -> None:
+    """A worker sees the event of the flow that was stopped, and no longer once the flow runs again."""
+    distributed = pytest.importorskip("distributed")
+    name = stopping.event_name(uuid4())
+
+    def seen() -> bool:
+        return bool(distributed.Event(name).is_set())
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        event = distributed.Event(name, client=client)
+        with pytest.raises(KeyboardInterrupt), stopping.stopping_with_the_body(event):
+            assert not client.submit(seen, pure=False).result()
+            raise KeyboardInterrupt
+        assert client.submit(seen, pure=False).result()
+        with stopping.stopping_with_the_body(event):
+            assert not client.submit(seen, pure=False).result()
 
 
 def test_a_wait_for_another_try_ends_with_the_flow() -> None:
