@@ -43,7 +43,7 @@ class VideoModel(Configured):
     ) -> None:
         """`text_folder`: where the text encoder lies, so that it is loaded when a prompt is to be embedded, and only
         then. None where the pipeline brings it."""
-        super().__init__(pipeline.transformer.config, pipeline.vae.config)
+        super().__init__(pipeline.transformer.config, getattr(pipeline.vae, "config", None))  # benches do without a VAE
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
         self.vae, self.transformer = pipeline.vae, pipeline.transformer
         self.lock, self.evaluations, self.room, self.busy_s = threading.RLock(), 0, Room(), 0.0
@@ -57,6 +57,10 @@ class VideoModel(Configured):
     def fingerprint(self) -> str:
         """Of all components and of the precisions they run in."""
         return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype])
+
+    @property
+    def pixels_a_cell(self) -> int:
+        return int(self.pipe.vae_scale_factor_spatial)
 
     @property
     def layers(self) -> int:
