@@ -62,9 +62,17 @@ def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record
 
 
 def attempt(
-    step: Callable[[Record], Record], clip: Record, stage: str, retries: int = 0, pause_s: float = 1.0
+    step: Callable[[Record], Record],
+    clip: Record,
+    stage: str,
+    retries: int = 0,
+    pause_s: float = 1.0,
+    wait: Callable[[float], None] | None = None,
 ) -> Record:
-    """step(clip), or a failure record. Retryable errors are tried `retries` times more, waiting longer each time."""
+    """step(clip), or a failure record. Retryable errors are tried `retries` times more, waiting longer each time.
+
+    `wait(seconds)` may end the wait, and all, by raising what is no Exception; without it, it is slept.
+    """
     if is_failure(clip):
         return clip
     for tried in range(1, retries + 2):
@@ -73,5 +81,5 @@ def attempt(
         except Exception as error:
             if tried > retries or not kind_of(error)[1]:
                 return failure(clip, stage, error, tried)
-            time.sleep(min(pause_s * 2 ** (tried - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
+            (wait or time.sleep)(min(pause_s * 2 ** (tried - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable: the last try returns")

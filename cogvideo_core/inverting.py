@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from cogvideo_core import gate, video
+from cogvideo_core.ddim import Velocity
 from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.inversion import evaluations, invert
@@ -34,12 +35,13 @@ def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept
     schedule, spent = work.model.schedule(work.inversion.steps, work.inversion.spacing), 0
     text = embeddings(work.model, work.ledger, [record["inversion_prompt"]])
     stored = read_latents(work, record["latents_key"])
-    velocity, latents = work.model.one_row(text, stored.get("image")), stored["latents"].to(work.model.device)
+    velocity = heard(work.model.one_row(text, stored.get("image")), work, "invert")
+    latents = stored["latents"].to(work.model.device)
     frames = partial(source_frames, work, record)
     for settings in gate.tries(work.inversion):
         level, seen = gate.gate_evaluations(settings), dict[int, Tensor]()
         states = gate.watched(invert(velocity, latents, schedule, settings), level, seen)
-        kept = keep(stepping(states, work, "invert"))
+        kept = keep(states)
         report = gate.judged(work.model, velocity, schedule, settings, seen, frames)
         spent += evaluations(settings) + level
         if report.get("passed", True):
@@ -79,6 +81,16 @@ def source_frames(work: Work, record: Record, count: int) -> np.ndarray:
         path, limits = work.ledger.fetch(commit, "source.mp4", Path(folder)), video.Limits.of(work.dataset)
         found, size = video.probe(path, record["clip"], limits), (record["height"], record["width"], record["fps"])
         return video.decode(path, record["clip"], found, video.Window(0, 0.0, count), *size, "stretch", limits)
+
+
+def heard(velocity: Velocity, work: Work, stage: str) -> Velocity:
+    """The velocity; `Work.on_step` hears of each evaluation before it is made, and may end all by raising."""
+
+    def called(x: Tensor, t: int) -> Tensor:
+        work.on_step(stage)
+        return velocity(x, t)
+
+    return called
 
 
 def stepping(states: Iterator[Tensor], work: Work, stage: str) -> Iterator[Tensor]:

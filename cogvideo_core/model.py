@@ -7,7 +7,6 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from transformers import T5EncoderModel
 from cogvideo_core import options, processors
 from cogvideo_core.attention import Reference
 from cogvideo_core.checkpoint import check_folder, component_fingerprints, model_folder
+from cogvideo_core.configuration import Configured
+from cogvideo_core.configuration import VideoShape as VideoShape
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.image_to_video import OFS, Images
 from cogvideo_core.memory import Room
@@ -29,17 +30,7 @@ from cogvideo_core.schedule import Schedule, schedule_from_config
 from cogvideo_core.specs import ModelSpec, fingerprint
 
 
-@dataclass(frozen=True)
-class VideoShape:
-    """What the model is fed: frames at a rate and a size in pixels."""
-
-    frames: int
-    height: int
-    width: int
-    fps: int
-
-
-class VideoModel:
+class VideoModel(Configured):
     """A loaded CogVideoX. Processors are installed once; one forward at a time (`lock`); `evaluations` counts rows, and
     `busy_s` the seconds inside the lock."""
 
@@ -52,6 +43,7 @@ class VideoModel:
     ) -> None:
         """`text_folder`: where the text encoder lies, so that it is loaded when a prompt is to be embedded, and only
         then. None where the pipeline brings it."""
+        super().__init__(pipeline.transformer.config, getattr(pipeline.vae, "config", None))  # benches do without a VAE
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
         self.vae, self.transformer = pipeline.vae, pipeline.transformer
         self.lock, self.evaluations, self.room, self.busy_s = threading.RLock(), 0, Room(), 0.0
@@ -67,9 +59,8 @@ class VideoModel:
         return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype])
 
     @property
-    def image_to_video(self) -> bool:
-        """Whether the transformer takes image latents beside the latents."""
-        return bool(self.transformer.config.in_channels == 2 * self.vae.config.latent_channels)
+    def pixels_a_cell(self) -> int:
+        return int(self.pipe.vae_scale_factor_spatial)
 
     @property
     def layers(self) -> int:
@@ -79,16 +70,6 @@ class VideoModel:
     def text_tokens(self) -> int:
         """Prompts are padded to this many tokens: 226 on the released models, 16 on the shapes one."""
         return int(self.transformer.config.max_text_seq_length)
-
-    @property
-    def shape(self) -> VideoShape:
-        """The size, length and rate the model was trained at."""
-        config = self.transformer.config
-        spatial = self.pipe.vae_scale_factor_spatial
-        height, width = config.sample_height * spatial, config.sample_width * spatial
-        if config.patch_size_t is not None and config.sample_height >= 300:
-            height, width = 768, 1360  # the 1.5 configurations hold their largest grid here, not their usual size
-        return VideoShape(config.sample_frames, height, width, 16 if config.sample_frames > 49 else 8)
 
     def schedule(self, steps: int, spacing: str = "trailing") -> Schedule:
         return schedule_from_config(self.pipe.scheduler.config, steps, spacing)

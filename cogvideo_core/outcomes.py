@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain, islice
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from cogvideo_core.failures import is_failure
 from cogvideo_core.plan_tables import read_refused
@@ -53,12 +54,25 @@ def added(one: Record, other: Record) -> Record:
     return {name: one.get(name, 0) + other.get(name, 0) for name in COUNTS}
 
 
+Busy = dict[str, list[float]]
+"""worker -> its model's busy seconds, a clock that only grows, when it was first and last looked at."""
+
+
+def spanned(one: Busy, other: Busy) -> Busy:
+    """From the first look to the last of each worker."""
+    both = {worker: [*one.get(worker, []), *other.get(worker, [])] for worker in one | other}
+    return {worker: [min(looks), max(looks)] for worker, looks in both.items()}
+
+
 class Spool:
     """The records of one wave while it runs: on disk, with their counts in memory. A context manager."""
 
     def __init__(self, last_stage: str) -> None:
         self.last_stage, self.counts = last_stage, dict.fromkeys(COUNTS, 0)
         self.loads: dict[str, int] = {}  # worker -> times it has loaded a model
+        self.busy: Busy = {}
+        self.stages: dict[str, float] = {}  # seconds of all clips
+        self.started = time.perf_counter()
         self.file: IO[str] = tempfile.NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> Spool:
@@ -71,12 +85,22 @@ class Spool:
         self.counts = added(self.counts, counts_of(batch, self.last_stage))
         for record in batch:
             self.loads |= record.get("loads", {})
+            self.busy = spanned(self.busy, record.get("busy", {}))
+            for row in record.get("timings", []):
+                self.stages[row["stage"]] = self.stages.get(row["stage"], 0.0) + row.get("seconds", 0.0)
         self.file.writelines(json.dumps(record) + "\n" for record in batch)
+
+    def times(self) -> Record:
+        """What the wave has taken so far."""
+        busy_s = sum(last - first for first, last in self.busy.values())
+        wall_s = time.perf_counter() - self.started
+        return {"wall_s": wall_s, "worker_s": wall_s * len(self.busy), "busy_s": busy_s, "stages": self.stages}
 
     def publish(self, root: str, wave: int, about: Record, folder: str = "plan") -> None:
         """Writes the wave's file; `about` comes first, with the counts."""
         self.file.flush()
-        head = json.dumps(about | {"counts": self.counts, "stage": self.last_stage, "loads": self.loads}) + "\n"
+        about = about | {"counts": self.counts, "stage": self.last_stage, "loads": self.loads, "times": self.times()}
+        head = json.dumps(about) + "\n"
         url = wave_url(root, wave, folder)
         with storing(url), open(self.file.name, "rb") as lines:
             fs, path = open_store(url)
@@ -99,19 +123,19 @@ def _lines(url: str) -> Iterator[Record]:
         yield from (json.loads(line) for line in file)
 
 
-def finished(root: str, wave: int, plan: str, last_stage: str, retryable: bool = False) -> Record | None:
-    """The counts of a wave of this very plan that came to its end, with nothing left that may succeed in another try
-    unless `retryable` is granted; else None."""
+def finished(root: str, wave: int, about: Record, retryable: bool = False) -> Record | None:
+    """The counts of a wave that came to its end, with nothing left that may succeed in another try unless `retryable`
+    is granted; else None. Its file must say all that `about` says: of which plan, settings and last stage it is."""
     try:
         lines = _lines(wave_url(root, wave))
-        about = next(lines)
-        whole = about["plan"] == plan and about["stage"] == last_stage
+        head = next(lines)
+        whole = about.items() <= {name: head.get(name) for name in about}.items()
         again = any(record.get("retryable") and not record.get("parked") for record in lines)
         if not whole or (again and not retryable):
             return None
+        return dict(head["counts"])
     except (FileNotFoundError, StopIteration, ValueError, KeyError):
         return None
-    return dict(about["counts"])
 
 
 class Records:
@@ -128,8 +152,38 @@ class Records:
         with suppress(FileNotFoundError):  # a wave that was never run, or never came to its end
             yield from islice(_lines(wave_url(self.root, wave, self.folder)), 1, None)
 
+    def heads(self) -> Iterator[Record]:
+        """What each wave that came to its end says of itself."""
+        for wave in range(self.waves):
+            with suppress(FileNotFoundError):
+                yield from islice(_lines(wave_url(self.root, wave, self.folder)), 1)
+
     def failures(self) -> Iterator[Record]:
         return (record for record in self if is_failure(record))
+
+
+class Times(NamedTuple):
+    """What the waves of a run have taken, added up."""
+
+    waves: int
+    wall_s: float
+    worker_s: float  # wall_s times the processes that worked
+    busy_s: float  # of their models
+    stages: dict[str, float]  # seconds of all clips
+    loads: dict[str, int]  # worker -> times it has loaded a model
+
+
+def times_of(heads: Iterable[Record]) -> Times:
+    """Of the waves whose heads these are; one that tells nothing counts as none."""
+    told = [head for head in heads if "times" in head]
+    wall_s, worker_s, busy_s = (sum(head["times"][name] for head in told) for name in ("wall_s", "worker_s", "busy_s"))
+    stages, loads = dict[str, float](), dict[str, int]()
+    for head in told:
+        for stage, seconds in head["times"]["stages"].items():
+            stages[stage] = stages.get(stage, 0.0) + seconds
+        for worker, times in head.get("loads", {}).items():
+            loads[worker] = max(loads.get(worker, 0), times)
+    return Times(len(told), wall_s, worker_s, busy_s, stages, loads)
 
 
 Tried = dict[tuple[str, int], Record]

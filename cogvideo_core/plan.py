@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_core import manifests, sources, uris, video
+from cogvideo_core.configuration import Configured
 from cogvideo_core.errors import BadSpec, ClipError
 from cogvideo_core.failures import attempt, is_failure
-from cogvideo_core.model import VideoModel
 from cogvideo_core.specs import DatasetSpec, OutputSpec
 from cogvideo_core.units import shape_of
 
@@ -34,11 +34,11 @@ def check_places(dataset: DatasetSpec, output: OutputSpec) -> None:
         )
 
 
-def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
+def check_shape(dataset: DatasetSpec, model: Configured) -> None:
     """Refuses sizes the model can't take, before anything is read."""
     shape = shape_of(dataset, model)
-    config = model.transformer.config
-    multiple = model.pipe.vae_scale_factor_spatial * config.patch_size
+    config = model.transformer_config
+    multiple = model.pixels_a_cell * config.patch_size
     for field, value in (("height", shape.height), ("width", shape.width)):
         if value % multiple:
             raise BadSpec(f"field {field}: {value} is no multiple of {multiple}, which this model needs; use another")
@@ -50,7 +50,7 @@ def check_shape(dataset: DatasetSpec, model: VideoModel) -> None:
 
 
 def planned_clips(
-    dataset: DatasetSpec, model: VideoModel, need_targets: bool = True, probe: bool = False
+    dataset: DatasetSpec, model: Configured, need_targets: bool = True, probe: bool = False
 ) -> Iterator[Record]:
     """Clip records and failures. With window "all" each clip is opened and gives one record a window; with `probe` it
     is opened too, and what is found stands in its record."""
@@ -65,7 +65,7 @@ def planned_clips(
             yield dict(sources.at_window(clip, window))  # type: ignore[arg-type]
 
 
-def check_first_frame(dataset: DatasetSpec, model: VideoModel, clip: Record) -> Record:
+def check_first_frame(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
     """The clip itself. Raises ClipError where its edited first frame could not be used."""
     if clip["image_uri"] and not model.image_to_video:
         problem, remedy = "it needs an image-to-video model", "leave it out or use CogVideoX-5B-I2V or 1.5-5B-I2V"
@@ -76,7 +76,7 @@ def check_first_frame(dataset: DatasetSpec, model: VideoModel, clip: Record) -> 
     raise ClipError(clip["clip"], f"first_frame_uri {clip['first_frame_uri']!r}: {problem}", remedy)
 
 
-def _opened(dataset: DatasetSpec, model: VideoModel, clip: Record) -> Record:
+def _opened(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
     """The clip with what its file says of itself and the sha256 of its bytes; `windows` counts those it is cut into."""
     shape, limits = shape_of(dataset, model), video.Limits.of(dataset)
     with tempfile.TemporaryDirectory() as folder:

@@ -288,7 +288,9 @@ class EngineSpec(Spec):
     edits_per_batch: int = Field(
         0, title="Edits per batch", ge=0, le=64, description="Edits a transformer call. 0: as memory allows, up to 16."
     )
-    batches_in_flight: int = Field(2, title="Batches in flight", ge=1, le=256, description="Submitted at a time.")
+    batches_in_flight: int = Field(
+        0, title="Batches in flight", ge=0, le=256, description="Submitted at a time. 0: two a worker."
+    )
     min_success_ratio: Fraction01 = Field(
         0.5, title="Least success", description="The run fails when a smaller share of the clips succeeds."
     )

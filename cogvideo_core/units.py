@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from cogvideo_core.configuration import Configured
 from cogvideo_core.editing import levels_read
 from cogvideo_core.model import VideoModel, VideoShape
 from cogvideo_core.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
@@ -27,7 +28,7 @@ class Edit(TypedDict):
     strength: float
 
 
-def shape_of(dataset: DatasetSpec, model: VideoModel) -> VideoShape:
+def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
     """The model's own frames and size, unless the dataset asks for others."""
     own = model.shape
     return VideoShape(dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps)

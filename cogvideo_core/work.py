@@ -15,7 +15,9 @@ from cogvideo_core.model import VideoModel
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
 
 Record = dict[str, Any]
-Step = Callable[[str], None]  # called with the stage's name after each denoising or inversion step
+Step = Callable[
+    [str], None
+]  # called with the stage's name: before each evaluation of an inversion, after each denoising step
 
 
 @dataclass(frozen=True)

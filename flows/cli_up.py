@@ -26,7 +26,11 @@ FIXED = {  # whatever a user's own settings are
     "PREFECT_UI_API_URL": "/api",  # seen from the browser, which may come through a tunnel
     "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",  # another site's page must not start runs on loopback
 }
-DEFAULTS = {
+CORE_LOGS = {  # warnings of the core, which knows nothing of Prefect, stand in the logs of runs as well
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvideo_core",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what reads ahead in threads of its own, or runs in no flow
+}
+DEFAULTS = CORE_LOGS | {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",  # more than twice as many task runs a second
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P3D",  # heartbeats and changes of state add up
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_S,
@@ -247,8 +251,8 @@ def told(settings: State, changed: list[str], secret_is_in: str) -> str:
 
 
 def connect() -> dict[str, Any]:
-    """What a command that talks to the server of `up` needs beside PREFECT_API_URL: heartbeats, and the password."""
-    wanted: dict[str, Any] = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_S}
+    """What a command that talks to the server of `up` needs beside PREFECT_API_URL: heartbeats, logs, the password."""
+    wanted: dict[str, Any] = CORE_LOGS | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_S}
     settings = processes.read_state()["settings"]
     if settings.get("auth") and os.environ.get("PREFECT_API_URL", "") == f"{url_of(settings)}/api":
         wanted["PREFECT_API_AUTH_STRING"] = processes.auth_string()

@@ -61,10 +61,16 @@ def edit_wave(
     wave: int = 0,
     plan: str = "",
     last_stage: Literal["edit", "invert"] = "edit",
+    plan_folder: Literal["plan", "plan/retry"] = "plan",
 ) -> Record:
-    """One wave of a plan that lies under the output's root; `plan` is the hash it must have. Returns its counts."""
-    settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
-    if (found := read_planned(output.root)["plan"]) != plan:
+    """One wave of a plan that lies under the output's root; `plan` is the hash it must have. Returns its counts.
+
+    Args:
+        plan_folder: Where the plan lies: plan, or plan/retry for clips that failed before.
+    """
+    groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
+    settings = Settings(**groups, output=output, engine=engine, plan=plan_folder)
+    if (found := read_planned(output.root, plan_folder)["plan"]) != plan:
         raise BadSpec(
             f"field plan: under {output.root!r} lies plan {found[:12]} and not {plan[:12]}; start the run anew"
         )
@@ -89,8 +95,7 @@ def run(settings: Settings, last_stage: LastStage, only: list[list[Any]] | None 
 
 def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: LastStage) -> Record:
     """A wave as a flow run of its own, so that none grows beyond what Prefect shows and stores well."""
-    if settings.plan != "plan":
-        raise BadSpec("field engine.batches_per_wave: more failed clips than one wave holds; raise clips_per_batch")
     groups: Record = {name: getattr(settings, name) for name in Settings.model_fields if name != "plan"}
-    counts: Any = edit_wave(**groups, wave=wave, plan=planned["plan"], last_stage=last_stage)
+    groups |= {"wave": wave, "plan": planned["plan"], "last_stage": last_stage, "plan_folder": settings.plan}
+    counts: Any = edit_wave(**groups)
     return dict(counts)

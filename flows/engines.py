@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -31,6 +33,7 @@ DASK_SETTINGS = {
 @contextlib.contextmanager
 def engine_of(spec: EngineSpec) -> Iterator[Submit]:
     """Starts what the settings name; leaving it by an exception stops running tasks at their next step."""
+    check_limit(spec)
     if spec.engine == "dask":
         with _dask(spec) as submit:
             yield submit
@@ -79,6 +82,25 @@ def workers_of(spec: EngineSpec) -> int:
         with Client(spec.dask_address, set_as_default=False) as client:
             return max(len(client.scheduler_info(n_workers=-1)["workers"]), 1)
     return spec.dask_workers or max(torch.cuda.device_count(), 1)
+
+
+def in_flight(spec: EngineSpec) -> int:
+    """Batches that are submitted at a time: two a worker, which computes one while it reads and writes another."""
+    return spec.batches_in_flight or 2 * workers_of(spec)
+
+
+def check_limit(spec: EngineSpec) -> None:
+    """Raises BadSpec for a concurrency limit that the server does not have; without one each batch would fail of it."""
+    if not spec.concurrency_limit:
+        return
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(spec.concurrency_limit)
+        except ObjectNotFound as error:
+            raise BadSpec(
+                f"field engine.concurrency_limit: the server has no global concurrency limit "
+                f"{spec.concurrency_limit!r}; create it, with two slots a GPU, or leave the field empty"
+            ) from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from cogvideo_core.failures import STAGES, failure
+from cogvideo_core.failures import STAGES, failure, is_failure
 
 Record = dict[str, Any]
 Futures = list["PrefectFuture[list[Record]]"]
@@ -27,11 +27,11 @@ def in_window(batches: Iterable[list[Record]], chain: Chain, in_flight: int) -> 
 
 
 def _finished(batch: list[Record], futures: Futures) -> list[Record]:
-    """The batch's records; a task that broke as a whole becomes one failure a clip."""
+    """The batch's records; a task that broke as a whole becomes one failure for each clip that had not failed yet."""
     done = batch
     for stage, future in zip(STAGES[1:], futures, strict=False):
         try:
             done = future.result()
         except Exception as error:  # the first task that broke has the cause; those after it never ran
-            return [failure(record, stage, error, 1) for record in batch]
+            return [record if is_failure(record) else failure(record, stage, error, 1) for record in done]
     return done

@@ -126,11 +126,12 @@ def _queue(client: SyncPrefectClient, slots: int) -> list[str]:
 
 
 def _limit(client: SyncPrefectClient, slots: int) -> list[str]:
+    """Two tasks a slot: one computes, under the model's lock, while the other reads, decodes and writes."""
     try:
         client.read_global_concurrency_limit_by_name(LIMIT)
         return []
     except ObjectNotFound:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=LIMIT, limit=slots))
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=LIMIT, limit=2 * slots))
         return ["concurrency limit"]
 
 

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from cogvideo_core.errors import EditError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.gallery import markdown_table
-from cogvideo_core.outcomes import Records
+from cogvideo_core.outcomes import Records, Times, times_of
 from cogvideo_core.specs import DatasetSpec, OutputSpec, RecipeSpec
 from cogvideo_core.uris import unsigned
 from tasks import work
@@ -90,7 +90,8 @@ class Progress:
             logger.warning("progress could not be reported: %s", error)
         for record in batch:
             if is_failure(record):
-                logger.warning("failed in %s: %s", record["stage"], record["message"])
+                clip = record.get("source_id", "")[:8] or "without a key"
+                logger.warning("clip %s failed in %s: %s", clip, record["stage"], record["message"])
         logger.info("%s", told)
 
     def __exit__(self, *exc: object) -> None:
@@ -108,8 +109,9 @@ def told_of(counts: Record, clips: int, seconds: float) -> str:
 def finish(settings: Settings, records: Records, counts: Record, collected: Record) -> Record:
     """Artifacts, a closing line, and the verdict."""
     told = f"{counts['succeeded']} of {counts['clips']} clips succeeded"
+    times = times_of(records.heads())
     told += f"; {counts['edits_made']} edits made, {counts['edits_reused']} reused"
-    create_markdown_artifact(key="summary", markdown=summary(settings, counts, collected), description=told)
+    create_markdown_artifact(key="summary", markdown=summary(settings, counts, collected, times), description=told)
     if collected.get("edits"):
         show_results(settings.output)
     if counts["failed"]:
@@ -153,7 +155,7 @@ def gallery_link(output: OutputSpec) -> str:
     return f"{served}/{quote(page.relative_to(folder).as_posix())}"
 
 
-def summary(settings: Settings, counts: Record, collected: Record) -> str:
+def summary(settings: Settings, counts: Record, collected: Record, times: Times) -> str:
     """The run in one markdown table."""
     rows = [
         ("Source", unsigned(settings.dataset.source)),
@@ -165,6 +167,20 @@ def summary(settings: Settings, counts: Record, collected: Record) -> str:
         ("Edits", f"{counts['edits_made']} made, {counts['edits_reused']} reused"),
         ("Model evaluations", counts["evaluations"]),
         ("Dataset", f"{collected.get('edits', 0)} edits of {collected.get('clips', 0)} clips"),
+        *(time_rows(counts, times) if times.waves else []),
     ]
     table = markdown_table([{"what": what, "value": str(value)} for what, value in rows], ["what", "value"])
     return f"## Edited dataset\n\n{table}"
+
+
+def time_rows(counts: Record, times: Times) -> list[tuple[str, str]]:
+    """How long the waves took and what for. Waves that ran side by side are added up all the same."""
+    minutes, loads = max(times.wall_s, 1e-9) / 60, sum(times.loads.values())
+    stages = ", ".join(f"{stage} {seconds:,.1f} s" for stage, seconds in times.stages.items())
+    return [
+        ("Time", f"{times.wall_s:,.1f} s in {times.waves} {'wave' if times.waves == 1 else 'waves'}"),
+        ("Rate", f"{counts['clips'] / minutes:,.1f} clips, {counts['edits_made'] / minutes:,.1f} edits made a minute"),
+        ("Model busy", f"{100 * times.busy_s / max(times.worker_s, 1e-9):.0f} % of the time"),
+        ("Models loaded", f"{loads} in {len(times.loads)} {'process' if len(times.loads) == 1 else 'processes'}"),
+        ("Stages", f"{stages}, of all clips added up" if stages else "none did work"),
+    ]

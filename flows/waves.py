@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from prefect import get_run_logger
 
 from cogvideo_core.outcomes import Spool, added, parked, tried_before
 from cogvideo_core.plan_tables import Planned, read_batches
-from flows.engines import Submit
+from flows.engines import Submit, in_flight
 from flows.fan_out import Futures, in_window
 from flows.report import Progress
 from tasks import progress, work
@@ -27,21 +26,19 @@ def refused_counts(planned: Planned) -> Record:
 
 def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stage: LastStage) -> Record:
     """Embeds the wave's prompts, then takes its batches through a bounded window. Returns the counts."""
-    from cogvideo_core.model import busy_seconds  # brings in diffusers, which a form need not wait for
-
     edits_wanted = last_stage == "edit"
     submit(work.embed_prompts, settings, wave, edits_wanted).result()
     clips, edits = _size(settings, wave)
-    started, busy = time.perf_counter(), busy_seconds()
     with Spool(last_stage) as spool, progress.bars(clips, edits if edits_wanted else 0), Progress(clips) as reported:
-        waiting = _known(settings, wave)
-        for batch in in_window(waiting, _chain(settings, submit, last_stage), settings.engine.batches_in_flight):
+        chain = _chain(settings, submit, last_stage)
+        for batch in in_window(_known(settings, wave), chain, in_flight(settings.engine)):
             spool.add(batch)
             reported.advance(batch, spool.counts, get_run_logger())
-        spool.publish(settings.output.root, wave, {"plan": plan, "wave": wave}, settings.plan)
-        wall = time.perf_counter() - started
-        if settings.engine.engine == "threads":
-            get_run_logger().info("model busy %.0f %% of %.1f s", 100 * (busy_seconds() - busy) / wall, wall)
+        about = {"plan": plan, "wave": wave, "settings": settings.results}
+        spool.publish(settings.output.root, wave, about, settings.plan)
+        took = spool.times()
+        share = 100 * took["busy_s"] / max(took["worker_s"], 1e-9)
+        get_run_logger().info("model busy %.0f %% of %.1f s", share, took["wall_s"])
         get_run_logger().info("models loaded: %d in %d processes", sum(spool.loads.values()), len(spool.loads))
         return spool.counts
 

@@ -10,7 +10,16 @@ from pydantic import model_validator
 
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.recipes import INVERSIONS, filled
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
+from cogvideo_core.specs import (
+    DatasetSpec,
+    EngineSpec,
+    InversionSpec,
+    ModelSpec,
+    OutputSpec,
+    RecipeSpec,
+    Spec,
+    fingerprint,
+)
 from tasks import stopping
 from tasks.progress import tick
 
@@ -40,6 +49,14 @@ class Settings(Spec):
         wanted = InversionSpec(**filled(given, INVERSIONS.get(self.recipe.preset, {}), defaults))
         object.__setattr__(self, "inversion", wanted)  # the group is frozen for everyone else
         return self
+
+    @property
+    def results(self) -> str:
+        """Hash of what determines a run's results beside its plan: not where they lie, nor how the work is spread."""
+        groups = {name: getattr(self, name).as_json() for name in ("dataset", "model", "inversion", "recipe", "output")}
+        for field in ("root", "gallery"):
+            del groups["output"][field]
+        return fingerprint(groups)
 
     def work(self) -> Work:
         """With this process's own copy of the model, loaded on first use."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 _asked = threading.Event()
+LOOK_EVERY_S = 1.0
 
 
 class Stopped(BaseException):
@@ -19,9 +21,12 @@ class Stopped(BaseException):
 def stopping_with_the_body(dask_event: Any = None) -> Iterator[None]:
     """When the body is left by an exception, SIGTERM's and Ctrl-C's included, every running task ends at its next step.
 
-    `dask_event` is the `distributed.Event` that the tasks on a cluster look at.
+    `dask_event` is the `distributed.Event` that the tasks on a cluster look at. It outlives the flow, whose name it
+    bears, and a flow that is retried keeps its name: so it is taken back first.
     """
     _asked.clear()
+    if dask_event is not None:
+        dask_event.clear()
     try:
         yield
     except BaseException:
@@ -35,6 +40,14 @@ def check(stage: str = "") -> None:
     """Raises Stopped once the flow has asked for it."""
     if _asked.is_set() or _asked_on_dask():
         raise Stopped("stopped between two steps; what is committed is kept, and a new run goes on from there")
+
+
+def pause(seconds: float) -> None:
+    """Waits, and raises Stopped as soon as the flow asks for it; on a cluster a second later at most."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        _asked.wait(min(left, LOOK_EVERY_S))
+        check()
 
 
 def event_name(flow_run_id: object) -> str:

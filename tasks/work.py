@@ -20,7 +20,7 @@ from cogvideo_core import contact_sheet, tables
 from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.failures import attempt, is_failure, kind_of
 from cogvideo_core.ledger import Ledger
-from cogvideo_core.outcomes import Records
+from cogvideo_core.outcomes import Records, spanned
 from cogvideo_core.plan_tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.specs import OutputSpec
 from tasks import stopping
@@ -65,17 +65,16 @@ def named(verb_task: Task[P, R], records: list[Record]) -> Task[..., R]:
 def discover_clips(
     settings: Settings, need_targets: bool = True, probe: bool = False, only: list[list[Any]] | None = None
 ) -> Planned:
-    """Reads folder or manifest and writes the plan; returns its counts. `only` names [clip, window] of those wanted."""
-    from cogvideo_core import memory, plan
-    from cogvideo_core.units import shape_of
+    """Reads folder or manifest and writes the plan; returns its counts. `only` names [clip, window] of those wanted.
+
+    The model's configuration is enough: who plans need not be who computes, and holds no weights.
+    """
+    from cogvideo_core import plan
+    from cogvideo_core.configuration import configured
 
     plan.check_places(settings.dataset, settings.output)
-    model = settings.work().model
+    model = configured(settings.model)
     plan.check_shape(settings.dataset, model)
-    if need_targets:
-        shape = shape_of(settings.dataset, model)
-        latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
-        get_run_logger().info("memory: %s", memory.told(model, settings.engine, settings.recipe, latents))
     found = plan.planned_clips(settings.dataset, model, need_targets, probe)
     if only is not None:
         wanted = {(clip, window) for clip, window in only}
@@ -99,8 +98,8 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
 @verb("embed_prompts", retries=2)
 def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     """Embeds each distinct prompt of a wave once; returns how many were new. The text encoder is dropped then."""
-    from cogvideo_core import prompts
-    from cogvideo_core.units import inversion_prompt
+    from cogvideo_core import memory, prompts
+    from cogvideo_core.units import inversion_prompt, shape_of
 
     wanted: dict[str, None] = {}
     for record in (record for batch in read_batches(settings.output.root, {wave}, settings.plan) for record in batch):
@@ -115,6 +114,10 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
             get_run_logger().warning("prompt %r %s", prompt, problem)
     new = prompts.embed_missing(work.model, work.ledger, list(wanted), work.output.verify)
     work.model.drop_text_encoder()
+    if targets:
+        shape = shape_of(settings.dataset, work.model)
+        latents = memory.latents_of(work.model, shape.frames, shape.height, shape.width)
+        get_run_logger().info("memory: %s", memory.told(work.model, settings.engine, settings.recipe, latents))
     return new
 
 
@@ -165,22 +168,26 @@ def marked(records: list[Record], stage: str) -> list[Record]:
 
 
 def tried(step: Callable[[Record], Record], record: Record, stage: str, settings: Settings) -> Record:
-    """`attempt`, unless the flow was cancelled in the meantime; how often models were loaded here goes with it."""
+    """`attempt`, unless the flow was cancelled in the meantime; how often models were loaded here, and how long they
+    have computed, goes with it."""
     from cogvideo_core import model as models
     from cogvideo_core.work import worker
 
     stopping.check(stage)
-    record = attempt(step, record, stage, settings.engine.retries)
-    return record | {"loads": record.get("loads", {}) | {worker(): models.loads}}
+    before = models.busy_seconds()
+    record = attempt(step, record, stage, settings.engine.retries, wait=stopping.pause)
+    busy = spanned(record.get("busy", {}), {worker(): [before, models.busy_seconds()]})
+    return record | {"loads": record.get("loads", {}) | {worker(): models.loads}, "busy": busy}
 
 
 @verb("collect_dataset", retries=2)
 def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") -> Record:
-    """All committed edits of the run's root to the dataset folder, the tables and the gallery."""
+    """All committed edits of the run's root to the dataset folder, the tables and the gallery. A retry, whose plan is
+    its own, leaves the root's settings as they are."""
     ledger, records = Ledger(settings.output.root), Records(settings.output.root, waves, settings.plan)
-    about = {name: group for name, group in settings.as_json().items() if name != "plan"}
+    about = {name: group for name, group in settings.as_json().items() if name != "plan"} | {"last_stage": last_stage}
     fill_probed(settings.output.root, records.of_wave, settings.plan)
-    return tables.collect_run(settings.output, ledger, records, about, last_stage)
+    return tables.collect_run(settings.output, ledger, records, about if settings.plan == "plan" else {}, last_stage)
 
 
 @verb("recollect")

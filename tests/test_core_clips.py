@@ -18,6 +18,7 @@ from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.encoding import encode_clip, read_latents
 from cogvideo_core.errors import StorageError
 from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core.inversion import evaluations as inversion_evaluations
 from cogvideo_core.inversion import noised_source
 from cogvideo_core.ledger import Commit, Ledger
 from cogvideo_core.prompts import embeddings, prompt_spec
@@ -162,7 +163,7 @@ class Stop(BaseException):
     """What `kill` and Prefect's cancelling look like from inside."""
 
 
-@pytest.mark.parametrize("after", [0, 3, STEPS + 1 + 2, STEPS + 1 + STEPS + 3])
+@pytest.mark.parametrize("after", [0, 3, INVERTED + 2, INVERTED + STEPS + 3])
 def test_an_interrupted_clip_ends_in_equal_bytes(works: MakeWork, folder: Path, after: int) -> None:
     """Stopped in its inversion, in its first or in its second batch of edits, then run again: as if nothing was."""
     prompts = ("a blue circle", "a red square", "a yellow triangle")
@@ -180,6 +181,25 @@ def test_an_interrupted_clip_ends_in_equal_bytes(works: MakeWork, folder: Path, 
     resumed = edited(replace(work, on_step=lambda stage: None), clip(folder, prompts=prompts))
     assert bytes_of(work, resumed) == bytes_of(calm, whole)
     assert [e["edit_key"] for e in resumed["edits"]] == [e["edit_key"] for e in whole["edits"]]
+
+
+@pytest.mark.parametrize("method", ["multistep", "fixed_point"])
+def test_a_stop_is_heard_before_the_next_evaluation(works: MakeWork, folder: Path, method: str) -> None:
+    """Whether it is asked for in the first level with its many evaluations, further up or in the gate: not one more is
+    made, and nothing is committed."""
+    work = works(inversion={"method": method, "gate": "full", "gate_threshold_db": 100})
+    record = encode_clip(work, clip(folder))
+    for asked in range(1, inversion_evaluations(work.inversion) + STEPS):
+        before = work.model.evaluations
+
+        def on_step(stage: str, last: int = before + asked) -> None:
+            if work.model.evaluations >= last:
+                raise Stop
+
+        with pytest.raises(Stop):
+            clips.invert_clip(replace(work, on_step=on_step), record)
+        assert work.model.evaluations - before == asked
+    assert not list(work.ledger.units("trajectories"))
 
 
 def test_an_interrupted_batch_is_computed_whole_and_keeps_what_was_committed(

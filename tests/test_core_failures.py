@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -126,6 +127,35 @@ def test_a_failure_keeps_what_the_error_table_shows() -> None:
 def test_an_error_without_words_has_its_class_for_a_message() -> None:
     """An empty message would leave a reader with nothing."""
     assert failure(CLIP, "edit", MemoryError(), 1)["message"] == "MemoryError"
+
+
+def test_a_stop_ends_the_wait_before_another_try() -> None:
+    """Whoever waits is given the seconds, and what it raises ends the attempt at once."""
+    step, calls = failing(*[errors.StorageError("away")] * 3)
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(step, CLIP, "edit", 2, 60.0, wait)
+    assert calls == [1] and 30 <= waited[0] <= 90
+
+
+def test_no_wait_is_longer_than_a_minute_and_a_half(pauses: list[float]) -> None:
+    """Doubling stops at 60 seconds, which are spread by half."""
+    step, _ = failing(*[errors.StorageError("away")] * 20)
+    attempt(step, CLIP, "edit", 10)
+    assert len(pauses) == 10 and 30 <= max(pauses) <= 90 and all(30 <= seconds <= 90 for seconds in pauses[6:])
+
+
+def test_lost_workers_of_a_cluster_may_be_had_again() -> None:
+    """Dask's own classes, which the core knows by name: cancelled, and tried again by the next run."""
+    distributed = pytest.importorskip("distributed")
+    lost = distributed.scheduler.KilledWorker("task", None, 4)
+    for error in (lost, distributed.client.FutureCancelledError("key", "lost"), CancelledError()):
+        assert kind_of(error) == ("cancelled", True)
 
 
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,10 +23,11 @@ from cogvideo_core.outcomes import Records, Spool, finished, parked
 from cogvideo_core.plan_tables import write_plan
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
-from flows import again, edit_dataset
+from flows import again, edit_dataset, wave_runs
 from flows.engines import engine_of
 from flows.fan_out import in_window
 from tasks import stopping
+from tasks.settings import Settings
 
 Record = dict[str, Any]
 ENGINE = {"batches_per_wave": 1, "retries": 0}
@@ -117,21 +119,27 @@ def test_retrying_where_nothing_was_run_is_refused(prefect_harness: None, tmp_pa
         again.retry_failed(str(tmp_path))
 
 
-def test_a_campaign_resumes_where_it_was(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wave is asked of the deployment once; one whose run dies is missing, and the next campaign asks for that
-    one alone and gives the dataset of an undisturbed run."""
-    asked, lost = [], {1}
+def deployment_here(monkeypatch: pytest.MonkeyPatch, lost: set[int]) -> list[int]:
+    """The worker of edit-wave is this process, here and now, except that it dies on some waves; what it was asked."""
+    asked = []
 
-    def run_deployment(name: str, parameters: Record, timeout: float) -> Any:
-        """The worker: here and now, except that it dies on some waves."""
+    def run_deployment(name: str, parameters: Record, timeout: float, tags: list[str]) -> Any:
         assert (name, timeout) == ("edit-wave/edit-wave", 0) and json.loads(json.dumps(parameters)) == parameters
         asked.append(parameters["wave"])
         if parameters["wave"] not in lost:
             edit_dataset.edit_wave(**parameters)
-        return SimpleNamespace(id=parameters["wave"])
+        return SimpleNamespace(id=uuid4())
 
-    monkeypatch.setattr(again, "run_deployment", run_deployment)
-    monkeypatch.setattr(again, "_ended", list)
+    monkeypatch.setattr(wave_runs, "run_deployment", run_deployment)
+    monkeypatch.setattr(wave_runs, "ended", list)
+    return asked
+
+
+def test_a_campaign_resumes_where_it_was(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wave is asked of the deployment once; one whose run dies is missing, and the next campaign asks for that
+    one alone and gives the dataset of an undisturbed run."""
+    lost = {1}
+    asked = deployment_here(monkeypatch, lost)
     with pytest.raises(again.CampaignUnfinished, match=r"waves \[1\] of 3 did not come to their end; run the campaign"):
         again.run_campaign(**groups)
     lost.clear()
@@ -149,6 +157,77 @@ def test_a_campaign_resumes_where_it_was(groups: Record, monkeypatch: pytest.Mon
         assert Path(counts["root"], name).read_bytes() == Path(other["output"].root, name).read_bytes()
     with pytest.raises(BadSpec, match="field plan: under"):
         edit_dataset.edit_wave(**groups, wave=0, plan="0" * 64)
+    asked.clear()
+    assert again.run_campaign(**groups)["edits_made"] == 6 and asked == []  # counts of what was found
+    changed = groups | {"recipe": RecipeSpec(guidance_scale=3.0)}
+    counts, spent = evaluations(changed, again.run_campaign, **changed)
+    assert asked == [0, 1, 2] and (counts["edits_made"], counts["dataset_edits"]) == (6, 12) and spent > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"recipe": RecipeSpec(guidance_scale=3.0)}, False),
+        ({"inversion": InversionSpec(steps=4)}, False),
+        ({"model": ModelSpec(lora="x")}, False),
+        ({"dataset": DatasetSpec(fit="pad")}, False),
+        ({"output": OutputSpec(crf=20)}, False),
+        ({"output": OutputSpec(root="elsewhere", gallery=False)}, True),
+        ({"engine": EngineSpec(clips_per_batch=4)}, True),
+    ],
+)
+def test_settings_that_change_results_change_their_hash(changed: Record, same: bool) -> None:
+    """Place and spread of the work do not; and what is sent to a wave as JSON has the hash it had."""
+    kinds = {"dataset": DatasetSpec, "model": ModelSpec, "inversion": InversionSpec, "recipe": RecipeSpec}
+    groups = {name: kind() for name, kind in kinds.items()} | {"output": OutputSpec(), "engine": EngineSpec()}
+    one, other = Settings(**groups), Settings(**(groups | changed))
+    assert (one.results == other.results) == same
+    assert Settings(**json.loads(json.dumps(other.as_json()))).results == other.results
+    seed = Settings(**(groups | {"recipe": RecipeSpec(preset="seed")}))
+    assert Settings(**json.loads(json.dumps(seed.as_json()))).results == seed.results != one.results
+
+
+def test_more_failures_than_a_wave_holds_are_tried_again(groups: Record, clips: Path) -> None:
+    """Two failed clips in waves of one clip each: both are run again, each wave from the retry's own plan, and the
+    settings of the root stay those of its run."""
+    broken, root = sorted(clips.glob("*.mp4"))[:2], groups["output"].root
+    good = [path.read_bytes() for path in broken]
+    for path in broken:
+        path.write_bytes(b"no video")
+    groups["engine"] = EngineSpec(**ENGINE, min_success_ratio=0.1)
+    assert edit_dataset.edit_dataset(**groups)["failed"] == 2
+    kept = Path(root, "plan/settings.json").read_text()
+    for path, data in zip(broken, good, strict=True):
+        path.write_bytes(data)
+    counts = again.retry_failed(root, include_parked=True)
+    assert (counts["clips"], counts["failed"], counts["edits_made"], counts["dataset_edits"]) == (2, 0, 4, 6)
+    assert errors(root) == [] and Path(root, "plan/settings.json").read_text() == kept
+    assert sorted(path.name for path in Path(root, "plan/retry/waves").iterdir()) == ["00000.jsonl", "00001.jsonl"]
+
+
+def test_a_retry_goes_as_far_as_the_run_went(groups: Record, clips: Path) -> None:
+    """After a run that only inverts, what failed is inverted and not edited."""
+    broken, root = sorted(clips.glob("*.mp4"))[0], groups["output"].root
+    good = broken.read_bytes()
+    broken.write_bytes(b"no video")
+    inverted = {name: group for name, group in groups.items() if name != "recipe"}
+    assert edit_dataset.invert_dataset(**inverted)["failed"] == 1
+    broken.write_bytes(good)
+    counts, spent = evaluations(groups, again.retry_failed, root=root)
+    assert (counts["clips"], counts["failed"], counts["edits"], spent) == (1, 0, 0, 4 * 2) and errors(root) == []
+
+
+def test_a_retry_takes_back_what_stopped_the_run_before() -> None:
+    """The event on the cluster outlives the flow, and the flow's name: set by the one that was stopped, it is cleared
+    by the one that follows."""
+    event = threading.Event()
+    with pytest.raises(KeyboardInterrupt), stopping.stopping_with_the_body(event):
+        raise KeyboardInterrupt
+    assert event.is_set()
+    with stopping.stopping_with_the_body(event):
+        assert not event.is_set()
+        stopping.check()
+    assert not event.is_set()
 
 
 def test_retry_in_the_ui_does_what_is_missing(groups: Record, clips: Path) -> None:
@@ -177,6 +256,38 @@ def test_retry_in_the_ui_does_what_is_missing(groups: Record, clips: Path) -> No
     assert again_run.run_count == 2 and again_run.state.is_completed()
 
 
+def limit_on_server(name: str) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=2))
+
+
+@pytest.mark.parametrize("run", [edit_dataset.edit_dataset, again.run_campaign])
+def test_a_concurrency_limit_that_is_missing_is_one_sentence(groups: Record, run: Any) -> None:
+    """Said before anything is planned, and not as a failure of each clip."""
+    groups["engine"] = EngineSpec(concurrency_limit="nowhere")
+    sentence = r"^field engine\.concurrency_limit: the server has no global concurrency limit 'nowhere'"
+    with pytest.raises(BadSpec, match=sentence):
+        run(**groups)
+    assert not Path(groups["output"].root).exists()
+
+
+def test_a_campaign_plans_without_the_model(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine may have no GPU, and keeps no weights: it reads the configuration, and waits."""
+    deployment_here(monkeypatch, {0, 1, 2})
+
+    def load(spec: ModelSpec) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(model, "load", load)
+    groups["model"] = groups["model"].model_copy(update={"device": "cuda"})
+    with model.unloaded(), pytest.raises(again.CampaignUnfinished, match=r"waves \[0, 1, 2\] of 3"):
+        again.run_campaign(**groups)
+    assert len(pq.read_table(f"{groups['output'].root}/plan/clips.parquet")) == 3
+
+
 def test_a_concurrency_limit_is_held_while_the_model_works(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inverting and editing each hold a slot of the named limit, and give it back; encoding holds none."""
     held: list[str] = []
@@ -188,6 +299,7 @@ def test_a_concurrency_limit_is_held_while_the_model_works(groups: Record, monke
         yield
         held.append("given back")
 
+    limit_on_server("gpu-0")
     monkeypatch.setattr("prefect.concurrency.sync.concurrency", concurrency)
     groups["engine"] = EngineSpec(concurrency_limit="gpu-0", clips_per_batch=3)
     assert edit_dataset.edit_dataset(**groups)["edits_made"] == 6
@@ -222,6 +334,39 @@ def test_a_stopped_flow_stops_its_tasks_at_their_next_step(prefect_harness: None
     assert len(steps) <= 2
     stopping._asked.clear()
     stopping.check()
+
+
+def test_the_stop_of_a_real_cluster_is_taken_back() -> None:
+    """A worker sees the event of the flow that was stopped, and no longer once the flow runs again."""
+    distributed = pytest.importorskip("distributed")
+    name = stopping.event_name(uuid4())
+
+    def seen() -> bool:
+        return bool(distributed.Event(name).is_set())
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        event = distributed.Event(name, client=client)
+        with pytest.raises(KeyboardInterrupt), stopping.stopping_with_the_body(event):
+            assert not client.submit(seen, pure=False).result()
+            raise KeyboardInterrupt
+        assert client.submit(seen, pure=False).result()
+        with stopping.stopping_with_the_body(event):
+            assert not client.submit(seen, pure=False).result()
+
+
+def test_a_wait_for_another_try_ends_with_the_flow() -> None:
+    """Of a minute's pause nothing is left once the flow has asked to stop."""
+    stopping._asked.clear()
+    timer = threading.Timer(0.2, stopping._asked.set)
+    timer.start()
+    try:
+        with pytest.raises(stopping.Stopped):
+            stopping.pause(60)
+    finally:
+        timer.join(1)
+        stopping._asked.clear()
+    stopping.pause(0.01)
 
 
 class Done:
@@ -262,12 +407,13 @@ def test_records_of_waves_are_read_as_often_as_one_likes(tmp_path: Path) -> None
     for wave, rows in ((0, [{"clip": "a"}]), (2, [failed])):
         with Spool("edit") as spool:
             spool.add(rows)
-            spool.publish(root, wave, {"plan": "p"})
-    records = Records(root, 3)
+            spool.publish(root, wave, {"plan": "p", "settings": "s"})
+    records, of = Records(root, 3), {"plan": "p", "settings": "s", "stage": "edit"}
     assert [[record["clip"] for record in records] for _ in range(2)] == [["gone", "a", "b"]] * 2
-    assert [bool(finished(root, wave, "p", "edit")) for wave in range(3)] == [True, False, False]
-    assert finished(root, 2, "p", "edit", retryable=True)["failed"] == 1  # type: ignore[index]
-    assert finished(root, 0, "other", "edit") is None and finished(root, 0, "p", "invert") is None
+    assert [bool(finished(root, wave, of)) for wave in range(3)] == [True, False, False]
+    assert finished(root, 2, of, retryable=True)["failed"] == 1  # type: ignore[index]
+    others = {"plan": "other", "settings": "other", "stage": "invert"}
+    assert not any(finished(root, 0, of | {name: value}) for name, value in others.items())
 
 
 def test_attempts_of_earlier_runs_are_added_up() -> None:

@@ -363,6 +363,27 @@ def test_a_task_that_breaks_fails_its_clips_only() -> None:
     ]
 
 
+@pytest.mark.parametrize("dies_in", ["encode", "invert", "edit"])
+def test_a_task_that_dies_hides_no_earlier_failure(dies_in: str) -> None:
+    """A parked clip stays parked with its attempts, and one that failed in an earlier stage keeps its error; the others
+    fail in the stage that died, with what was measured of them before."""
+    parked = {"clip": "p", "error": "NotAVideo", "stage": "encode", "attempts": 9, "parked": True}
+    failed = {"clip": "f", "error": "ClipTooShort", "stage": "encode", "attempts": 1}
+    timings = [{"stage": "encode", "evaluations": 0}]
+    encoded: list[Record] = [parked, failed, {"clip": "g", "timings": timings, "attempts_before": 2}]
+    batch: list[Record] = [parked, {"clip": "f"}, {"clip": "g", "attempts_before": 2}]
+    stages = ["encode", "invert", "edit"]
+    died = stages.index(dies_in)
+    futures: Any = [Future(encoded if n < died else RuntimeError("dead")) for n in range(3)]
+    ((first, second, third),) = in_window([batch], lambda _: futures, 1)
+    assert first is parked
+    if dies_in == "encode":
+        assert (second["stage"], second["message"]) == ("encode", "dead")
+    else:
+        assert second is failed and third["timings"] == timings
+    assert (third["stage"], third["message"], third["attempts"]) == (dies_in, "dead", 3)
+
+
 @pytest.mark.parametrize("variant", ["5b-i2v", "1.5-5b-i2v"])
 def test_image_to_video_models_edit_with_first_frames(
     prefect_harness: None, shapes: Path, tmp_path: Path, variant: str

@@ -335,6 +335,7 @@ def test_a_server_is_set_up_once(prefect_harness: None, tmp_path: Path) -> None:
         client.update_work_queue(queue.id, concurrency_limit=7)
         assert set_up() == []
         assert client.read_work_queue_by_name(operations.QUEUE, operations.POOL).concurrency_limit == 7
+        assert client.read_global_concurrency_limit_by_name(operations.LIMIT).limit == 2 * 2
         pool = client.read_work_pool(operations.POOL)
         assert pool.type == "process"
         assert pool.base_job_template["variables"]["properties"]["working_dir"]["default"] == str(tmp_path)
