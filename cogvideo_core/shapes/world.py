@@ -221,9 +221,9 @@ def world_hash(scenes: int = 64) -> str:
     return digest.hexdigest()
 
 
-def bench_hash(clips: int) -> str:
-    """Fingerprint of the bench's first `clips` clips: pixels and prompts."""
+def bench_hash(clips: int, first: int = 0) -> str:
+    """Fingerprint of the bench's clips from `first` to before `clips`: pixels and prompts."""
     digest = hashlib.sha256()
-    for edit in bench_edits(clips):
+    for edit in (edit for edit in bench_edits(clips) if edit.clip >= first):
         digest.update(render(edit.scene).tobytes() + f"{edit.kind}|{edit.source_prompt}|{edit.target_prompt}".encode())
     return digest.hexdigest()

@@ -56,7 +56,7 @@ TOGETHER: list[dict[str, Any]] = [
     {"layer_start": 0.34, "guidance_end": 0.6, "guidance_rescale": 0.7},
     {"layer_start": 0.34, "guidance_end": 0.6, "colour_transfer": True},
     {"layer_start": 0.34, "guidance_end": 0.6, "start": "noised"},
-    {"layer_start": 0.5, "guidance_end": 0.6},
+    *({"layer_start": 0.5, "guidance_end": end} for end in (0.6, 0.7, 0.8)),
     {"layer_start": 0.5, "guidance_end": 0.6, "reference_weight": 2.0},
     {"reference_end": 0.6, "guidance_end": 0.6},
     {"reference_weight": 0.5, "guidance_scale": 9.0},
@@ -69,7 +69,7 @@ def name_of(changes: dict[str, Any]) -> str:
 
 
 def known(file: Path | None, about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rows that an earlier call has measured with the same model on the same clips: name -> row and marks."""
+    """Rows that an earlier call has measured with the same model: name -> row and marks of the first clips."""
     if file is None or not file.is_file():
         return {}
     earlier = json.loads(file.read_text("utf-8"))
@@ -88,12 +88,15 @@ def nameless(recipe: RecipeSpec) -> dict[str, Any]:
 
 def told(measured: dict[str, dict[str, Any]], recipes: dict[str, RecipeSpec]) -> str:
     """The table of docs/recipes.md: each row, and what it does better than `seed`."""
-    lines = ["| changed | success | against seed | background below the VAE's, dB | against seed, dB | ΔE over the "]
+    lines = [
+        "| changed | edits | success | against seed | background below the VAE's, dB | against seed, dB | ΔE over the "
+    ]
     lines[0] += "VAE's | sharpness | evaluations |"
-    lines.append("|---" * 8 + "|")
+    lines.append("|---" * 9 + "|")
     for name, one in measured.items():
-        row, gain = one["row"], difference(name, one["marks"], measured["seed"]["marks"])
-        cells = [label(name, recipes.get(name)), f"{row['all']:.2f}"]
+        shared = min(len(one["marks"]), len(measured["seed"]["marks"]))
+        row, gain = one["row"], difference(name, one["marks"][:shared], measured["seed"]["marks"][:shared])
+        cells = [label(name, recipes.get(name)), str(5 * len(one["marks"])), f"{row['all']:.2f}"]
         cells += [f"{gain['all']:+.2f} ({gain['all_low']:+.2f} to {gain['all_high']:+.2f})"]
         cells += [f"{row['bg_psnr_below_vae']:.1f}"]
         cells += [f"{gain['bg_psnr']:+.1f} ({gain['bg_psnr_low']:+.1f} to {gain['bg_psnr_high']:+.1f})"]
@@ -152,11 +155,14 @@ def main() -> None:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
     chosen = {name: recipe for name, recipe in variants.items() if not args.only or name in ("plain", *args.only)}
     settings = {"seed": ROWS["seed"]} | {name: (SOURCE_PROMPTED, recipe) for name, recipe in chosen.items()}
-    about = {"model": model_of(setup).fingerprint, "dtype": setup.dtype, "clips": args.limit}
+    about = {"model": model_of(setup).fingerprint, "dtype": setup.dtype}
     measured = known(args.json, about)
     with crew(args.jobs) as pool:
-        for name in [name for name in settings if name not in measured]:
-            row, found = measure(pool, setup, args.limit, name, *settings[name])
+        for name in settings:
+            before = measured.get(name, {"marks": []})["marks"]
+            if len(before) >= args.limit:
+                continue
+            row, found = measure(pool, setup, range(len(before), args.limit), name, *settings[name], before)
             measured[name] = {"row": row, "marks": found}
             print(json.dumps(row), flush=True)
             if args.json:
@@ -164,7 +170,7 @@ def main() -> None:
     order = [name for name in ("seed", *variants) if name in measured]
     table = told({name: measured[name] for name in order}, variants)
     renew(args.page, "sweep", table)
-    print(json.dumps({"rows": [measured[name]["row"] for name in order], "clips": args.limit}))
+    print(json.dumps({"rows": [measured[name]["row"] for name in order]}))
 
 
 if __name__ == "__main__":

@@ -179,10 +179,17 @@ def crew(jobs: int) -> Iterator[Executor]:
 
 
 def measure(
-    pool: Executor, setup: Setup, clips: int, name: str, inversion: InversionSpec, recipe: RecipeSpec
+    pool: Executor,
+    setup: Setup,
+    clips: range,
+    name: str,
+    inversion: InversionSpec,
+    recipe: RecipeSpec,
+    before: Iterable[list[dict[str, float]]] = (),
 ) -> tuple[dict[str, Any], Marks]:
-    """One row of the table, and the marks of all edits."""
-    by_clip, seconds = zip(*pool.map(partial(marked, setup, inversion, recipe), range(clips)), strict=True)
+    """One row of the table, and the marks of all edits; `before`: those of clips that were measured earlier."""
+    found, seconds = zip(*pool.map(partial(marked, setup, inversion, recipe), clips), strict=True)
+    by_clip = [*before, *found]
     rows = [row for clip in by_clip for row in clip]
     edits = len(by_clip[0])
     cost = editing.edit_evaluations(recipe, inversion.steps, edits, model_of(setup).layers)
@@ -197,9 +204,9 @@ def measure(
         "score_low": round(low, 3),
         "score_high": round(high, 3),
         "evaluations": round(cost / edits, 1),
-        "seconds": round(sum(seconds) / len(rows), 2),
+        "seconds": round(sum(seconds) / sum(map(len, found)), 2),
     }
-    return row, list(by_clip)
+    return row, by_clip
 
 
 COLUMNS = (
@@ -226,6 +233,7 @@ def main() -> None:
         "--recipe", action="append", choices=list(ROWS), help=f"rows to measure; {', '.join(TABLE)} by default"
     )
     parser.add_argument("--limit", type=int, default=24, help="clips, five edits each")
+    parser.add_argument("--first", type=int, default=0, help="number of the first clip")
     parser.add_argument(
         "--tuning", action="store_true", help="clips of trained combinations instead of the held-out list"
     )
@@ -241,13 +249,13 @@ def main() -> None:
     args = parser.parse_args()
     setup, started = Setup(args.model, args.dtype, args.tuning), time.perf_counter()
     changes = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
-    rows, marks_by_name = [], {}
+    rows, marks_by_name, clips = [], {}, range(args.first, args.first + args.limit)
     print_row()
     with crew(args.jobs) as pool:
         for name in args.recipe or TABLE:
             inversion, recipe = ROWS[name]
             named = " ".join([name, *args.set])
-            row, found = measure(pool, setup, args.limit, named, inversion, changed(recipe, changes))
+            row, found = measure(pool, setup, clips, named, inversion, changed(recipe, changes))
             print_row(row)
             rows.append(row)
             marks_by_name[named] = found
