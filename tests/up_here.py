@@ -15,6 +15,7 @@ from uuid import UUID
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
+from servers import own_database
 
 from flows import processes
 
@@ -45,6 +46,7 @@ class Here:
         root = str(Path(__file__).parents[1])  # the code under test, whichever is installed
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.environment = kept | own | {"PYTHONPATH": path} | environment
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command, own = [sys.executable, "-m", "flows.cli", *arguments], self.environment | more
@@ -66,6 +68,16 @@ class Here:
         assert found is not None
         return found
 
+    def another_worker(self) -> psutil.Process:
+        """One more process that takes runs from the pool; a session of its own."""
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cogvideo", "--type", "process"]
+        own = self.environment | {"PREFECT_API_URL": f"{self.url}/api"}
+        with open(self.folder / f"worker-{len(self.started)}.log", "ab") as log:
+            started = subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log)
+        self.started.append(started)
+        wait_for(lambda: b" started!" in Path(log.name).read_bytes(), 120)
+        return psutil.Process(started.pid)
+
     def client(self, auth: str | None = None) -> SyncPrefectClient:
         return SyncPrefectClient(f"{self.url}/api", auth_string=auth)
 
@@ -85,14 +97,27 @@ class Here:
 @contextlib.contextmanager
 def brought_up(folder: Path, *options: str, **environment: str) -> Iterator[Here]:
     """Up for as long as the body runs; afterwards nothing that was started is left."""
-    here = Here(folder, **environment)
+    database = {} if "--database" in options else own_database()
+    here = Here(folder, **database, **environment)
     try:
         here.up(*options)
         yield here
     finally:
         family = [found for entry in here.state()["processes"].values() if (found := processes.alive(entry))]
+        family += [psutil.Process(process.pid) for process in here.started if process.poll() is None]
         here.cli("down")
+        for process in here.started:
+            if process.poll() is None:
+                kill_family(psutil.Process(process.pid))
+            process.wait()
         assert not [process for process in family if process.is_running() and process.status() != "zombie"]
+
+
+def kill_family(process: psutil.Process) -> None:
+    """SIGKILL to a process and all below it, as when a machine goes."""
+    for one in (*process.children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def two_free_ports() -> int:
