@@ -32,10 +32,17 @@ def wait_for(what: Callable[[], Any], timeout_s: float) -> Any:
     raise AssertionError(f"waited {timeout_s} s in vain")
 
 
+def kill_family(process: psutil.Process) -> None:
+    """SIGKILL to a process and all below it, as when a machine goes."""
+    for one in (*process.children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
 class Here:
     """`up` in a folder: commands run there, a client of its API, and what it has started."""
 
-    wait_for = staticmethod(wait_for)
+    wait_for, kill_family = staticmethod(wait_for), staticmethod(kill_family)
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder, self.port = folder, two_free_ports()
@@ -51,7 +58,7 @@ class Here:
     def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command, own = [sys.executable, "-m", "flows.cli", *arguments], self.environment | more
         return subprocess.run(
-            command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=600, check=False
         )
 
     def up(self, *options: str) -> str:
@@ -111,13 +118,6 @@ def brought_up(folder: Path, *options: str, **environment: str) -> Iterator[Here
                 kill_family(psutil.Process(process.pid))
             process.wait()
         assert not [process for process in family if process.is_running() and process.status() != "zombie"]
-
-
-def kill_family(process: psutil.Process) -> None:
-    """SIGKILL to a process and all below it, as when a machine goes."""
-    for one in (*process.children(recursive=True), process):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
 
 
 def two_free_ports() -> int:
