@@ -26,9 +26,11 @@ WITH_SERVERS = ("campaign", "dask", "operations", "orchestration", "ui")
 def database() -> Iterator[str]:
     """URL of a PostgreSQL of the test's own."""
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's folders are closed to other accounts
-    yield postgres.start(folder, free_port())
-    postgres.stop(folder)
-    shutil.rmtree(folder)
+    try:
+        yield postgres.start(folder, free_port())
+    finally:
+        postgres.stop(folder)
+        shutil.rmtree(folder)
 
 
 async def flow_runs(url: str) -> dict[str, int]:

@@ -76,8 +76,9 @@ class Here:
         return found
 
     def another_worker(self) -> psutil.Process:
-        """One more process that takes runs from the pool; a session of its own."""
+        """One more process that takes runs from the pool, one at a time."""
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cogvideo", "--type", "process"]
+        command += ["--limit", "1"]
         own = self.environment | {"PREFECT_API_URL": f"{self.url}/api"}
         with open(self.folder / f"worker-{len(self.started)}.log", "ab") as log:
             started = subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log)

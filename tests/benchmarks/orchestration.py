@@ -238,7 +238,8 @@ def pairs(
 
 def on_threads(args: argparse.Namespace, folder: Path, few: Path) -> Record:
     clock = Clock()
-    looped(groups(folder / "warm-threads", few, args, {}))  # loads the model
+    looped(groups(folder / "warm-loop", few, args, {}))  # loads the model
+    flow(groups(folder / "warm-flow", few, args, {}))
     return pairs("threads", looped, args, folder, {}, clock)
 
 
@@ -249,7 +250,7 @@ def on_dask(args: argparse.Namespace, folder: Path, few: Path) -> Record:
         engine = {"engine": "dask", "dask_address": cluster.scheduler_address}
         engine["batches_in_flight"] = 2 * args.dask_workers
         flow(groups(folder / "warm-dask", few, args, engine | {"clips_per_batch": 1}))  # workers load their models
-        loop(groups(folder / "warm-loop", few, args, {"clips_per_batch": 1}))
+        loop(groups(folder / "warm-loops", few, args, {"clips_per_batch": 1}))
         return pairs("dask", loop, args, folder, engine)
 
 
