@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="cogvideo-edit-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+sys.path.append(str(Path(__file__).parent))  # modules of helpers beside the tests, which are no package
 
 # Read by the libraries when they are first imported, so set before any test module is.
 os.environ |= {
@@ -41,11 +43,9 @@ settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
-def prefect_harness() -> Iterator[None]:
+def prefect_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A temporary Prefect server and database; ask for it where a flow or a task really runs."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=60):
+    with import_module("servers").harness(tmp_path_factory.mktemp("harness")):
         yield
 
 
@@ -59,19 +59,10 @@ def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sibling(name: str) -> ModuleType:
-    """A module of helpers beside the tests, which are no package."""
-    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module toy_run, with videos that need no ffmpeg."""
-    module = sibling("toy_run")
+    module = import_module("toy_run")
     module.install(monkeypatch.setattr)
     return module
 
@@ -79,20 +70,26 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture(scope="session")
 def up_here() -> ModuleType:
     """The module up_here: a server, worker and gallery of a test's own."""
-    return sibling("up_here")
+    return import_module("up_here")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prefect_harness: None, tiny_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run that disturbed ones are compared with, made once for all of them."""
+    return import_module("undisturbed").run(tiny_pipeline_folder, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Storage options of a real S3 server that enforces If-None-Match."""
-    with sibling("s3_servers").seaweed(tmp_path_factory.mktemp("seaweed")) as options:
+    with import_module("s3_servers").seaweed(tmp_path_factory.mktemp("seaweed")) as options:
         yield options
 
 
 @pytest.fixture(scope="session")
 def quirky_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Storage options of a real S3 server that ignores If-None-Match."""
-    with sibling("s3_servers").rclone(tmp_path_factory.mktemp("rclone")) as options:
+    with import_module("s3_servers").rclone(tmp_path_factory.mktemp("rclone")) as options:
         yield options
 
 

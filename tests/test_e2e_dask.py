@@ -14,45 +14,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import counted
 import pytest
+from undisturbed import CLIPS, EDITS, PROMPTS, Undisturbed
 
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec
 from flows.edit_dataset import edit_dataset
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-CLIPS, PROMPTS = 20, 4
 Record = dict[str, Any]
-
-COUNTING = """
-import json, os
-from cogvideo_core.ledger import Ledger
-from cogvideo_core.model import VideoModel
-
-def note(**row):
-    with open(os.environ["NOTES"], "ab", buffering=0) as sink:
-        sink.write((json.dumps(row | {"pid": os.getpid()}) + "\\n").encode())
-
-def dask_setup(worker):
-    velocity, commit = VideoModel.velocity, Ledger.commit
-    def counted(self, x, *args, **kwargs):
-        note(rows=len(x))
-        return velocity(self, x, *args, **kwargs)
-    def committed(self, stage, key, *args, **kwargs):
-        found = commit(self, stage, key, *args, **kwargs)
-        note(stage=stage, key=key)
-        return found
-    VideoModel.velocity, Ledger.commit = counted, committed
-"""
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]], Path]]:
-    """(address, the two workers' processes, a file in which they note what they do)."""
-    (tmp_path / "counting.py").write_text(COUNTING)
-    file, notes = tmp_path / "scheduler.json", tmp_path / "notes"
-    root = str(Path(__file__).parents[1])
-    settings = {"NOTES": str(notes), "PYTHONPATH": root, "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "null"}
+    """(address, the two workers' processes, the folder in which they note what they do)."""
+    file, notes = tmp_path / "scheduler.json", tmp_path / "counted"
+    settings = counted.noting(notes) | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "null"}
     settings |= {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3"}
 
     def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -65,60 +43,43 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
         time.sleep(0.1)
     options = ("--nthreads", "2", "--resources", "GPU=1", "--no-nanny", "--no-dashboard", "--memory-limit", "0")
     for _ in range(2):
-        started.append(start("worker", *here, "--preload", str(tmp_path / "counting.py"), *options))
+        started.append(start("worker", *here, *options))
     yield json.loads(file.read_text())["address"], started[1:], notes
     for process in started:
         process.kill()
         process.wait()
 
 
-def notes_of(path: Path) -> list[Record]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def test_a_worker_that_is_killed_costs_its_batches_only(
-    prefect_harness: None, tiny_pipeline_folder: Path, cluster: Any, tmp_path: Path
-) -> None:
-    """The run completes with all 80 edits; each worker loads the model once; nothing that was committed before the kill
-    is made again, but for the edits of the batches that the dead worker was in; the dataset is that of an undisturbed
-    run on threads, byte for byte."""
+def test_a_worker_that_is_killed_costs_its_batches_only(undisturbed: Undisturbed, cluster: Any, tmp_path: Path) -> None:
+    """The run completes with all 80 edits; each worker loads the model once and works on two clips at a time, no more;
+    nothing that was committed before the kill is made again, but for the edits of the batches that the dead worker was
+    in; the dataset is that of an undisturbed run on threads, byte for byte."""
     address, workers, notes = cluster
-    manifest = make_clips(tmp_path / "in", CLIPS, prompts=PROMPTS)
-    groups: Record = {
-        "dataset": DatasetSpec(source=str(manifest)),
-        "model": ModelSpec(path=str(tiny_pipeline_folder)),
-        "inversion": InversionSpec(method="fixed_point", steps=4, gate="off"),
-    }
     before: list[Record] = []
 
     def kill() -> None:
-        while sum(row.get("stage") == "edits" for row in notes_of(notes)) < 20:
+        while sum(row.get("stage") == "edits" for row in counted.notes(notes)) < 20:
             time.sleep(0.05)
         workers[0].send_signal(signal.SIGKILL)
-        before.extend(notes_of(notes))
+        before.extend(counted.notes(notes))
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    engine = EngineSpec(engine="dask", dask_address=address, batches_in_flight=6, edits_per_batch=PROMPTS)
-    counts: Any = edit_dataset(**groups, output=OutputSpec(root=str(tmp_path / "dask")), engine=engine)
+    groups = undisturbed.groups(tmp_path / "dask", engine="dask", dask_address=address, batches_in_flight=6)
+    counts: Any = edit_dataset(**groups)
     killer.join(1)
     assert workers[0].poll() == -signal.SIGKILL and workers[1].poll() is None
-    assert (counts["clips"], counts["failed"], counts["dataset_edits"]) == (CLIPS, 0, CLIPS * PROMPTS)
-    rows = notes_of(notes)
-    assert len({row["pid"] for row in rows}) == 2
-    dead = workers[0].pid
+    assert (counts["clips"], counts["failed"], counts["dataset_edits"]) == (CLIPS, 0, EDITS)
+    rows, dead = counted.notes(notes), workers[0].pid
+    loads = Counter(row["pid"] for row in rows if "loads" in row)
+    assert loads == {worker.pid: 1 for worker in workers}
+    assert counted.most_at_a_time(rows) == 2
     made = Counter(row["key"] for row in rows if row.get("stage") == "edits")
     twice = {key for key, times in made.items() if times > 1}
     assert {row["pid"] for row in before if row.get("key") in twice} <= {dead} and len(twice) < 2 * PROMPTS
-    undisturbed: Any = edit_dataset(
-        **groups, output=OutputSpec(root=str(tmp_path / "threads")), engine=EngineSpec(edits_per_batch=PROMPTS)
-    )
-    spent = sum(row.get("rows", 0) for row in rows)
-    in_flight = 2 * undisturbed["evaluations"] / CLIPS  # two tasks at a time on the dead worker
-    assert undisturbed["evaluations"] <= spent <= undisturbed["evaluations"] + in_flight
-    one, two = tmp_path / "dask/dataset", tmp_path / "threads/dataset"
-    for path in (two / "metadata.jsonl", *(two / "videos").iterdir()):
-        assert (one / path.relative_to(two)).read_bytes() == path.read_bytes()
+    spent = counted.evaluations(notes)  # two tasks at a time on the dead worker
+    assert undisturbed.evaluations <= spent <= undisturbed.evaluations + 2 * undisturbed.a_batch
+    undisturbed.assert_same(tmp_path / "dask")
 
 
 def test_a_cluster_of_its_own(prefect_harness: None, tiny_pipeline_folder: Path, tmp_path: Path) -> None:

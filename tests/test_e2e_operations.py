@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
 import time
 import urllib.error
@@ -17,16 +15,18 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+import counted
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Scheduled
+from undisturbed import EDITS, Undisturbed
 
 from cogvideo_core.shapes.make import make_clips
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 CRASHED_AFTER_S = 35
 ZOMBIES = "cogvideo-edit: a run without a sign of life has crashed"
 POLLED = {"last_polled", "status", "updated"}  # the worker's questions change them
@@ -38,7 +38,9 @@ Record = dict[str, Any]
 def here(up_here: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Up, with a short time until a run without a sign of life counts as crashed."""
     often = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3"}
-    with up_here.brought_up(tmp_path_factory.mktemp("here"), "--crashed-after", str(CRASHED_AFTER_S), **often) as up:
+    folder = tmp_path_factory.mktemp("here")
+    often |= counted.noting(folder / "counted")
+    with up_here.brought_up(folder, "--crashed-after", str(CRASHED_AFTER_S), **often) as up:
         yield up
 
 
@@ -107,21 +109,18 @@ def test_retention_lists_and_keeps(here: Any) -> None:
     assert ran.state.is_failed() and "nothing is stored under 'out/none'" in ran.state.message
 
 
-def test_kill_nine_shows_as_crashed_and_retry_resumes(here: Any, tiny_pipeline_folder: Path) -> None:
+def test_kill_nine_shows_as_crashed_and_retry_resumes(here: Any, undisturbed: Undisturbed) -> None:
     """SIGKILL of a run and of its worker, as when a machine goes: Crashed within the automation's time. `up` brings
-    the worker back alone, and Retry ends the run, with what was committed reused."""
-    manifest, root = make_clips(here.folder / "kill", 12, prompts=4), here.folder / "out/kill"
-    groups: Any = {"dataset": {"source": str(manifest)}, "model": {"path": str(tiny_pipeline_folder)}}
-    groups |= {"output": {"root": str(root)}, "inversion": FAST | {"steps": 20}}
+    the worker back alone, and Retry ends the run: the dataset is that of an undisturbed one, byte for byte, and of the
+    evaluations of all processes, the killed one too, at most one batch's were made twice."""
+    root, before = here.folder / "out/kill", counted.evaluations(here.folder / "counted")
     with here.client() as client:
-        run = here.run(client, "edit-dataset", **groups)
-        here.wait_for(lambda: len(edits(root)) >= 4, 240)
-        worker = here.process("worker")
-        for process in (*worker.children(recursive=True), worker):
-            os.kill(process.pid, signal.SIGKILL)
+        run = here.run(client, "edit-dataset", **undisturbed.groups(root))
+        here.wait_for(lambda: len(edits(root)) >= 20, 240)
+        here.kill_family(here.process("worker"))
         killed = time.monotonic()
         kept = edits(root)
-        assert len(kept) < 48
+        assert len(kept) < EDITS
         here.wait_for(lambda: client.read_flow_run(run).state.is_crashed(), CRASHED_AFTER_S + 25)
         assert time.monotonic() - killed <= CRASHED_AFTER_S + 25
         message = client.read_flow_run(run).state.message
@@ -132,9 +131,10 @@ def test_kill_nine_shows_as_crashed_and_retry_resumes(here: Any, tiny_pipeline_f
         client.set_flow_run_state(run, Scheduled(name="AwaitingRetry"), force=True)  # what the button sends
         ran = here.ended(client, run)
     assert ran.state.is_completed() and ran.run_count == 2
-    assert len(edits(root)) == 48 and set(kept) <= set(edits(root))
-    made = sum((row["edits"] or 0) for row in timings(root))
-    assert made <= 48 - len(kept) + 4 * 2  # two clips were at work
+    assert len(edits(root)) == EDITS and set(kept) <= set(edits(root))
+    undisturbed.assert_same(root)
+    spent = counted.evaluations(here.folder / "counted") - before
+    assert undisturbed.evaluations <= spent <= undisturbed.evaluations + undisturbed.a_batch
 
 
 def test_a_schedule_edits_what_is_new(here: Any, tiny_pipeline_folder: Path) -> None:

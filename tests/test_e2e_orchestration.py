@@ -2,74 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import pyarrow.parquet as pq
+import counted
 import pytest
+from servers import Server, free_port, kill, server
+from undisturbed import EDITS, Undisturbed
 
 from cogvideo_core.shapes.make import make_clips
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-CLIPS, PROMPTS = 20, 4
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+FAST = ["--set", "inversion.method=fixed_point", "--set", "inversion.steps=4", "--set", "inversion.gate=off"]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[dict[str, str], Callable[[], Any]]]:
-    """(environment of clients, start() -> a running server's process), always the same port and database."""
-    port, started = free_port(), []
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    quiet = {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    environment = kept | quiet | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-
-    def start() -> Any:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        with open(tmp_path / "server.log", "ab") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        started.append(process)
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
-                return process
-            except OSError:
-                time.sleep(0.3)
-        raise AssertionError("the server did not start")
-
-    yield environment, start
-    for process in started:
-        kill(process)
+def noted(tmp_path: Path) -> Iterator[Server]:
+    """A server, not started yet; what its clients compute is noted below its folder."""
+    with server(tmp_path, **counted.noting(tmp_path / "counted")) as made:
+        yield made
 
 
-def kill(process: Any) -> None:
-    """SIGKILL to a process and all it has started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def run(manifest: Path, root: Path, model: Path, environment: dict[str, str], log: Path) -> Any:
-    fast = [f"model.path={model}", "inversion.method=fixed_point", "inversion.gate=off", "inversion.steps=4"]
-    sets = [part for one in fast for part in ("--set", one)]
-    command = [sys.executable, "-m", "flows.cli", "run", str(manifest), "--output", str(root), *sets]
+def run(options: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "flows.cli", "run", *options]
     with open(log, "ab") as sink:
         return subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
 
@@ -81,47 +43,33 @@ def edits(root: Path) -> int:
 def wait_for(root: Path, count: int) -> None:
     deadline = time.monotonic() + 600
     while edits(root) < count and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.02)
     assert edits(root) >= count
 
 
-def evaluations(root: Path) -> int:
-    """As counted by the runs that came to their tables."""
-    return sum(row["evaluations"] for row in pq.read_table(root / "tables/timings.parquet").to_pylist())
-
-
-def test_flow_and_server_are_killed(server: Any, tiny_pipeline_folder: Path, tmp_path: Path) -> None:
-    """SIGKILL of the flow's process at 20 of 80 edits, of the server at 40: after both are started again the dataset is
-    complete and that of an undisturbed run, byte for byte; the edits committed by then were not made again."""
-    environment, start = server
-    manifest = make_clips(tmp_path / "in", CLIPS, prompts=PROMPTS)
-    root, log = tmp_path / "run", tmp_path / "log"
-    serving = start()
-    flow = run(manifest, root, tiny_pipeline_folder, environment, log)
+def test_flow_and_server_are_killed(noted: Server, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """SIGKILL of the flow's process at 20 of 80 edits; of the server at 40, and of the flow that goes on without it.
+    After both are started again the dataset is that of an undisturbed run, byte for byte, and of the evaluations of all
+    processes, killed ones too, at most one batch's for each kill of a flow were made twice."""
+    root, log, notes = tmp_path / "run", tmp_path / "log", tmp_path / "counted"
+    options = undisturbed.options(root)
+    noted.start()
+    flow = run(options, noted.environment, log)
     wait_for(root, 20)
     kill(flow)
     kept = edits(root)
-    assert 20 <= kept < CLIPS * PROMPTS
-    flow = run(manifest, root, tiny_pipeline_folder, environment, log)
+    assert 20 <= kept < EDITS
+    flow = run(options, noted.environment, log)
     wait_for(root, max(40, kept + 4))
-    kill(serving)
+    noted.kill()
     time.sleep(5)  # the flow goes on for as long as its client tries again; whether it ends is its own affair
     kill(flow)
-    kept = edits(root)
-    assert kept < CLIPS * PROMPTS
-    start()
-    flow = run(manifest, root, tiny_pipeline_folder, environment, log)
-    assert flow.wait(600) == 0, log.read_text()[-3000:]
-    other = tmp_path / "other"
-    assert run(manifest, other, tiny_pipeline_folder, environment, log).wait(600) == 0
-    whole = evaluations(other)
-    made = sum((row["edits"] or 0) for row in pq.read_table(root / "tables/timings.parquet").to_pylist())
-    assert made <= CLIPS * PROMPTS - kept + PROMPTS  # one batch that was interrupted is made whole
-    assert evaluations(root) <= whole * (1 - (kept - PROMPTS) / (CLIPS * PROMPTS)) + whole / CLIPS
-    for path in (other / "dataset/metadata.jsonl", *(other / "dataset/videos").iterdir()):
-        assert (root / path.relative_to(other)).read_bytes() == path.read_bytes()
-    rows = [json.loads(line) for line in (root / "dataset/metadata.jsonl").read_text().splitlines()]
-    assert len(rows) == CLIPS * PROMPTS
+    assert edits(root) < EDITS
+    noted.start()
+    assert run(options, noted.environment, log).wait(600) == 0, log.read_text()[-3000:]
+    undisturbed.assert_same(root)
+    spent = counted.evaluations(notes)
+    assert undisturbed.evaluations <= spent <= undisturbed.evaluations + 2 * undisturbed.a_batch
 
 
 @pytest.fixture
@@ -139,7 +87,8 @@ def postgres(up_here: ModuleType, tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_a_run_on_postgres(postgres: dict[str, str], tiny_pipeline_folder: Path, tmp_path: Path) -> None:
     """A run of two clips ends well, and its task runs stand in PostgreSQL, closed to strangers."""
     manifest, root, log = make_clips(tmp_path / "in", 2, prompts=1), tmp_path / "run", tmp_path / "log"
-    assert run(manifest, root, tiny_pipeline_folder, postgres, log).wait(300) == 0, log.read_text()[-3000:]
+    options = [str(manifest), "--output", str(root), "--model", str(tiny_pipeline_folder), *FAST]
+    assert run(options, postgres, log).wait(300) == 0, log.read_text()[-3000:]
     place = ["psql", "-h", "127.0.0.1", "-p", postgres["POSTGRES_PORT"], "-U", "prefect", "-w", "prefect", "-At", "-c"]
     query = [
         *place,

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient
+from servers import own_database
 
 from flows import processes
 
@@ -31,10 +32,17 @@ def wait_for(what: Callable[[], Any], timeout_s: float) -> Any:
     raise AssertionError(f"waited {timeout_s} s in vain")
 
 
+def kill_family(process: psutil.Process) -> None:
+    """SIGKILL to a process and all below it, as when a machine goes."""
+    for one in (*process.children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
 class Here:
     """`up` in a folder: commands run there, a client of its API, and what it has started."""
 
-    wait_for = staticmethod(wait_for)
+    wait_for, kill_family = staticmethod(wait_for), staticmethod(kill_family)
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder, self.port = folder, two_free_ports()
@@ -45,11 +53,12 @@ class Here:
         root = str(Path(__file__).parents[1])  # the code under test, whichever is installed
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
         self.environment = kept | own | {"PYTHONPATH": path} | environment
+        self.started: list[subprocess.Popen[bytes]] = []
 
     def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         command, own = [sys.executable, "-m", "flows.cli", *arguments], self.environment | more
         return subprocess.run(
-            command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=300, check=False
+            command, cwd=self.folder, env=own, capture_output=True, text=True, timeout=600, check=False
         )
 
     def up(self, *options: str) -> str:
@@ -65,6 +74,17 @@ class Here:
         found = processes.alive(self.state()["processes"][name])
         assert found is not None
         return found
+
+    def another_worker(self) -> psutil.Process:
+        """One more process that takes runs from the pool, one at a time."""
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cogvideo", "--type", "process"]
+        command += ["--limit", "1"]
+        own = self.environment | {"PREFECT_API_URL": f"{self.url}/api"}
+        with open(self.folder / f"worker-{len(self.started)}.log", "ab") as log:
+            started = subprocess.Popen(command, cwd=self.folder, env=own, stdout=log, stderr=log)
+        self.started.append(started)
+        wait_for(lambda: b" started!" in Path(log.name).read_bytes(), 120)
+        return psutil.Process(started.pid)
 
     def client(self, auth: str | None = None) -> SyncPrefectClient:
         return SyncPrefectClient(f"{self.url}/api", auth_string=auth)
@@ -85,13 +105,19 @@ class Here:
 @contextlib.contextmanager
 def brought_up(folder: Path, *options: str, **environment: str) -> Iterator[Here]:
     """Up for as long as the body runs; afterwards nothing that was started is left."""
-    here = Here(folder, **environment)
+    database = {} if "--database" in options else own_database()
+    here = Here(folder, **database, **environment)
     try:
         here.up(*options)
         yield here
     finally:
         family = [found for entry in here.state()["processes"].values() if (found := processes.alive(entry))]
+        family += [psutil.Process(process.pid) for process in here.started if process.poll() is None]
         here.cli("down")
+        for process in here.started:
+            if process.poll() is None:
+                kill_family(psutil.Process(process.pid))
+            process.wait()
         assert not [process for process in family if process.is_running() and process.status() != "zombie"]
 
 

@@ -3,32 +3,84 @@
     python tests/benchmarks/orchestration.py                 # the figures of docs/orchestration.md
     python tests/benchmarks/orchestration.py --clips 8 --skip dask,plan
 
-Loop and flow edit the same clips with the same model, two clips in flight, one torch thread. A run is timed from its
-first task's start to its last task's end, server warm, models loaded: in the loop from the first stage of the first
-clip to the last of the last. Overhead is the flow's seconds over the loop's, less one. Busy is the union of the
-intervals inside the model's lock over the wall time. Task runs a second are those of an empty task, submitted from 8
-threads. The last line is JSON; a figure that was not measured is null.
+Loop and flow edit the same clips with the same model, two batches in flight, one torch thread. A run is timed from its
+first batch's first task to its last batch's last one, server warm, models loaded: in the loop from the first stage of
+the first clip to the last of the last. Loop and flow take turns, `--repeat` times; overhead is the median of the flow's
+seconds over those of the loop just before it, less one. Each side has its own loop:
+  threads  a loop of two threads in this process, which is what the flow has;
+  Dask     `--dask-workers` processes of a loop of two threads, each with its share of the batches, beside this process:
+           as many processes, threads and loaded models as the cluster has workers.
+Busy is the union of the intervals inside the model's lock, within the time of the run, over that time. CPU seconds are
+those of the whole call, the server's and all processes' included, so the flow's hold its planning and collecting too.
+Task runs a second are those of an empty task, submitted from 8 threads. The last line is JSON; a figure that was not
+measured is null.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import psutil
 import torch
+from task_runs import on_postgres, task_runs_a_second
 
 Record = dict[str, Any]
+
+
+class Run(NamedTuple):
+    """Of one run: when its batches began and ended, seconds since the epoch, and what they made."""
+
+    began: float
+    ended: float
+    edits: int
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+class Clock:
+    """The intervals in which models of this process compute."""
+
+    def __init__(self) -> None:
+        from cogvideo_core.model import VideoModel
+
+        self.intervals: list[tuple[float, float]] = []
+        computing = VideoModel.computing
+
+        @contextlib.contextmanager
+        def clocked(model: VideoModel) -> Iterator[None]:
+            with computing(model):
+                began = time.time()
+                try:
+                    yield
+                finally:
+                    self.intervals.append((began, time.time()))
+
+        VideoModel.computing = clocked  # type: ignore[method-assign]
+
+    def busy(self, run: Run) -> float:
+        """Share of the run's time that lies in at least one interval."""
+        covered, until = 0.0, run.began
+        for began, ended in sorted(self.intervals):
+            began, ended = max(began, until), min(ended, run.ended)
+            covered += max(ended - began, 0.0)
+            until = max(until, ended)
+        return covered / run.seconds
 
 
 def groups(root: Path, folder: Path, args: argparse.Namespace, engine: Record) -> Record:
@@ -45,32 +97,59 @@ def groups(root: Path, folder: Path, args: argparse.Namespace, engine: Record) -
     }
 
 
-def bare_loop(given: Record) -> tuple[float, float, float, int]:
-    """(seconds, busy seconds, CPU seconds, edits) of the same stages with two batches in flight, and nothing else."""
-    from cogvideo_core import clips, encoding, plan, plan_tables, prompts
-    from cogvideo_core.model import loaded
+def prepare(given: Record) -> None:
+    """What comes before the batches: plan and prompts."""
+    from cogvideo_core import plan, plan_tables, prompts
     from tasks.settings import Settings
 
     settings = Settings(**given)
-    job = settings.work()
-    root = settings.output.root
+    job, root = settings.work(), settings.output.root
     plan_tables.write_plan(root, plan.planned_clips(job.dataset, job.model), job.recipe, job.engine)
-    todo = list(plan_tables.read_batches(root))
-    wanted = [text for batch in todo for r in batch for text in (r["source_prompt"], *r["target_prompts"])]
+    records = [record for batch in plan_tables.read_batches(root) for record in batch]
+    wanted = [text for r in records for text in (r["source_prompt"], *r["target_prompts"])]
     prompts.embed_missing(job.model, job.ledger, [job.recipe.negative_prompt, *wanted])
 
+
+def bare_loop(given: Record, part: int = 0, parts: int = 1) -> Run:
+    """The same stages with two batches in flight, and nothing else; `part` of `parts` of the batches."""
+    from cogvideo_core import clips, encoding, plan_tables
+    from tasks.settings import Settings
+
+    torch.set_num_threads(1)
+    settings = Settings(**given)
+    job = settings.work()
+
     def through(batch: list[Record]) -> int:
-        edits = 0
         encoded = [encoding.encode_clip(job, record) for record in batch]
         inverted = [clips.invert_clip(job, record) for record in encoded]
-        for record in inverted:
-            edits += len(clips.edit_clip(job, record)["edits"])
-        return edits
+        return sum(len(clips.edit_clip(job, record)["edits"]) for record in inverted)
 
-    started, busy, cpu = time.perf_counter(), loaded(job.model.spec).busy_s, cpu_seconds()
+    todo = list(plan_tables.read_batches(settings.output.root))[part::parts]
+    began = time.time()
     with ThreadPoolExecutor(2) as pool:
         edits = sum(pool.map(through, todo))
-    return time.perf_counter() - started, job.model.busy_s - busy, cpu_seconds() - cpu, edits
+    return Run(began, time.time(), edits)
+
+
+def looped(given: Record) -> Run:
+    prepare(given)
+    return bare_loop(given)
+
+
+@contextlib.contextmanager
+def loops_in_processes(count: int) -> Iterator[Callable[[Record], Run]]:
+    """As many processes as there are Dask workers, which stay for the next loop with their models loaded."""
+    with contextlib.ExitStack() as stack:
+        spawn = multiprocessing.get_context("spawn")
+        pools = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in range(count)]
+
+        def run(given: Record) -> Run:
+            prepare(given)
+            parts = [pool.submit(bare_loop, given, part, count) for part, pool in enumerate(pools)]
+            done = [part.result() for part in parts]
+            return Run(min(r.began for r in done), max(r.ended for r in done), sum(r.edits for r in done))
+
+        yield run
 
 
 def cpu_seconds() -> float:
@@ -80,75 +159,21 @@ def cpu_seconds() -> float:
     return sum(t.user + t.system + t.children_user + t.children_system for t in times)
 
 
-def timed_flow(given: Record) -> tuple[float, float, float, Record]:
-    """(seconds from the first batch's task start to the last one's end, busy seconds, CPU seconds, counts)."""
+def flow(given: Record) -> Run:
+    """From the first batch's task start to the last one's end, as the server has them."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    from cogvideo_core.model import busy_seconds
     from flows.edit_dataset import edit_dataset
 
-    busy, cpu = busy_seconds(), cpu_seconds()
     state = edit_dataset(**given, return_state=True)
-    counts, cpu, busy = state.result(), cpu_seconds() - cpu, busy_seconds() - busy
     time.sleep(3)  # the server writes task runs down a little later
     with get_client(sync_client=True) as client:
         wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
         runs = client.read_task_runs(flow_run_filter=wanted, limit=200)
     batches = [run for run in runs if run.name.split()[0] in ("encode", "invert", "edit")]
     first, last = min(run.start_time for run in batches), max(run.end_time for run in batches)
-    return (last - first).total_seconds(), busy, cpu, counts
-
-
-def task_runs_a_second(count: int = 400) -> float:
-    """Empty task runs of one flow, until the server has all of them written down as completed."""
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-    from prefect.task_runners import ThreadPoolTaskRunner
-
-    @task(cache_policy=NO_CACHE, persist_result=False)
-    def nothing() -> None:
-        return None
-
-    @flow(task_runner=ThreadPoolTaskRunner(max_workers=8))
-    def many() -> None:
-        for future in [nothing.submit() for _ in range(count)]:
-            future.wait()
-
-    started = time.perf_counter()
-    state = many(return_state=True)
-    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
-    with get_client(sync_client=True) as client:
-        while True:
-            seen = 0
-            for offset in range(0, count, 200):
-                runs = client.read_task_runs(flow_run_filter=wanted, limit=200, offset=offset)
-                seen += sum(run.state is not None and run.state.is_final() for run in runs)
-            if seen >= count:
-                return count / (time.perf_counter() - started)
-            time.sleep(0.2)
-
-
-def on_postgres(folder: Path) -> float | None:
-    """Task runs a second of a server that `cogvideo-edit up --database postgres` starts; None without PostgreSQL."""
-    port = 4000 + os.getpid() % 1_000
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    own |= {"POSTGRES_FOLDER": tempfile.mkdtemp(prefix="postgres-"), "POSTGRES_PORT": str(port + 1_000)}
-    os.chmod(own["POSTGRES_FOLDER"], 0o755)
-    cli = [sys.executable, "-m", "flows.cli"]
-    started = [*cli, "up", "--database", "postgres", "--port", str(port)]
-    try:
-        if subprocess.run(started, env=kept | own, check=False).returncode:
-            return None
-        there = kept | own | {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-        command = [sys.executable, __file__, "--task-runs"]
-        return float(subprocess.run(command, env=there, capture_output=True, text=True, check=True).stdout.split()[-1])
-    finally:
-        subprocess.run([*cli, "down"], env=kept | own, check=True)
-        shutil.rmtree(own["POSTGRES_FOLDER"], ignore_errors=True)
+    return Run(first.timestamp(), last.timestamp(), state.result()["edits_made"])
 
 
 def plan_rows(rows: int, folder: Path) -> Record:
@@ -180,50 +205,80 @@ def plan_rows(rows: int, folder: Path) -> Record:
     return {"plan_rows": int(clips), "plan_s": round(float(seconds), 1), "plan_peak_mib": round(float(mib))}
 
 
-def line(name: str, seconds: float, edits: int, busy: float | None, cpu: float) -> None:
-    share = "" if busy is None else f", model busy {busy / seconds:.1%}"
-    print(
-        f"{name}: {seconds:.1f} s, {60 * edits / seconds:.1f} edits a minute{share}, {cpu:.1f} CPU seconds", flush=True
-    )
+def told(name: str, run: Callable[[Record], Run], given: Record, clock: Clock | None) -> tuple[Run, float | None]:
+    """The run and its busy share, which is known of this process alone; both printed."""
+    cpu = cpu_seconds()
+    done = run(given)
+    cpu, busy = cpu_seconds() - cpu, clock.busy(done) if clock else None
+    share = "" if busy is None else f", model busy {busy:.1%}"
+    rate = 60 * done.edits / done.seconds
+    print(f"{name}: {done.seconds:.1f} s, {rate:.1f} edits a minute{share}, {cpu:.1f} CPU seconds", flush=True)
+    return done, busy
 
 
-def overheads(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float]]:
-    """Loop first, then each engine, on roots of their own."""
-    loop_s, busy, cpu, edits = bare_loop(groups(folder / "loop", folder, args, {}))
-    line("bare loop", loop_s, edits, busy, cpu)
-    if "threads" not in args.skip:
-        seconds, busy, cpu, counts = timed_flow(groups(folder / "threads", folder, args, {}))
-        line("flow on threads", seconds, counts["edits_made"], busy, cpu)
-        yield "overhead_threads", seconds / loop_s - 1
-        yield "model_busy", busy / seconds
-    if "dask" not in args.skip:
-        from cogvideo_core.shapes.make import make_clips
-        from flows.engines import local_cluster
+def pairs(
+    name: str,
+    loop: Callable[[Record], Run],
+    args: argparse.Namespace,
+    folder: Path,
+    engine: Record,
+    clock: Clock | None,
+) -> Record:
+    """Loop and flow in turn, on roots of their own: the median overhead, and the median busy share of the flow."""
+    found, shares = [], []
+    for turn in range(args.repeat):
+        given = [groups(folder / f"{name}-{side}-{turn}", folder, args, engine) for side in ("loop", "flow")]
+        bare, _ = told(f"loop for {name}", loop, given[0], clock)
+        done, busy = told(f"flow on {name}", flow, given[1], clock)
+        found.append(done.seconds / bare.seconds - 1)
+        shares += [busy] if busy is not None else []
+        print(f"overhead of {name}, pair {turn + 1} of {args.repeat}: {found[-1]:+.1%}", flush=True)
+    return {f"overhead_{name}": median(found)} | ({"model_busy": median(shares)} if shares else {})
 
-        with local_cluster(1) as cluster:
-            engine = {"engine": "dask", "dask_address": cluster.scheduler_address}
-            make_clips(folder / "few", 1, args.prompts, seed=10_000)
-            timed_flow(groups(folder / "warm", folder / "few", args, engine))  # the worker loads its model
-            seconds, _, cpu, counts = timed_flow(groups(folder / "dask", folder, args, engine))
-        line("flow on Dask, one worker", seconds, counts["edits_made"], None, cpu)
-        yield "overhead_dask", seconds / loop_s - 1
+
+def on_threads(args: argparse.Namespace, folder: Path, few: Path) -> Record:
+    clock = Clock()
+    looped(groups(folder / "warm-loop", few, args, {}))  # loads the model
+    flow(groups(folder / "warm-flow", few, args, {}))
+    return pairs("threads", looped, args, folder, {}, clock)
+
+
+def on_dask(args: argparse.Namespace, folder: Path, few: Path) -> Record:
+    from flows.engines import local_cluster
+
+    with local_cluster(args.dask_workers) as cluster, loops_in_processes(args.dask_workers) as loop:
+        engine = {"engine": "dask", "dask_address": cluster.scheduler_address}
+        engine["batches_in_flight"] = 2 * args.dask_workers
+        flow(groups(folder / "warm-dask", few, args, engine | {"clips_per_batch": 1}))  # workers load their models
+        loop(groups(folder / "warm-loops", few, args, {"clips_per_batch": 1}))
+        return pairs("dask", loop, args, folder, engine)
+
+
+def overheads(args: argparse.Namespace, folder: Path) -> Record:
+    from cogvideo_core.shapes.make import make_clips
+
+    make_clips(folder / "few", 2 * args.dask_workers, args.prompts, seed=10_000)
+    found: Record = {}
+    for name, measured in (("threads", on_threads), ("dask", on_dask)):
+        if name not in args.skip.split(","):
+            found |= measured(args, folder, folder / "few")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--repeat", type=int, default=3, help="pairs of loop and flow")
+    parser.add_argument("--dask-workers", type=int, default=1, help="processes, two threads each")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch", type=int, default=8, help="clips a batch")
     parser.add_argument("--plan-rows", type=int, default=1_000_000)
     parser.add_argument("--skip", default="", help="of threads, dask, sqlite, postgres, plan; with commas")
-    parser.add_argument("--task-runs", action="store_true", help="only these, on the server of PREFECT_API_URL")
     args = parser.parse_args()
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    if args.task_runs:
-        print(task_runs_a_second())
-        return
+    os.environ["OMP_NUM_THREADS"] = "1"  # of workers; of this process it is too late for that
     torch.set_num_threads(1)
     found: Record = dict.fromkeys(("overhead_threads", "overhead_dask", "model_busy"))
     found |= dict.fromkeys(("task_runs_per_s_sqlite", "task_runs_per_s_postgres"))
@@ -256,7 +311,7 @@ def measure(args: argparse.Namespace, folder: Path, found: Record) -> None:
             found["task_runs_per_s_sqlite"] = round(task_runs_a_second(), 1)
             print(f"task runs a second on SQLite: {found['task_runs_per_s_sqlite']}", flush=True)
         if not {"threads", "dask"} <= set(args.skip.split(",")):
-            found |= {name: round(value, 4) for name, value in overheads(args, folder)}
+            found |= {name: round(value, 4) for name, value in overheads(args, folder).items()}
 
 
 if __name__ == "__main__":
