@@ -6,6 +6,7 @@ python -m cogvideo_core.shapes.figure docs/figures/strip.png
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def versions(model: VideoModel, scene: world.Scene, recipe: RecipeSpec, targets:
 def targets_of(edits: list[world.BenchEdit]) -> list[str]:
     """Six target prompts: the clip's four changes of the bench, then other changes of one attribute."""
     scene = edits[0].scene
-    others = {"background": world.BACKGROUNDS, "colour": world.COLOURS, "shape": world.SHAPES}
+    others: dict[str, Iterable[str]] = {"background": world.BACKGROUNDS, "colour": world.COLOURS, "shape": world.SHAPES}
     more = [scene.edited(**{name: value}) for name, values in others.items() for value in values]
     wanted = [edit.wanted for edit in edits if edit.kind != "none"] + [one for one in more if one != scene]
     return list(dict.fromkeys(one.combination.caption() for one in wanted))[:6]
