@@ -22,8 +22,9 @@ def test_scale_one_is_the_prompted_half_and_zero_the_other() -> None:
 
 
 def test_guided_steps_are_the_interval() -> None:
-    """All steps by default, the interval if one is given, none at scale 1."""
-    assert guidance.guided_steps(RecipeSpec(), 10) == range(10)
+    """The first 60 % by default, the interval if one is given, none at scale 1."""
+    assert guidance.guided_steps(RecipeSpec(), 10) == range(6)
+    assert guidance.guided_steps(RecipeSpec(guidance_end=1.0), 10) == range(10)
     assert guidance.guided_steps(RecipeSpec(guidance_start=0.2, guidance_end=0.5), 10) == range(2, 5)
     assert len(guidance.guided_steps(RecipeSpec(guidance_scale=1.0), 10)) == 0
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from cogvideo_core.ddim import Velocity, ddim_step, noised, rotate
-from cogvideo_core.inversion import arrived, ddim_inversion, seeded_noise, turns
+from cogvideo_core.inversion import arrived, seeded_noise, turns
 from cogvideo_core.schedule import Schedule
 
 
@@ -37,37 +37,6 @@ def scheduled(velocity: Velocity, x_0: Tensor, schedule: Schedule, iterations: S
             x_t = arrived(x_s, velocity(x_t, t), delta)
         x_s = x_t
         yield x_s
-
-
-def tolerant(
-    velocity: Velocity, x_0: Tensor, schedule: Schedule, tolerance: float = 1e-3, most: int = 20
-) -> Iterator[Tensor]:
-    """Fixed-point iteration until no row moves by more than `tolerance` (rms) any more.
-
-    Rows wait for each other, so that the evaluations of a batch are those of its hardest row.
-    """
-    x_s = x_0
-    yield x_s
-    for _, t, delta in turns(schedule):
-        x_t = rotate(x_s, velocity(x_s, t), delta)
-        for _ in range(most):
-            before, x_t = x_t, arrived(x_s, velocity(x_t, t), delta)
-            if (x_t - before).square().mean((1, 2, 3, 4)).sqrt().max() < tolerance:
-                break
-        x_s = x_t
-        yield x_s
-
-
-def refined(velocity: Velocity, x_0: Tensor, schedule: Schedule, fine: Schedule) -> Iterator[Tensor]:
-    """DDIM inversion that takes the first level in the smaller steps of `fine`, a grid that holds all its levels."""
-    yield x_0
-    below = [t for t in fine.timesteps if t <= schedule.timesteps[1]]
-    first = Schedule(tuple(below), fine.thetas[: len(below)])
-    *_, x = ddim_inversion(velocity, x_0, first)
-    yield x
-    for _, t, delta in turns(schedule)[1:]:
-        x = rotate(x, velocity(x, t), delta)
-        yield x
 
 
 def forward_noised(velocity: Velocity, x_0: Tensor, schedule: Schedule, levels: int) -> Iterator[Tensor]:

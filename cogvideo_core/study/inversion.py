@@ -23,7 +23,6 @@ from cogvideo_core.study.seed_attempt import attempt
 Row = dict[str, Any]
 Inverter = Callable[[Velocity, Tensor, Schedule], Iterator[Tensor]]
 QUICK_LEVELS = 10  # that the gate's quick form samples back
-FINE = {4: 250, 10: 500}  # sub-steps of the first level -> steps of the grid that holds them; 50 trailing steps of 1000
 
 
 class Inverted(NamedTuple):
@@ -41,34 +40,26 @@ def _by_settings(settings: InversionSpec, velocity: Velocity, x_0: Tensor, sched
     return inversion.invert(velocity, x_0, schedule, settings)
 
 
-def refined(bench: Bench, pieces: int) -> Inverter:
-    """DDIM inversion with the first level in `pieces` steps, where the training timesteps allow it."""
-    return partial(candidates.refined, fine=bench.model.schedule(bench.schedule.steps * pieces))
+SPENT = (15, 5, 3, 3, 2, 1)  # iterations by level, most where the first turns are
 
-
-def inverters(bench: Bench) -> dict[str, Inverter]:
-    """Name -> inverter, all given the source prompt but for those whose name ends in _null."""
-    spent = [15, 5, 3, 3, 2, 1]
-    return {
-        "ddim": by_settings(method="ddim"),
-        "ddim_null": by_settings(method="ddim"),
-        "explicit": candidates.explicit,
-        "fixed_point_1": by_settings(method="fixed_point", iterations=1),
-        "fixed_point_3": by_settings(method="fixed_point", iterations=3),
-        "fixed_point_5": by_settings(method="fixed_point", iterations=5),
-        "fixed_point_tolerance": candidates.tolerant,
-        "fixed_point_where_it_matters": partial(candidates.scheduled, iterations=spent),
-        "first_level_solved": candidates.solved_first,
-        "refined_grid_4": refined(bench, 4),
-        "refined_grid_10": refined(bench, 10),
-        "multistep_5": by_settings(first_iterations=5),
-        "multistep_15": by_settings(first_iterations=15),
-        "multistep_30_3": by_settings(first_iterations=30, iterations=3),
-        "forward_noised_1": partial(candidates.forward_noised, levels=1),
-        "forward_noised_2": partial(candidates.forward_noised, levels=2),
-        "k_rnr_3": candidates.k_rnr,
-        "none": by_settings(method="none"),
-    }
+# All are given the source prompt but for those whose name ends in _null.
+INVERTERS: dict[str, Inverter] = {
+    "ddim": by_settings(method="ddim"),
+    "ddim_null": by_settings(method="ddim"),
+    "explicit": candidates.explicit,
+    "fixed_point_1": by_settings(method="fixed_point", iterations=1),
+    "fixed_point_3": by_settings(method="fixed_point", iterations=3),
+    "fixed_point_5": by_settings(method="fixed_point", iterations=5),
+    "fixed_point_where_it_matters": partial(candidates.scheduled, iterations=SPENT),
+    "first_level_solved": candidates.solved_first,
+    "multistep_5": by_settings(first_iterations=5),
+    "multistep_15": by_settings(first_iterations=15),
+    "multistep_30_3": by_settings(first_iterations=30, iterations=3),
+    "forward_noised_1": partial(candidates.forward_noised, levels=1),
+    "forward_noised_2": partial(candidates.forward_noised, levels=2),
+    "k_rnr_3": candidates.k_rnr,
+    "none": by_settings(method="none"),
+}
 
 
 def inverted(bench: Bench, inverter: Inverter, prompt: str = "source", schedule: Schedule | None = None) -> Inverted:
@@ -155,7 +146,7 @@ def study(bench: Bench, say: Callable[[str], None] = lambda line: None) -> tuple
     for row in seed_rows(bench):
         rows.append(row)
         say(told(row))
-    for name, inverter in inverters(bench).items():
+    for name, inverter in INVERTERS.items():
         found = inverted(bench, inverter, "null" if name.endswith("_null") else "source")
         if name in ("ddim", "multistep_15"):
             kept[name] = found

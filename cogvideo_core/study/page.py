@@ -75,7 +75,7 @@ def gate_table(rows: Sequence[Row]) -> str:
 def figures(page: Path, rows: Sequence[Row]) -> None:
     """Reconstruction against cost, and the error of the way down by level; named after their page."""
     folder = page.parent / "figures"
-    plain = [row for row in rows if not row["exact"] and row["evaluations"]]
+    plain = [row for row in rows if not row["exact"] and row["evaluations"] and "commit" not in row]
     places = [(row["evaluations"], row["recon_db"]) for row in plain]
     best = sorted(p for p in places if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in places))
     cost = Axis("evaluations a clip", COST_LOW, COST_HIGH, (25, 50, 100, 200, 300), log=True)
