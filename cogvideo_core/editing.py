@@ -52,7 +52,9 @@ class Texts:
 
 
 def first_step(recipe: RecipeSpec, steps: int) -> int:
-    """The step an edit begins with; at least one is taken."""
+    """The step an edit begins with: `start_at`, but fresh noise belongs to the first step. At least one is taken."""
+    if recipe.start == "fresh":
+        return 0
     return min(round(recipe.start_at * steps), steps - 1)
 
 
@@ -61,13 +63,12 @@ def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory
     level = schedule.level(first_step(recipe, schedule.steps))
     if recipe.start == "inverted":
         return trajectory(level).float()
-    source = trajectory(level if recipe.start == "mixed" else 0).float()
+    source = trajectory(0).float()
     noise = seeded_noise(source.shape, seed).to(source.device)
-    if recipe.start == "noised":
-        return noised(source, noise, schedule.thetas[level])
-    if recipe.start == "mixed":
-        return mixed(source, noise, recipe.mix_cutoff)
-    return noise
+    if recipe.start == "fresh":
+        return noise
+    start = noised(source, noise, schedule.thetas[level])
+    return start if recipe.start == "noised" else mixed(trajectory(level).float(), start, recipe.mix_cutoff)
 
 
 def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
@@ -84,10 +85,10 @@ def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
     """The trajectory's levels that `start_latents` and `edit` ask for, in the order of use; each once."""
     first = first_step(recipe, steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    start = steps - first if recipe.start in ("inverted", "mixed") else 0
+    starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
     clean = [0] if recipe.match_statistics else []
     referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step >= first]
-    return list(dict.fromkeys([start, *clean, *referenced]))
+    return list(dict.fromkeys([*starts, *clean, *referenced]))
 
 
 def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:

@@ -15,5 +15,5 @@ PRESET_INVERSIONS: dict[str, InversionSpec] = {name: InversionSpec(**changes) fo
 
 
 def unwindowed(**changes: Any) -> RecipeSpec:
-    """The default recipe with its windows wide open, guided and referenced in all steps and layers, and `changes`."""
+    """The default recipe with its windows wide open and the reference at its plain weight, and `changes`."""
     return RecipeSpec(**OPEN | {"name": "plain"} | changes)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 Preset = Literal["balanced", "faithful", "bold", "fast", "seed", "text"]
-OPEN: dict[str, Any] = {"layer_start": 0.0, "guidance_end": 1.0}  # the windows that the default recipe narrows
+# Plain concatenation in all steps and layers, guidance in all steps: what the default recipe narrows
+OPEN: dict[str, Any] = {"reference_weight": 1.0, "layer_start": 0.0, "guidance_end": 1.0, "start_at": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {},
-    "faithful": {"reference_weight": 2.0},
-    "bold": {"layer_start": 0.5},
-    "fast": {"start_at": 0.2},
+    "faithful": {"reference_weight": 1.0},
+    "bold": {"reference_weight": 0.25, "reference_start": 0.2, "start_at": 0.0},
+    "fast": {"reference_weight": 0.25, "start_at": 0.3, "guidance_end": 0.5},
     "seed": OPEN | {"reference_prompt": "per_half", "start": "fresh"},
     "text": OPEN | {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
 }

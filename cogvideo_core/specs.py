@@ -153,14 +153,14 @@ class RecipeSpec(Spec):
     )
     guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
     reference_weight: float = Field(
-        1.0, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
+        0.35, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
     )
     reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
     reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
     start: Literal["inverted", "noised", "fresh", "mixed"] = Field(
         "inverted",
         title="Start from",
-        description="Inverted noise, the noised source, fresh noise, or mixed: inverted noise with fresh details.",
+        description="Inverted noise, the noised source, fresh noise (from the first step on), or mixed: fresh details.",
     )
     seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
     strengths: list[float] = Field(
@@ -206,7 +206,7 @@ class RecipeSpec(Spec):
         description="Of start=mixed: cycles a latent cell below which noise is inverted.",
     )
     start_at: Fraction01 = Field(
-        0.0, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
+        0.2, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
     )
     match_statistics: Fraction01 = Field(
         0.0,
@@ -241,8 +241,12 @@ class RecipeSpec(Spec):
             raise ValueError("strengths must be distinct and in 0.01 .. 100")
         if self.strengths != [1.0] and self.reference_weight == 0:
             raise ValueError("strengths divide the reference weight, which is 0; leave them [1]")
-        if self.start == "fresh" and self.start_at > 0:
-            raise ValueError("start_at: fresh noise belongs to the first step; use 0, or start=noised")
+        skipped = 0.0 if self.start == "fresh" else self.start_at
+        for what, off in (("guidance", self.guidance_scale == 1), ("reference", self.reference_weight == 0)):
+            start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
+            if not off and start < end <= skipped < 1:
+                does = f"is not after start_at ({skipped}), so that no step would have any {what}"
+                raise ValueError(f"{what}_end ({end}) {does}; raise it, or lower start_at")
         return self
 
 

@@ -31,7 +31,7 @@ Record = dict[str, Any]
 MakeWork = Callable[..., Work]
 STEPS = 4
 INVERSION = InversionSpec(method="fixed_point", steps=STEPS, gate="off")
-RECIPE = RecipeSpec(reference_end=0.5)
+RECIPE = RecipeSpec(start_at=0.0, reference_end=0.5)
 INVERTED = STEPS * 2  # evaluations of one inversion
 
 

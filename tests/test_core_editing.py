@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cogvideo_core import editing, guidance, processors
 from cogvideo_core.attention import Reference
-from cogvideo_core.ddim import ddim_step
-from cogvideo_core.inversion import invert
+from cogvideo_core.ddim import ddim_step, noised
+from cogvideo_core.inversion import invert, seeded_noise
 from cogvideo_core.model import VideoModel
 from cogvideo_core.presets import unwindowed
 from cogvideo_core.schedule import Schedule
@@ -276,7 +276,7 @@ FRACTIONS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0])
 
 
 @given(
-    st.sampled_from(["inverted", "noised", "fresh"]),
+    st.sampled_from(["inverted", "noised", "fresh", "mixed"]),
     FRACTIONS,
     st.tuples(FRACTIONS, FRACTIONS),
     st.sampled_from([(0.0, 1.0), (0.5, 0.5)]),
@@ -286,7 +286,8 @@ def test_levels_read_are_those_that_an_edit_asks_for(
     start: str, start_at: float, reference: tuple[float, float], layers: tuple[float, float], weight: float
 ) -> None:
     """Whatever the recipe: the announced levels are those the loop reads, each once, in order of first use."""
-    fields = {"start": start, "start_at": 0.0 if start == "fresh" else start_at, "reference_weight": weight}
+    start_at = min(start_at, max(reference) / 2)  # a window that ends before the first step is refused
+    fields = {"start": start, "start_at": start_at, "reference_weight": weight}
     fields |= dict(zip(("reference_start", "reference_end"), sorted(reference), strict=True))
     recipe = unwindowed(**fields | dict(zip(("layer_start", "layer_end"), layers, strict=True)))  # type: ignore[arg-type]
     levels, asked = range(7), []
@@ -300,3 +301,21 @@ def test_levels_read_are_those_that_an_edit_asks_for(
     x = torch.stack([editing.start_latents(recipe, schedule, state_at, 0) for _ in range(2)])
     list(editing.edit(lambda x, t, text, reference=None: x, x, texts, state_at, schedule, recipe, 4))
     assert editing.levels_read(recipe, 6, 4) == list(dict.fromkeys(asked))
+
+
+def test_starts_are_of_their_level(model_5b: VideoModel) -> None:
+    """Below the top, the noised source has both its parts, mixed starts take their details from it, and fresh noise
+    begins at the first step all the same."""
+    clip = Clip(model_5b)
+    noise = seeded_noise(clip.states[0].shape, 3)
+
+    def start(kind: str) -> Tensor:
+        recipe = unwindowed(start=kind, start_at=0.5)
+        return editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, 3)
+
+    level = clip.schedule.level(editing.first_step(unwindowed(start_at=0.5), STEPS))
+    source = noised(clip.states[0], noise, clip.schedule.thetas[level])
+    assert 0 < level < STEPS and torch.equal(start("inverted"), clip.states[level])
+    assert torch.equal(start("noised"), source) and torch.equal(start("fresh"), noise)
+    assert torch.allclose(start("mixed"), editing.mixed(clip.states[level], source, 0.25))
+    assert editing.first_step(unwindowed(start="fresh", start_at=0.5), STEPS) == 0

@@ -265,7 +265,7 @@ def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -
     assert inverted() == inverted(container="zarr") and inverted() != inverted(dtype="float32")
 
     def kept(**fields: Any) -> list[int] | None:
-        return levels_kept(InversionSpec(steps=10, **fields), RecipeSpec(reference_end=0.3), 2)
+        return levels_kept(InversionSpec(steps=10, **fields), RecipeSpec(start_at=0.0, reference_end=0.3), 2)
 
     assert kept(save_steps="window") == [8, 9, 10] and kept() is None
     assert kept(save_steps="window", method="none") is None  # nothing but the clean state is stored there

@@ -99,8 +99,8 @@ def in_order(values: dict[str, Any]) -> dict[str, Any]:
             values |= dict(zip(pair, sorted(values[p] for p in pair), strict=True))
     if values.get("start") == "inverted":
         values["seeds"] = values["seeds"][:1]
-    if values.get("start") == "fresh":
-        values["start_at"] = 0.0
+    if "start_at" in values:
+        values["start_at"] = min(values["start_at"], values["guidance_end"] / 2, values["reference_end"] / 2)
     if values.get("reference_weight") == 0:
         values["strengths"] = [1.0]
     return values
@@ -285,9 +285,13 @@ def test_no_other_presets(preset: Any) -> None:
 
 
 def test_settings_that_would_do_nothing_are_refused() -> None:
-    """Several seeds from inverted noise are equal edits, and fresh noise after the first step is no noise level."""
+    """Several seeds from inverted noise are equal edits; a window that ends before the first step is none."""
     with pytest.raises(ValidationError, match="seeds"):
         RecipeSpec(seeds=[0, 1])
     assert RecipeSpec(seeds=[0, 1], start="noised").seeds == [0, 1]
-    with pytest.raises(ValidationError, match="start_at"):
-        RecipeSpec(start="fresh", start_at=0.5)
+    with pytest.raises(ValidationError, match=r"guidance_end \(0.6\) is not after start_at \(0.7\)"):
+        RecipeSpec(start_at=0.7)
+    with pytest.raises(ValidationError, match=r"reference_end \(0.1\) is not after start_at \(0.2\)"):
+        RecipeSpec(reference_end=0.1)
+    assert RecipeSpec(start_at=0.7, guidance_end=1.0).start_at == 0.7
+    assert RecipeSpec(start_at=0.7, start="fresh").start == "fresh"

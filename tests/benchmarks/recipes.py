@@ -33,13 +33,15 @@ from cogvideo_core.study import page
 
 ALONE: list[dict[str, Any]] = [
     *({"reference_weight": weight} for weight in (0.25, 0.5, 2.0)),
+    *({"reference_start": start} for start in (0.2, 0.4)),
     *({"reference_end": end} for end in (0.4, 0.6, 0.8)),
     {"reference_schedule": "falling"},
     {"reference_text": False},
     *({"layer_start": start} for start in (0.17, 0.34, 0.5)),
     *({"layer_end": end} for end in (0.5, 0.67)),
     {"start": "noised"},
-    *({"start": "mixed", "mix_cutoff": cutoff} for cutoff in (0.15, 0.3)),
+    {"start": "mixed", "mix_cutoff": 0.25},
+    {"start_at": 0.2},
     {"guidance_scale": 9.0},
     {"guidance_end": 0.6},
     {"guidance_schedule": "rising"},
@@ -48,19 +50,22 @@ ALONE: list[dict[str, Any]] = [
     {"match_statistics": 0.2},
     {"colour_transfer": True},
 ]
+LAYERS = {"layer_start": 0.34, "guidance_end": 0.6}
+LATER = LAYERS | {"reference_start": 0.2}
 TOGETHER: list[dict[str, Any]] = [
     *({"layer_start": 0.34, "guidance_end": end} for end in (0.4, 0.6, 0.8)),
-    *({"layer_start": 0.34, "guidance_end": end, "start_at": 0.2} for end in (0.5, 0.6)),
-    {"layer_start": 0.34, "guidance_end": 0.6, "reference_weight": 2.0},
-    {"layer_start": 0.34, "guidance_end": 0.6, "reference_end": 0.6},
-    {"layer_start": 0.34, "guidance_end": 0.6, "guidance_rescale": 0.7},
-    {"layer_start": 0.34, "guidance_end": 0.6, "colour_transfer": True},
-    {"layer_start": 0.34, "guidance_end": 0.6, "start": "noised"},
     *({"layer_start": 0.5, "guidance_end": end} for end in (0.6, 0.7, 0.8)),
-    {"layer_start": 0.5, "guidance_end": 0.6, "reference_weight": 2.0},
-    {"reference_end": 0.6, "guidance_end": 0.6},
-    {"reference_weight": 0.5, "guidance_scale": 9.0},
-    {"start": "mixed", "mix_cutoff": 0.3, "guidance_scale": 9.0},
+    LAYERS | {"reference_weight": 2.0},
+    LAYERS | {"reference_weight": 0.5},
+    LAYERS | {"reference_end": 0.6},
+    LAYERS | {"guidance_scale": 9.0},
+    LAYERS | {"colour_transfer": True},
+    *(LAYERS | {"reference_start": start} for start in (0.2, 0.3, 0.4)),
+    LATER | {"reference_text": False},
+    LATER | {"reference_schedule": "falling"},
+    LATER | {"start": "mixed", "mix_cutoff": 0.25},
+    *(LATER | {"reference_weight": weight} for weight in (0.25, 0.5, 2.0)),
+    LATER | {"reference_weight": 0.5, "start_at": 0.2},
 ]
 
 

@@ -32,7 +32,7 @@ from skimage.color import rgb2lab
 from cogvideo_core import editing
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.model import VideoModel, load
-from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS, unwindowed
 from cogvideo_core.quality import delta_e, psnr, sharpness
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
@@ -42,7 +42,8 @@ SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")
 
 
 def sdedit(skipped: float) -> RecipeSpec:
-    return RecipeSpec(name=f"sdedit_{round(100 * (1 - skipped))}", start="noised", start_at=skipped, reference_weight=0)
+    name = f"sdedit_{round(100 * (1 - skipped))}"
+    return unwindowed(name=name, start="noised", start_at=skipped, reference_weight=0)
 
 
 ROWS: dict[str, tuple[InversionSpec, RecipeSpec]] = {
