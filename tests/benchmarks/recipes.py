@@ -52,20 +52,21 @@ ALONE: list[dict[str, Any]] = [
 ]
 LAYERS = {"layer_start": 0.34, "guidance_end": 0.6}
 LATER = LAYERS | {"reference_start": 0.2}
+SKIPPED = LAYERS | {"start_at": 0.2}
 TOGETHER: list[dict[str, Any]] = [
     *({"layer_start": 0.34, "guidance_end": end} for end in (0.4, 0.6, 0.8)),
     *({"layer_start": 0.5, "guidance_end": end} for end in (0.6, 0.7, 0.8)),
-    LAYERS | {"reference_weight": 2.0},
-    LAYERS | {"reference_weight": 0.5},
+    *(LAYERS | {"reference_weight": weight} for weight in (0.25, 0.5, 2.0)),
     LAYERS | {"reference_end": 0.6},
     LAYERS | {"guidance_scale": 9.0},
-    LAYERS | {"colour_transfer": True},
     *(LAYERS | {"reference_start": start} for start in (0.2, 0.3, 0.4)),
     LATER | {"reference_text": False},
     LATER | {"reference_schedule": "falling"},
     LATER | {"start": "mixed", "mix_cutoff": 0.25},
-    *(LATER | {"reference_weight": weight} for weight in (0.25, 0.5, 2.0)),
-    LATER | {"reference_weight": 0.5, "start_at": 0.2},
+    *(LATER | {"reference_weight": weight} for weight in (0.25, 0.35, 0.5, 2.0)),
+    SKIPPED,
+    *(SKIPPED | {"reference_weight": weight} for weight in (0.25, 0.35, 0.5)),
+    {"layer_start": 0.34, "guidance_end": 0.5, "start_at": 0.3, "reference_weight": 0.25},
 ]
 
 
