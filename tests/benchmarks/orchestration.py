@@ -251,7 +251,7 @@ def on_dask(args: argparse.Namespace, folder: Path, few: Path) -> Record:
         engine["batches_in_flight"] = 2 * args.dask_workers
         flow(groups(folder / "warm-dask", few, args, engine | {"clips_per_batch": 1}))  # workers load their models
         loop(groups(folder / "warm-loops", few, args, {"clips_per_batch": 1}))
-        return pairs("dask", loop, args, folder, engine)
+        return pairs("dask", loop, args, folder, engine, None)
 
 
 def overheads(args: argparse.Namespace, folder: Path) -> Record:
