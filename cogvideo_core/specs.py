@@ -152,9 +152,7 @@ class RecipeSpec(Spec):
         "clip, bold changes most, fast is for large datasets, seed and text are for comparison.",
     )
     guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
-    reference_weight: float = Field(
-        0.35, title="Reference weight", ge=0, le=10, description="0 = no reference, 1 = plain concatenation."
-    )
+    reference_weight: float = Field(0.35, title="Reference weight", ge=0, le=10, description="0 = none, 1 = plain.")
     reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
     reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
     start: Literal["inverted", "noised", "fresh", "mixed"] = Field(
@@ -229,10 +227,18 @@ class RecipeSpec(Spec):
 
     @model_validator(mode="after")
     def _windows(self) -> RecipeSpec:
-        for what in ("guidance", "reference", "layer"):
+        skipped = 0.0 if self.start == "fresh" else self.start_at
+        for what, on in (
+            ("guidance", self.guidance_scale != 1),
+            ("reference", self.reference_weight > 0),
+            ("layer", 0),
+        ):
             start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
             if start > end:
                 raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")
+            if on and start < end <= skipped < 1:
+                does = f"is not after start_at ({skipped}), so that no step would have any {what}"
+                raise ValueError(f"{what}_end ({end}) {does}; raise it, or lower start_at")
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
             raise ValueError("seeds must be distinct and in 0 .. 2**63 - 1")
         if self.start == "inverted" and len(self.seeds) > 1:
@@ -241,12 +247,6 @@ class RecipeSpec(Spec):
             raise ValueError("strengths must be distinct and in 0.01 .. 100")
         if self.strengths != [1.0] and self.reference_weight == 0:
             raise ValueError("strengths divide the reference weight, which is 0; leave them [1]")
-        skipped = 0.0 if self.start == "fresh" else self.start_at
-        for what, off in (("guidance", self.guidance_scale == 1), ("reference", self.reference_weight == 0)):
-            start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
-            if not off and start < end <= skipped < 1:
-                does = f"is not after start_at ({skipped}), so that no step would have any {what}"
-                raise ValueError(f"{what}_end ({end}) {does}; raise it, or lower start_at")
         return self
 
 

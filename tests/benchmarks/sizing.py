@@ -42,8 +42,8 @@ SIZES = [
 ]
 STORED = [
     ("`save_steps=all` (default)", "balanced", InversionSpec()),
+    ("`save_steps=window`", "balanced", InversionSpec(save_steps="window")),
     ("`save_steps=window`, `fast`", "fast", InversionSpec(save_steps="window")),
-    ("`save_steps=window`, `bold`", "bold", InversionSpec(save_steps="window")),
     ("`method=none` (virtual)", "balanced", InversionSpec(method="none")),
 ]
 CLIPS = {"bikes.mp4": 8, "bigbuckbunny.mp4": 16}  # and the rate at which 49 frames of it are taken
