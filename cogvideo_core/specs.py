@@ -207,9 +207,7 @@ class RecipeSpec(Spec):
         0.2, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
     )
     match_statistics: Fraction01 = Field(
-        0.0,
-        title="Match statistics until",
-        description="Fraction of the steps in which the clean estimate takes the source's mean and contrast.",
+        0.0, title="Match statistics until", description="Gives early steps the source's mean and contrast; a fraction."
     )
     colour_transfer: bool = Field(
         False, title="Colour transfer", description="Gives an edit's preserved region the source's mean and contrast."
@@ -228,11 +226,8 @@ class RecipeSpec(Spec):
     @model_validator(mode="after")
     def _windows(self) -> RecipeSpec:
         skipped = 0.0 if self.start == "fresh" else self.start_at
-        for what, on in (
-            ("guidance", self.guidance_scale != 1),
-            ("reference", self.reference_weight > 0),
-            ("layer", 0),
-        ):
+        used = {"guidance": self.guidance_scale != 1, "reference": self.reference_weight > 0, "layer": False}
+        for what, on in used.items():
             start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
             if start > end:
                 raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")
