@@ -16,6 +16,7 @@ from typing import Any
 
 import counted
 import pytest
+from distributed import Client
 from undisturbed import CLIPS, EDITS, PROMPTS, Undisturbed
 
 from cogvideo_core.shapes.make import make_clips
@@ -44,7 +45,10 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]
     options = ("--nthreads", "2", "--resources", "GPU=1", "--no-nanny", "--no-dashboard", "--memory-limit", "0")
     for _ in range(2):
         started.append(start("worker", *here, *options))
-    yield json.loads(file.read_text())["address"], started[1:], notes
+    address = json.loads(file.read_text())["address"]
+    with Client(address) as client:  # with one of them late, the other would do the first batches alone
+        client.wait_for_workers(2, timeout=120)
+    yield address, started[1:], notes
     for process in started:
         process.kill()
         process.wait()
@@ -58,7 +62,11 @@ def test_a_worker_that_is_killed_costs_its_batches_only(undisturbed: Undisturbed
     before: list[Record] = []
 
     def kill() -> None:
-        while sum(row.get("stage") == "edits" for row in counted.notes(notes)) < 20:
+        while True:
+            rows = counted.notes(notes)
+            working = any(row["pid"] == workers[0].pid for row in rows)
+            if working and sum(row.get("stage") == "edits" for row in rows) >= 20:
+                break
             time.sleep(0.05)
         workers[0].send_signal(signal.SIGKILL)
         before.extend(counted.notes(notes))

@@ -38,7 +38,7 @@ Record = dict[str, Any]
 STEPS, EDITS_PER_BATCH = 6, 2
 PROMPTS = ("a blue circle", "a red square", "a green triangle")
 INVERSION = STEPS * 2  # evaluations
-RECIPE = RecipeSpec(start_at=0.0, reference_end=0.5)
+RECIPE = RecipeSpec(start_at=0.0, reference_end=0.5, guidance_end=1.0)
 LONGEST_BATCH = max(INVERSION, edit_evaluations(RECIPE, STEPS, EDITS_PER_BATCH, 2))
 
 
