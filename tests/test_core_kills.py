@@ -49,7 +49,10 @@ def evaluations(folder: Path) -> int:
 
 @pytest.mark.parametrize(
     "kills",
-    [pytest.param(20, marks=pytest.mark.e2e), pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])],
+    [
+        pytest.param(20, marks=[pytest.mark.e2e, pytest.mark.timeout(600)]),
+        pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
 )
 def test_killed_at_any_moment(serve: Serve, toy: Any, tmp_path: Path, kills: int) -> None:
     """SIGKILL at seeded random moments, four times in a row, then left to finish: the undisturbed result, a tree
