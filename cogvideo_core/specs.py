@@ -231,7 +231,7 @@ class RecipeSpec(Spec):
             start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
             if start > end:
                 raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")
-            if on and start < end <= skipped < 1:
+            if on and start < end < 1 and end <= skipped:  # the last step is always taken
                 does = f"is not after start_at ({skipped}), so that no step would have any {what}"
                 raise ValueError(f"{what}_end ({end}) {does}; raise it, or lower start_at")
         if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) >= 2**63:

@@ -293,5 +293,7 @@ def test_settings_that_would_do_nothing_are_refused() -> None:
         RecipeSpec(start_at=0.7)
     with pytest.raises(ValidationError, match=r"reference_end \(0.1\) is not after start_at \(0.2\)"):
         RecipeSpec(reference_end=0.1)
-    assert RecipeSpec(start_at=0.7, guidance_end=1.0).start_at == 0.7
+    with pytest.raises(ValidationError, match="guidance_end"):
+        RecipeSpec(start_at=1.0)
+    assert RecipeSpec(start_at=1.0, guidance_end=1.0).start_at == 1.0
     assert RecipeSpec(start_at=0.7, start="fresh").start == "fresh"

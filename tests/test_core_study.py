@@ -186,7 +186,7 @@ def test_the_study_on_a_tiny_model(tiny: model.VideoModel, tmp_path: Path, monke
     assert found[0]["recon_db"] == by_name["multistep_15"]["recon_db"] and len(found) == 11
     copy = tmp_path / "inversion.md"
     copy.write_text((ROOT / "docs/inversion.md").read_text("utf-8"), "utf-8")
-    about = {"rows": rows, "causes": found, "model": "tiny", "clips": 2, "steps": 6}
+    about = {"rows": rows, "causes": found, "model": "tiny", "clips": 2, "steps": 6, "first_turn": 40.0}
     page.write(copy, json.loads(json.dumps(about)))
     assert "Model `tiny`, 2 held-out clips" in copy.read_text("utf-8")
     for name in ("inversion_pareto.png", "inversion_levels.png"):

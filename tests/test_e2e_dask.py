@@ -61,12 +61,13 @@ def test_a_worker_that_is_killed_costs_its_batches_only(undisturbed: Undisturbed
     address, workers, notes = cluster
     before: list[Record] = []
 
+    def in_the_middle() -> bool:
+        rows = counted.notes(notes)
+        loaded = any("loads" in row and row["pid"] == workers[0].pid for row in rows)
+        return loaded and sum(row.get("stage") == "edits" for row in rows) >= 20
+
     def kill() -> None:
-        while True:
-            rows = counted.notes(notes)
-            working = any(row["pid"] == workers[0].pid for row in rows)
-            if working and sum(row.get("stage") == "edits" for row in rows) >= 20:
-                break
+        while not in_the_middle():
             time.sleep(0.05)
         workers[0].send_signal(signal.SIGKILL)
         before.extend(counted.notes(notes))

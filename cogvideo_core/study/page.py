@@ -98,6 +98,7 @@ def write(page: Path, study: Row) -> None:
     parts = {"inverters": rows_table(study["rows"]), "noise": noise_table(study["rows"])}
     parts |= {"causes": causes_table(study["causes"]), "gate": gate_table(study["rows"])}
     about = f"Model `{study['model']}`, {study['clips']} held-out clips, {study['steps']} steps."
+    about += f" The first turn off the clean latents is {study['first_turn']}°."
     for name, part in (parts | {"about": about}).items():
         text = between(text, name, part)
     figures(page, study["rows"])

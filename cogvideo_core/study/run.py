@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def inversion_study(model: str, clips: int, file: Path, page: Path | None, say: 
         raise BadSpec(f"field model: {model!r} is an image-to-video model; the study knows text-to-video ones")
     bench = held_out(loaded, clips)
     found: dict[str, Any] = {"model": model, "clips": len(bench.x_0), "steps": bench.schedule.steps}
-    found |= {"fingerprint": loaded.fingerprint}
+    found |= {"fingerprint": loaded.fingerprint, "first_turn": round(math.degrees(bench.schedule.thetas[1]), 1)}
     rows, kept = study(bench, say)
     found |= {"rows": rows + kept_rows(file, found, LEFT), "causes": causes(bench, kept, say)}
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from cogvideo_core import editing
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.model import VideoModel, load
 from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS, unwindowed
-from cogvideo_core.quality import delta_e, psnr, sharpness
+from cogvideo_core.quality import colour_transferred, delta_e, psnr, sharpness
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
@@ -123,7 +123,8 @@ def edited(model: VideoModel, clip: Clip, inversion: InversionSpec, recipe: Reci
     seeds = range(clip.edits[0].clip * 100, clip.edits[0].clip * 100 + len(clip.edits))
     x = torch.stack([editing.start_latents(recipe, schedule, states.__getitem__, seed) for seed in seeds])
     *_, last = editing.edit(model.velocity, x, texts, states.__getitem__, schedule, recipe, model.layers)
-    return [model.decode(latents) for latents in last]
+    frames = [model.decode(latents) for latents in last]
+    return [colour_transferred(clip.decoded, one) for one in frames] if recipe.colour_transfer else frames
 
 
 def mean(rows: list[dict[str, float]], name: str) -> float:
