@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
+
+aten = torch.ops.aten
+BIASED = {  # kernels that take a bias as well
+    SDPBackend.CUDNN_ATTENTION.value: aten._scaled_dot_product_cudnn_attention,
+    SDPBackend.EFFICIENT_ATTENTION.value: aten._scaled_dot_product_efficient_attention,
+}
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,18 @@ class Reference:
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Softmax attention [E,H,S,d] and its log-sum-exp [E,H,S] (natural log, float32); None if no kernel gives both."""
+    """Softmax attention [E,H,S,d] and its log-sum-exp [E,H,S] (natural log, float32); None if no kernel gives both.
+
+    On CUDA it is the kernel that torch itself would take for these tensors.
+    """
     if q.device.type in ("cpu", "meta"):  # meta: so that counting takes the path that runs
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
-    if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
-        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+        return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
+    chosen = torch._fused_sdp_choice(q, k, v) if q.device.type == "cuda" else None
+    if chosen == SDPBackend.FLASH_ATTENTION.value:
+        return aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+    if chosen in BIASED:
+        out, lse = BIASED[chosen](q, k, v, None, compute_log_sumexp=True)[:2]
+        return out, lse.flatten(2)[..., : q.shape[2]]  # one has a last axis of one, the other is padded to 32 queries
     return None
 
 

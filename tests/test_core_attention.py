@@ -50,6 +50,20 @@ def test_two_parts_equal_concatenation_in_bfloat16() -> None:
     assert (fast - attention.attend_concatenated(q, k, v, k_ref, v_ref)).abs().max() < 0.04
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows_ref", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1.6e-2)]
+)
+def test_two_parts_equal_concatenation_on_a_gpu(rows_ref: int, dtype: torch.dtype, tolerance: float) -> None:
+    """Of CUDA's kernels, each row with its own weight: within the precision's rounding of float32 on the CPU."""
+    on_cpu = [x.to(dtype) for x in tensors(rows_ref)]
+    log_weight = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0, 8.0]).log()
+    want = attention.attend_concatenated(*(x.float() for x in on_cpu), log_weight)
+    got = attention.attend_in_two_parts(*(x.cuda() for x in on_cpu), log_weight.cuda())
+    assert got.dtype == dtype and (got.cpu().float() - want).abs().max() < tolerance
+
+
 def test_row_sees_the_reference_row_of_its_number() -> None:
     """Edit row e sees reference row e mod R and no other."""
     q, k, v, k_ref, v_ref = tensors(3)

@@ -76,6 +76,32 @@ def test_offloaded_models_edit_the_same(how: str) -> None:
 
 
 @pytest.mark.gpu
+def test_a_gpu_computes_what_the_cpu_does(plain: VideoModel, tiny_pipeline_folder: Path) -> None:
+    """In float32, without TF32: prompts, latents, edits over a reference row, frames."""
+    there, frames = (
+        model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cuda")),
+        world.render(world.scene_from_seed(3)),
+    )
+    latents, prompts = plain.encode(frames), ["a red circle"]
+    assert (there.embed(prompts).cpu() - plain.embed(prompts)).abs().max() < 1e-5
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # convolutions have it by default
+        assert (there.encode(frames).cpu() - latents).abs().max() < 1e-4
+        assert (edited(there).cpu() - edited(plain)).abs().max() < 1e-4
+        assert np.abs(there.decode(latents).astype(int) - plain.decode(latents)).max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.05), ("float16", 0.01)])
+def test_edits_in_16_bits_stay_near_on_a_gpu(
+    plain: VideoModel, tiny_pipeline_folder: Path, dtype: str, tolerance: float
+) -> None:
+    """Through CUDA's 16-bit kernels they are as near to float32's as on the CPU."""
+    low = model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cuda", dtype=dtype))
+    want, got = edited(plain), edited(low).cpu()
+    assert 0 < (got - want).norm() / want.norm() < tolerance
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("how", ["model", "sequential"])
 def test_offloaded_models_edit_the_same_on_a_gpu(tiny_pipeline_folder: Path, how: str) -> None:
     """Loaded with `offload`, edits equal those of a model that stays on the GPU."""

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/engine.py                # the tables of docs/performance.md
     python tests/benchmarks/engine.py --counts-only  # without timing, for a busy machine
+    python tests/benchmarks/engine.py --gpu-only     # full-size models on the GPU, nothing else
 
 The script's scheme edits one prompt after another, each with four rows: two reference rows (one a guidance half) and
 two edit rows. Ours edits N prompts in one call of 2N + 1 rows. L is the linear part of one row's FLOPs, A attention.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import statistics
 import time
@@ -171,20 +173,42 @@ def matmul_rate(size: int = 8192, rounds: int = 20) -> float:
     return 2 * size**3 / statistics.median(took[5:])
 
 
-def measure_gpu(variant: str, rate: float, rounds: int = 3) -> list[dict[str, Any]]:
+def measure_gpu(variant: str, rate: float, rounds: int = 2) -> list[dict[str, Any]]:
     """One guided step of a full-size model with random weights in bfloat16; the script's N edits take N times one."""
     row, model = one_row(flops.full_size(variant)), flops.full_size(variant, "cuda")
+    weights, per_row = sum(p.nbytes for p in model.transformer.parameters()), planned_row(model)
     plans = [("script", as_script, flops.script_cost, 1)]
     plans += [("ours", shared, flops.shared_cost, n) for n in (1, 2, 4)]
     rows = []
     for scheme, call, cost, n in plans:
         of = given(model, n, 1)
-        torch.cuda.reset_peak_memory_stats()
         call(model, of)
+        torch.cuda.reset_peak_memory_stats()
         took = statistics.median(seconds(model, partial(call, model, of)) for _ in range(rounds))
-        gib = torch.cuda.max_memory_allocated() / 2**30
-        share = cost(row, n) / took / rate
-        rows.append({"model": variant, "scheme": scheme, "N": n, "s": took, "GiB": gib, "matmul share": share})
+        peak, planned = torch.cuda.max_memory_allocated(), weights + per_row * (4 if scheme == "script" else 2 * n + 1)
+        found = {"model": variant, "scheme": scheme, "N": n, "s": took, "s an edit": took / n, "GiB": peak / 2**30}
+        rows.append(found | {"GiB planned": planned / 2**30, "matmul share": cost(row, n) / took / rate})
+    return rows
+
+
+def measure_decoding() -> list[dict[str, Any]]:
+    """The released VAE with random weights decodes 49 frames of 480x720 on the GPU; GiB with its own weights."""
+    rows = []
+    for dtype, tiled in itertools.product((torch.float32, torch.bfloat16), (False, True)):
+        vae = flops.full_size_vae("cuda", dtype)
+        vae.use_tiling = tiled
+        latents = torch.randn(1, 16, 13, 60, 90, device="cuda", dtype=dtype)
+        took = []
+        for _ in range(2):  # the first one warms up
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            with torch.inference_mode():
+                vae.decode(latents)
+            torch.cuda.synchronize()
+            took.append(time.perf_counter() - started)
+        name = f"{str(dtype).removeprefix('torch.')}{', tiled' if tiled else ''}"
+        rows.append({"VAE": name, "s": took[-1], "GiB": torch.cuda.max_memory_allocated() / 2**30})
     return rows
 
 
@@ -220,12 +244,16 @@ def print_jobs(meter: flops.Meter, row: flops.Flops) -> dict[str, float]:
     return {"job_ratio_fast_n8": fast[0]} if fast else {}
 
 
+def planned_row(model: VideoModel) -> int:
+    """The estimate for a row at the model's usual size in bfloat16, bytes."""
+    latents = memory.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
+    return memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
+
+
 def plan_memory(variant: str, edits: int = 4) -> dict[str, Any]:
     """The estimate for a released model in bfloat16 at its usual size."""
     model = flops.full_size(variant)
-    shape = model.shape
-    latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
-    row = memory.row_bytes(model.transformer.config, latents, torch.bfloat16) / 2**30
+    shape, row = model.shape, planned_row(model) / 2**30
     rows, weights = memory.most_rows(SHARED, edits), sum(p.nbytes for p in model.transformer.parameters()) / 2**30
     found = {"model": variant, "frames": shape.frames, "size": f"{shape.height}x{shape.width}", "GiB a row": row}
     return found | {f"{edits} edits ({rows} rows)": rows * row, "transformer's weights": weights}
@@ -284,13 +312,20 @@ def print_gpu() -> dict[str, Any]:
     rows = [row for variant in ("5b", "2b") for row in measure_gpu(variant, rate)]
     print(f"\n{torch.cuda.get_device_name()}: bfloat16 matrix product {rate / 1e12:.0f} TFLOP/s")
     print_table("One step of N edits, random weights in bfloat16; GiB with the weights", rows)
-    return {"gpu": torch.cuda.get_device_name(), "matmul_tflops": rate / 1e12, "gpu_rows": rows}
+    decoding = measure_decoding()
+    print_table("Decoding 49 frames of 480x720", decoding)
+    about = {"gpu": torch.cuda.get_device_name(), "matmul_tflops": rate / 1e12}
+    return about | {"gpu_rows": rows, "gpu_decoding": decoding}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts-only", action="store_true", help="no timing, no memory")
+    parser.add_argument("--gpu-only", action="store_true", help="the GPU's part alone")
     args = parser.parse_args()
+    if args.gpu_only:
+        print(json.dumps(print_gpu()))
+        return
     shapes = VideoModel(build.build_pipeline("shapes"), ModelSpec(device="cpu"))
     result = print_counts(shapes)
     if not args.counts_only:

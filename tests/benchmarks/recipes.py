@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shapes_edit import ROWS, SOURCE_PROMPTED, Setup, crew, difference, measure, model_of
+from shapes_edit import DTYPE, ROWS, SOURCE_PROMPTED, Setup, crew, difference, measure, model_of
 from skimage.color import rgb2lab
 
 from cogvideo_core import video
@@ -27,7 +27,6 @@ from cogvideo_core.model import load
 from cogvideo_core.presets import PRESETS, unwindowed
 from cogvideo_core.quality import delta_e, psnr
 from cogvideo_core.shapes import world
-from cogvideo_core.shapes.fit import multiplies_bfloat16
 from cogvideo_core.specs import DatasetSpec, ModelSpec, RecipeSpec
 from cogvideo_core.study import page
 
@@ -151,11 +150,12 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page whose table between the marks `sweep` is renewed")
     parser.add_argument("--round-trips", type=int, metavar="CLIPS", help="measure VAE and codec alone, nothing else")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
+    parser.add_argument("--dtype", default=DTYPE, choices=["float32", "bfloat16"], help="of the transformer")
     args = parser.parse_args()
     if args.round_trips:
         renew(args.page, "trips", round_trips(args.model, args.round_trips))
         return
-    setup = Setup(args.model, "bfloat16" if multiplies_bfloat16() else "float32", tuning=True)
+    setup = Setup(args.model, args.dtype, tuning=True)
     variants = {name_of(changes): unwindowed(**changes) for changes in ({}, *ALONE, *TOGETHER)}
     if unknown := set(args.only or ()) - set(variants):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(variants)}")

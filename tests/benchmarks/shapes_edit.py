@@ -38,6 +38,7 @@ from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
 from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
+DTYPE = "bfloat16" if multiplies_bfloat16() else "float32"
 SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")
 
 
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--model", default="shapes")
     parser.add_argument(
         "--dtype",
-        default="bfloat16" if multiplies_bfloat16() else "float32",
+        default=DTYPE,
         choices=["float32", "bfloat16"],
         help="of the transformer; bfloat16 by default where the processor multiplies it",
     )

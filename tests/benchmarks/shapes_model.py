@@ -21,7 +21,7 @@ from diffusers import CogVideoXPipeline
 from shapes_edit import crew
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cogvideo_core.model import VideoModel, load, model_folder
+from cogvideo_core.model import VideoModel, chosen_device, load, model_folder
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.generate import success
 from cogvideo_core.specs import ModelSpec
@@ -46,7 +46,8 @@ def vae_round_trip(model: VideoModel, clips: int) -> dict[str, float]:
 
 @cache
 def pipeline(path: str) -> CogVideoXPipeline:
-    return CogVideoXPipeline.from_pretrained(model_folder(ModelSpec(path=path)), use_safetensors=True)
+    spec = ModelSpec(path=path)
+    return CogVideoXPipeline.from_pretrained(model_folder(spec), use_safetensors=True).to(chosen_device(spec))
 
 
 def part_of(path: str, guidance: float, prompts: int, first: int) -> dict[str, float]:
