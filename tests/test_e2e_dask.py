@@ -22,6 +22,7 @@ from undisturbed import CLIPS, EDITS, PROMPTS, Undisturbed
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec
 from flows.edit_dataset import edit_dataset
+from flows.engines import local_cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 Record = dict[str, Any]
@@ -89,6 +90,14 @@ def test_a_worker_that_is_killed_costs_its_batches_only(undisturbed: Undisturbed
     spent = counted.evaluations(notes)  # two tasks at a time on the dead worker
     assert undisturbed.evaluations <= spent <= undisturbed.evaluations + 2 * undisturbed.a_batch
     undisturbed.assert_same(tmp_path / "dask")
+
+
+def test_workers_keep_memory_for_the_next_tensor() -> None:
+    """Workers of a cluster of one's own have the C library's own way with freed memory, not Dask's."""
+    with local_cluster(1) as cluster, Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=120)
+        (found,) = client.run(lambda: dict(os.environ)).values()
+        assert "MALLOC_TRIM_THRESHOLD_" not in found and found["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_cluster_of_its_own(prefect_harness: None, tiny_pipeline_folder: Path, tmp_path: Path) -> None:
