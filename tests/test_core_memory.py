@@ -96,13 +96,19 @@ def test_the_estimate_holds_in_every_precision(dtype: torch.dtype, rope: bool, w
     assert abs(slope(model, with_reference) / estimate(model) - 1) < 0.25
 
 
+def of_full_size(variant: str, device: str) -> tuple[VideoModel, int]:
+    """Two blocks of a released configuration in bfloat16, and the estimate of a row at 49 frames 480x720."""
+    model = flops.full_size(variant, device)
+    model.transformer.transformer_blocks = model.transformer.transformer_blocks[:2].requires_grad_(False)
+    latents = memory.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
+    assert latents == (13, 16, 60, 90)
+    return model, memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
+
+
 @pytest.mark.parametrize("variant", ["2b", "5b"])
 def test_the_estimate_holds_at_full_size(variant: str) -> None:
-    """Two blocks of the released configuration in bfloat16 at 49 frames 480x720, on the meta device: within 5 %."""
-    model = flops.full_size(variant)
-    model.transformer.transformer_blocks = model.transformer.transformer_blocks[:2].requires_grad_(False)
-    shape = model.shape
-    peaks = []
+    """On the meta device: within 5 %."""
+    (model, per_row), peaks = of_full_size(variant, "meta"), []
     for edits in (2, 8):
         of = flops.given(model, 2 * edits + 1, 1)
         # on the meta device plain attention is spelled out with its S x S matrix, which no real kernel makes
@@ -110,19 +116,14 @@ def test_the_estimate_holds_at_full_size(variant: str) -> None:
         with fused, memory.Lifetimes() as lifetimes:
             model.velocity(of.x, 5, of.texts.cond, Reference(1, range(42)))
         peaks.append(lifetimes.peak)
-    latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
-    assert latents == (13, 16, 60, 90)
-    per_row = memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
     assert abs((peaks[1] - peaks[0]) / 12 / per_row - 1) < 0.05
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("variant", ["2b", "5b"])
 def test_the_estimate_holds_on_a_gpu(variant: str) -> None:
-    """The same blocks on the card, what CUDA's kernels take for themselves included: within 10 %."""
-    model = flops.full_size(variant, "cuda")
-    model.transformer.transformer_blocks = model.transformer.transformer_blocks[:2].requires_grad_(False)
-    shape, peaks = model.shape, []
+    """On the card, what CUDA's kernels take for themselves included: within 10 %."""
+    (model, per_row), peaks = of_full_size(variant, "cuda"), []
     for edits in (1, 3):
         of = flops.given(model, 2 * edits + 1, 1)
         model.velocity(of.x, 5, of.texts.cond, Reference(1, range(42)))  # cuBLAS takes its workspace once
@@ -130,8 +131,6 @@ def test_the_estimate_holds_on_a_gpu(variant: str) -> None:
         before = torch.cuda.memory_allocated()
         model.velocity(of.x, 5, of.texts.cond, Reference(1, range(42)))
         peaks.append(torch.cuda.max_memory_allocated() - before)
-    latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
-    per_row = memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
     assert abs((peaks[1] - peaks[0]) / 4 / per_row - 1) < 0.1, [peak / 2**30 for peak in peaks]
 
 

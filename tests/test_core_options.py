@@ -78,11 +78,9 @@ def test_offloaded_models_edit_the_same(how: str) -> None:
 @pytest.mark.gpu
 def test_a_gpu_computes_what_the_cpu_does(plain: VideoModel, tiny_pipeline_folder: Path) -> None:
     """In float32, without TF32: prompts, latents, edits over a reference row, frames."""
-    there, frames = (
-        model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cuda")),
-        world.render(world.scene_from_seed(3)),
-    )
-    latents, prompts = plain.encode(frames), ["a red circle"]
+    there = model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cuda"))
+    frames, prompts = world.render(world.scene_from_seed(3)), ["a red circle"]
+    latents = plain.encode(frames)
     assert (there.embed(prompts).cpu() - plain.embed(prompts)).abs().max() < 1e-5
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # convolutions have it by default
         assert (there.encode(frames).cpu() - latents).abs().max() < 1e-4

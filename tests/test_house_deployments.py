@@ -255,7 +255,7 @@ def test_prefect_knows_its_settings() -> None:
 
 def test_dask_knows_its_commands() -> None:
     """Scheduler and workers start with one process and two threads a GPU, no memory limit of Dask's own, no time to
-    live."""
+    live, and no nanny, whose OMP_NUM_THREADS they have all the same."""
     import dask.config
     from distributed.cli.dask_scheduler import main as scheduler
     from distributed.cli.dask_worker import main as worker
@@ -264,7 +264,9 @@ def test_dask_knows_its_commands() -> None:
     assert scheduler.make_context("scheduler", found["scheduler"]).params["port"] == "8786"
     options = worker.make_context("worker", found["worker"]).params
     assert (options["resources"], options["memory_limit"]) == ("GPU=1", "0")
-    assert (options["n_workers"], options["nthreads"]) == ("1", 2)
+    assert (options["n_workers"], options["nthreads"], options["nanny"]) == ("1", 2, False)
+    (worker_env,) = (c["env"] for name, c in containers() if name == "dask-worker")
+    assert {"name": "OMP_NUM_THREADS", "value": "1"} in worker_env
     settings = {v["name"]: v["value"] for name, c in containers() if name == "dask-scheduler" for v in c["env"]}
     read: dict[str, Any] = {}
     dask.config.refresh(config=read, env=settings)

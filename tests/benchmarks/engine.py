@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import statistics
 import time
@@ -46,6 +45,13 @@ WINDOWS = {
     "no reference": PRESETS["text"],
     "all, guidance in steps 0 to 0.6": unwindowed(reference_end=1.0, guidance_end=0.6),
 }
+DECODING = [  # name, precision, tiled, convolutions in TF32
+    ("float32", torch.float32, False, True),
+    ("float32, no TF32", torch.float32, False, False),
+    ("float32, tiled", torch.float32, True, True),
+    ("bfloat16", torch.bfloat16, False, True),
+    ("bfloat16, tiled", torch.bfloat16, True, True),
+]
 
 
 def with_inversion_prompt(model: VideoModel, of: Given) -> editing.RowVelocity:
@@ -111,8 +117,8 @@ def count_jobs(meter: flops.Meter, row: flops.Flops) -> list[dict[str, Any]]:
     return rows
 
 
-def seconds(model: VideoModel, call: Callable[[], Any]) -> float:
-    wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+def seconds(call: Callable[[], Any]) -> float:
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     started = time.perf_counter()
     call()
@@ -132,7 +138,7 @@ def measure_wall(model: VideoModel, edits: int = 8, steps: int = 2, rounds: int 
     difference = max(float((result - results[0]).abs().max()) for result in results)
     if difference > 1e-4:
         raise SystemExit(f"The schemes differ by {difference:.1e}; their times can't be compared.")
-    times = [{name: seconds(model, call) for name, call in schemes.items()} for _ in range(rounds)]
+    times = [{name: seconds(call) for name, call in schemes.items()} for _ in range(rounds)]
     ratios = {
         name: statistics.median(took[name] / took["ours"] for took in times) for name in schemes if name != "ours"
     }
@@ -177,38 +183,33 @@ def measure_gpu(variant: str, rate: float, rounds: int = 2) -> list[dict[str, An
     """One guided step of a full-size model with random weights in bfloat16; the script's N edits take N times one."""
     row, model = one_row(flops.full_size(variant)), flops.full_size(variant, "cuda")
     weights, per_row = sum(p.nbytes for p in model.transformer.parameters()), planned_row(model)
-    plans = [("script", as_script, flops.script_cost, 1)]
-    plans += [("ours", shared, flops.shared_cost, n) for n in (1, 2, 4)]
+    plans = [("script", SCRIPT, as_script, flops.script_cost, 1)]
+    plans += [("ours", SHARED, shared, flops.shared_cost, n) for n in (1, 2, 4)]
     rows = []
-    for scheme, call, cost, n in plans:
+    for scheme, recipe, call, cost, n in plans:
         of = given(model, n, 1)
         call(model, of)
         torch.cuda.reset_peak_memory_stats()
-        took = statistics.median(seconds(model, partial(call, model, of)) for _ in range(rounds))
-        peak, planned = torch.cuda.max_memory_allocated(), weights + per_row * (4 if scheme == "script" else 2 * n + 1)
+        took = statistics.median(seconds(partial(call, model, of)) for _ in range(rounds))
+        peak, planned = torch.cuda.max_memory_allocated(), weights + memory.most_rows(recipe, n) * per_row
         found = {"model": variant, "scheme": scheme, "N": n, "s": took, "s an edit": took / n, "GiB": peak / 2**30}
         rows.append(found | {"GiB planned": planned / 2**30, "matmul share": cost(row, n) / took / rate})
     return rows
 
 
+@torch.inference_mode()
 def measure_decoding() -> list[dict[str, Any]]:
     """The released VAE with random weights decodes 49 frames of 480x720 on the GPU; GiB with its own weights."""
     rows = []
-    for dtype, tiled in itertools.product((torch.float32, torch.bfloat16), (False, True)):
+    for name, dtype, tiled, tf32 in DECODING:
         vae = flops.full_size_vae("cuda", dtype)
         vae.use_tiling = tiled
-        latents = torch.randn(1, 16, 13, 60, 90, device="cuda", dtype=dtype)
-        took = []
-        for _ in range(2):  # the first one warms up
+        decode = partial(vae.decode, torch.randn(1, 16, 13, 60, 90, device="cuda", dtype=dtype))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+            decode()
             torch.cuda.reset_peak_memory_stats()
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-            with torch.inference_mode():
-                vae.decode(latents)
-            torch.cuda.synchronize()
-            took.append(time.perf_counter() - started)
-        name = f"{str(dtype).removeprefix('torch.')}{', tiled' if tiled else ''}"
-        rows.append({"VAE": name, "s": took[-1], "GiB": torch.cuda.max_memory_allocated() / 2**30})
+            took = seconds(decode)
+        rows.append({"VAE": name, "s": took, "GiB": torch.cuda.max_memory_allocated() / 2**30})
     return rows
 
 
