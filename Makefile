@@ -37,7 +37,7 @@ demo: $(VENV)/.base ## edit three small clips with four prompts each; the result
 	$(BIN)/cogvideo-edit demo
 
 test: $(VENV)/.test ## run the tests (all but the slow, GPU and end-to-end ones)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 e2e: $(VENV)/.test ## run the end-to-end tests; installs the Debian packages they need
 	@missing=""; for package in $(E2E_DEBIAN); do dpkg -s "$$package" >/dev/null 2>&1 || missing="$$missing $$package"; done; \
@@ -47,7 +47,7 @@ e2e: $(VENV)/.test ## run the end-to-end tests; installs the Debian packages the
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
 	elif [ -n "$(CI)" ]; then echo "Missing:$$missing"; exit 1; \
 	else echo "Tests that need them will fail. To install: sudo apt-get install$$missing"; fi
-	$(BIN)/python -m pytest -m e2e $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m e2e -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 check: $(VENV)/.dev ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,7 +84,11 @@ def group_of(name: str, fields: dict[str, Any]) -> Spec:
 
 
 def quiet_prefect() -> None:
-    """Telemetry off, and no server log between the bars, unless the user says otherwise. Before Prefect's import."""
+    """Telemetry off, and no server log between the bars, unless the user says otherwise; before Prefect's import.
+
+    SIGTERM ends the command by an exit: Prefect's temporary server would outlive a process that a signal ends.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
+from httpx import TransportError
 from prefect import flow, get_run_logger
+from prefect.exceptions import PrefectHTTPStatusError
 
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.outcomes import Records, added
@@ -17,6 +20,7 @@ from tasks import work
 from tasks.settings import Settings
 
 Record = dict[str, Any]
+SERVER_WAITS_S = (60, 300, 900)  # each after Prefect's own tries, which take a minute or two
 
 
 @flow(name="edit-dataset", flow_run_name=run_name, validate_parameters=True)
@@ -94,8 +98,18 @@ def run(settings: Settings, last_stage: LastStage, only: list[list[Any]] | None 
 
 
 def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: LastStage) -> Record:
-    """A wave as a flow run of its own, so that none grows beyond what Prefect shows and stores well."""
+    """A wave as a flow run of its own, so that none grows beyond what Prefect shows and stores well. A server that does
+    not answer ends nothing yet: the wave is asked for again, and what is committed is reused."""
     groups: Record = {name: getattr(settings, name) for name in Settings.model_fields if name != "plan"}
     groups |= {"wave": wave, "plan": planned["plan"], "last_stage": last_stage, "plan_folder": settings.plan}
-    counts: Any = edit_wave(**groups)
-    return dict(counts)
+    for wait_s in (*SERVER_WAITS_S, None):
+        try:
+            counts: Any = edit_wave(**groups)
+            return dict(counts)
+        except (PrefectHTTPStatusError, TransportError) as error:
+            refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500
+            if refused or wait_s is None:
+                raise
+            get_run_logger().warning("wave %d: no answer from the server; once more in %d s: %s", wave, wait_s, error)
+            time.sleep(wait_s)
+    raise AssertionError("unreachable: the last try returns or raises")

@@ -14,7 +14,7 @@ import counted
 import pytest
 from undisturbed import Undisturbed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("servers"), pytest.mark.timeout(1500)]
 WAVES, CRASHED_AFTER_S = 4, 35
 
 

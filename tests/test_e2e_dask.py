@@ -24,7 +24,7 @@ from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpe
 from flows.edit_dataset import edit_dataset
 from flows.engines import local_cluster
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("servers"), pytest.mark.timeout(900)]
 Record = dict[str, Any]
 
 

@@ -26,7 +26,7 @@ from undisturbed import EDITS, Undisturbed
 
 from cogvideo_core.shapes.make import make_clips
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("servers"), pytest.mark.timeout(1200)]
 CRASHED_AFTER_S = 35
 ZOMBIES = "cogvideo-edit: a run without a sign of life has crashed"
 POLLED = {"last_polled", "status", "updated"}  # the worker's questions change them

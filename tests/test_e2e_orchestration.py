@@ -19,7 +19,7 @@ from undisturbed import EDITS, Undisturbed
 
 from cogvideo_core.shapes.make import make_clips
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("servers"), pytest.mark.timeout(1200)]
 FAST = ["--set", "inversion.method=fixed_point", "--set", "inversion.steps=4", "--set", "inversion.gate=off"]
 
 
