@@ -8,6 +8,7 @@ be what was committed goes to `<root>/quarantine/`, and the work counts as not d
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["Commit", "Ledger", "Stage", "StoredObject", "Verify"]
 
 Verify = Literal["none", "size", "full"]
 logger = logging.getLogger(__name__)
+SETTLES_S = 0.2  # a store without a create of its own makes commit.json first and fills it then
 
 
 class Ledger:
@@ -45,6 +47,9 @@ class Ledger:
         try:
             commit = Commit.from_bytes(raw, stage, key)
         except ValueError as error:
+            time.sleep(SETTLES_S)
+            if not self._holds(name, raw):  # another writer was just filling it
+                return self.find(stage, key, verify)
             self._set_aside(stage, key, raw, {"commit.json": str(error)}, [])
             return None
         if problems := self.check(commit, verify):

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -192,6 +193,17 @@ def test_any_bytes_may_lie_there(raw):
     """Whatever commit.json holds, reading it ends in ValueError."""
     with pytest.raises(ValueError, match="can't be read"):
         Commit.from_bytes(raw, STAGE, KEY)
+
+
+def test_a_commit_that_is_being_written_is_waited_for(ledger, files, monkeypatch):
+    """A store that makes commit.json first and fills it then may be read in between: nothing is set aside."""
+    commit = ledger.commit(STAGE, KEY, files, {}, {})
+    before, parts = snapshot(ledger), [commit.to_bytes(), commit.to_bytes()[:-10]]
+    path = ledger.objects.path(commit_name(commit))
+    ledger.objects.fs.pipe_file(path, b"")
+    monkeypatch.setattr(time, "sleep", lambda _: ledger.objects.fs.pipe_file(path, parts.pop()))
+    assert ledger.find(STAGE, KEY, verify="full") == commit and parts == []
+    assert snapshot(ledger) == before
 
 
 def test_two_writers_race(ledger, files, request):
