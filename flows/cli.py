@@ -83,7 +83,7 @@ def group_of(name: str, fields: dict[str, Any]) -> Spec:
         raise typer.BadParameter("; ".join(lines)) from error
 
 
-def quiet_prefect() -> None:
+def prepare_prefect() -> None:
     """Telemetry off, and no server log between the bars, unless the user says otherwise; before Prefect's import.
 
     SIGTERM ends the command by an exit: Prefect's temporary server would outlive a process that a signal ends.
@@ -105,7 +105,7 @@ def quiet_prefect() -> None:
 
 def execute(flow_name: str, settings: dict[str, Any]) -> None:
     """Runs a flow in this process and ends with the exit code of its outcome."""
-    quiet_prefect()
+    prepare_prefect()
     from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
 
     with sentences():

@@ -17,7 +17,7 @@ app = typer.Typer()
 def _settings(source: str, output: str, prompts: str, model: str, recipe: str, sets: list[str]) -> dict[str, Any]:
     from flows import cli  # which registers these commands
 
-    cli.quiet_prefect()
+    cli.prepare_prefect()
     return cli.settings_of(recipe, chosen(source, prompts, model, output), sets)
 
 
@@ -60,7 +60,7 @@ def retry_failed(
     """
     from flows import cli
 
-    cli.quiet_prefect()
+    cli.prepare_prefect()
     from flows import again
 
     with sentences():

@@ -102,14 +102,20 @@ def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: La
     not answer ends nothing yet: the wave is asked for again, and what is committed is reused."""
     groups: Record = {name: getattr(settings, name) for name in Settings.model_fields if name != "plan"}
     groups |= {"wave": wave, "plan": planned["plan"], "last_stage": last_stage, "plan_folder": settings.plan}
-    for wait_s in (*SERVER_WAITS_S, None):
+    counts: Any
+    for wait_s in SERVER_WAITS_S:
         try:
-            counts: Any = edit_wave(**groups)
+            counts = edit_wave(**groups)
             return dict(counts)
         except (PrefectHTTPStatusError, TransportError) as error:
-            refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500
-            if refused or wait_s is None:
+            if _refused(error):
                 raise
             get_run_logger().warning("wave %d: no answer from the server; once more in %d s: %s", wave, wait_s, error)
             time.sleep(wait_s)
-    raise AssertionError("unreachable: the last try returns or raises")
+    counts = edit_wave(**groups)
+    return dict(counts)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether the server has answered, and with no: neither away nor overloaded."""
+    return isinstance(error, PrefectHTTPStatusError) and error.response.status_code not in (408, 429, *range(500, 600))

@@ -1,9 +1,9 @@
 """The whole flow over many batches with real task runs, of which the core's work alone is left out.
 
-    python tests/many_batches.py 20000
+    COGVIDEO_E2E_DATABASE=postgresql+asyncpg://user:password@host:port/database python tests/many_batches.py 20000
 
-A program, for pytest keeps every log line of a test. Prints the process's memory after each wave, in bytes, and the
-flow's counts, as lines of JSON. The server's database is that of `servers.harness`; SQLite can't keep up for long.
+A program, for pytest keeps every log line of a test. Prints by how many MB the process has grown since its first wave;
+the last line is JSON. Without a PostgreSQL it is SQLite, which falls behind so many empty task runs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ def manifest(folder: Path, clips: int) -> Path:
 
 
 def main(batches: int) -> None:
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     import psutil
     from servers import harness
 
@@ -36,11 +38,12 @@ def main(batches: int) -> None:
     from cogvideo_core.specs import DatasetSpec, EngineSpec, ModelSpec, OutputSpec
     from flows import edit_dataset
 
-    run_wave = edit_dataset.run_wave
+    run_wave, held = edit_dataset.run_wave, list[int]()
 
     def weighed(*args: Any) -> Any:
         counts = run_wave(*args)
-        print(json.dumps(psutil.Process().memory_info().rss), flush=True)
+        held.append(psutil.Process().memory_info().rss)
+        print(f"wave {len(held)}: {(held[-1] - held[0]) / 1e6:+.1f} MB", flush=True)
         return counts
 
     edit_dataset.run_wave = weighed
@@ -56,7 +59,8 @@ def main(batches: int) -> None:
             output=OutputSpec(root=str(folder / "run")),
             engine=EngineSpec(batches_in_flight=8),
         )
-    print(json.dumps(counts))
+    grown = {"grown_mb": (held[-1] - held[0]) / 1e6, "grown_most_mb": (max(held) - held[0]) / 1e6}
+    print(json.dumps(counts | grown | {"waves": len(held)}))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import threading
-import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -201,7 +201,8 @@ def test_a_commit_that_is_being_written_is_waited_for(ledger, files, monkeypatch
     before, parts = snapshot(ledger), [commit.to_bytes(), commit.to_bytes()[:-10]]
     path = ledger.objects.path(commit_name(commit))
     ledger.objects.fs.pipe_file(path, b"")
-    monkeypatch.setattr(time, "sleep", lambda _: ledger.objects.fs.pipe_file(path, parts.pop()))
+    clock = SimpleNamespace(sleep=lambda _: ledger.objects.fs.pipe_file(path, parts.pop()))
+    monkeypatch.setattr("cogvideo_core.ledger.time", clock)
     assert ledger.find(STAGE, KEY, verify="full") == commit and parts == []
     assert snapshot(ledger) == before
 

@@ -8,17 +8,14 @@ import shutil
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 from prefect import flow, task
-from prefect.exceptions import PrefectHTTPStatusError
 
 from cogvideo_core import model
 from cogvideo_core.errors import BadSpec
@@ -370,39 +367,6 @@ def test_a_wait_for_another_try_ends_with_the_flow() -> None:
         timer.join(1)
         stopping._asked.clear()
     stopping.pause(0.01)
-
-
-def http_error(status: int) -> PrefectHTTPStatusError:
-    request = httpx.Request("POST", "http://127.0.0.1/api/task_runs/")
-    return PrefectHTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
-
-
-def test_a_wave_waits_for_its_server(groups: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between waves a server may be away or overloaded for a while: the wave is asked for again. What the server
-    refuses is raised at once, and a server that stays away in the end."""
-    asked: list[int] = []
-
-    def edit_wave(errors: list[Exception], **given: Any) -> Record:
-        asked.append(given["wave"])
-        if errors:
-            raise errors.pop()
-        return {"clips": 1}
-
-    def run(*errors: Exception) -> Any:
-        monkeypatch.setattr(edit_dataset, "edit_wave", partial(edit_wave, list(errors)))
-        planned: Any = {"plan": "p"}
-        asking = partial(edit_dataset._as_flow_run, Settings(**groups), planned, 7, "edit")
-        return flow(name="asks", validate_parameters=False)(lambda: asking())()
-
-    monkeypatch.setattr(edit_dataset, "SERVER_WAITS_S", (0, 0))
-    assert run(httpx.ConnectError("away"), http_error(503)) == {"clips": 1} and asked == [7] * 3
-    asked.clear()
-    with pytest.raises(PrefectHTTPStatusError):
-        run(http_error(404))
-    assert asked == [7]
-    with pytest.raises(httpx.ReadTimeout):
-        run(*(httpx.ReadTimeout("away") for _ in range(9)))
-    assert asked == [7] * 4
 
 
 class Done:

@@ -108,14 +108,14 @@ def test_the_cores_warnings_reach_the_logs_of_runs(monkeypatch: pytest.MonkeyPat
                 patch.delenv(variable, raising=False)
             if given:
                 patch.setenv(name, given)
-            cli.quiet_prefect()
+            cli.prepare_prefect()
             assert cli.os.environ[name] == expected
             for variable in cli_up.connect():
                 patch.delenv(variable, raising=False)
     code = (
         "import json, logging, os\n"
         "from flows import cli\n"
-        "cli.quiet_prefect()\n"
+        "cli.prepare_prefect()\n"
         "import prefect\n"
         "from prefect.logging.configuration import setup_logging\n"
         "setup_logging()\n"

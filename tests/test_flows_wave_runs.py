@@ -1,4 +1,4 @@
-"""Waves as flow runs of a deployment: which are waited for, which are asked for, and what ends them."""
+"""Waves as flow runs: which are waited for, which are asked for, and what ends them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling, Completed, Failed, Running, Scheduled
 
-from flows import wave_runs
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from flows import edit_dataset, wave_runs
+from tasks.settings import Settings
 
 Record = dict[str, Any]
 
@@ -86,3 +90,38 @@ def test_a_server_that_does_not_answer_ends_no_wave(prefect_harness: None, monke
         return state_of(going)
 
     assert [stop(RuntimeError("a bug")), stop(KeyboardInterrupt())] == ["RUNNING", "CANCELLING"]
+
+
+def http_error(status: int) -> PrefectHTTPStatusError:
+    request = httpx.Request("POST", "http://127.0.0.1/api/task_runs/")
+    return PrefectHTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+def test_a_run_of_several_waves_waits_for_its_server(prefect_harness: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between waves a server may be away or overloaded for a while: the wave is asked for again. What the server
+    refuses is raised at once, and a server that stays away in the end."""
+    given: Record = {"dataset": DatasetSpec(), "model": ModelSpec(), "inversion": InversionSpec()}
+    settings = Settings(**given, recipe=RecipeSpec(), output=OutputSpec(), engine=EngineSpec())
+    asked: list[int] = []
+
+    def run(*errors: Exception) -> Any:
+        coming = list(errors)
+
+        def edit_wave(wave: int, **given: Any) -> Record:
+            asked.append(wave)
+            if coming:
+                raise coming.pop()
+            return {"clips": 1}
+
+        monkeypatch.setattr(edit_dataset, "edit_wave", edit_wave)
+        return in_a_flow(edit_dataset._as_flow_run, settings, {"plan": "p"}, 7, "edit")
+
+    monkeypatch.setattr(edit_dataset, "SERVER_WAITS_S", (0, 0, 0))
+    assert run(httpx.ConnectError("away"), http_error(503), http_error(429)) == {"clips": 1} and asked == [7] * 4
+    asked.clear()
+    with pytest.raises(PrefectHTTPStatusError):
+        run(http_error(404))
+    assert asked == [7]
+    with pytest.raises(httpx.ReadTimeout):
+        run(*(httpx.ReadTimeout("away") for _ in range(9)))
+    assert asked == [7] * 5
