@@ -16,8 +16,8 @@ from torch import Tensor
 from cogvideo_core import editing, gate, memory
 from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.encoding import read_latents
-from cogvideo_core.errors import CorruptObject
-from cogvideo_core.inverting import inverted, stepping, write_inversion
+from cogvideo_core.errors import CorruptObject, FrozenEdit
+from cogvideo_core.inverting import inverted, judged_anew, source_frames, stepping, write_inversion
 from cogvideo_core.ledger import Commit
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.quality import colour_transferred, preserved_scores
@@ -62,6 +62,8 @@ def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Reco
     record = record | {"trajectory_key": fingerprint(spec), "inversion_prompt": prompt}
     with timed(record, "invert") as row:
         commit = work.find("trajectories", record["trajectory_key"])
+        if commit is not None and "unjudged" in commit.record.get("reconstruction", {}):
+            commit = judged_anew(work, record, commit)
         row["reused"] = commit is not None or (only_if_needed and not _needs_trajectory(work, record))
         if not row["reused"]:
             commit = write_inversion(work, record, spec, _levels(work))
@@ -72,7 +74,7 @@ def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Reco
 def accepted(work: Work, record: Record, commit: Commit) -> Record:
     """What a committed trajectory tells of its reconstruction. Raises PoorReconstruction where it did not pass."""
     report = dict(commit.record.get("reconstruction", {}))
-    gate.check(record["clip"], report, work.inversion.gate_threshold_db)
+    gate.check(record["clip"], report, work.inversion)
     return report
 
 
@@ -128,21 +130,36 @@ def edit_batch(
 ) -> dict[str, Commit]:
     """Computes a planned batch, or as many of its first edits as memory has room for; their commits by key.
 
-    `source` gives the frames that edits are compared with: what the VAE alone makes of the clip.
+    `source` gives the frames that edits are compared with: what the VAE alone makes of the clip. Raises FrozenEdit when
+    all that can be used is committed.
     """
     part, finals = memory.as_many_as_fit(
         batch, work.model.room, lambda part: denoised(work, record, part, held), f"clip {shown_clip(record['clip'])!r}"
     )
     together = [edit["edit_key"] for edit in part]
-    commits = {}
+    commits, frozen = {}, list[Edit]()
     for edit, latents in zip(part, finals, strict=True):
         frames = work.model.decode(latents)
+        if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
+            frozen.append(edit)
+            continue
         if work.recipe.colour_transfer:
             frames = colour_transferred(source(), frames)
         scores = preserved_scores(source(), frames) if work.output.scores else {}
         scores |= gate.scores(record.get("reconstruction", {}))
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
+    if frozen:
+        problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
+        remedy = (
+            "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
+        )
+        raise FrozenEdit(record["clip"], problem, remedy)
     return commits
+
+
+def stands_still(frames: np.ndarray) -> bool:
+    """Whether all of several frames [F,H,W,3] are equal."""
+    return len(frames) > 1 and bool((frames == frames[:1]).all())
 
 
 def denoised(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> Tensor:
@@ -192,7 +209,7 @@ def _in_memory(work: Work, record: Record) -> editing.Trajectory:
     with timed(record, "invert") as row:
         kept, report = inverted(work, record, keep)
         row["evaluations"] = report["evaluations"]
-    gate.check(record["clip"], report, settings.gate_threshold_db)
+    gate.check(record["clip"], report, settings)
     record["reconstruction"] = report
     if settings.method == "none":
         return lambda level: noised_state(kept[0].float(), schedule.thetas[level])

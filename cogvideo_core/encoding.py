@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from cogvideo_core.first_frame import encode_first_frame
 from cogvideo_core.ledger import Commit
 from cogvideo_core.specs import fingerprint
 from cogvideo_core.units import frames_spec, latents_spec, shape_of, source_spec
+from cogvideo_core.vae import finite
 from cogvideo_core.work import Record, Work, timed
 
 
@@ -99,4 +101,6 @@ def read_latents(work: Work, latents_key: str) -> dict[str, Tensor]:
     if commit is None:
         raise CorruptObject(f"latents {latents_key[:12]} are missing or damaged and were set aside; run again")
     with tempfile.TemporaryDirectory() as folder:
-        return load_file(work.ledger.fetch(commit, "latents.safetensors", Path(folder)))
+        found = load_file(work.ledger.fetch(commit, "latents.safetensors", Path(folder)))
+    vae_dtype = getattr(torch, work.model.spec.vae_dtype)
+    return {name: finite(values, "VAE's encoder", vae_dtype, "model.vae_dtype") for name, values in found.items()}

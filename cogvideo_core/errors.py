@@ -80,6 +80,18 @@ class PoorReconstruction(ClipError):
     """The inversion does not lead back to the clip well enough to edit it."""
 
 
+class PoorVae(ClipError):
+    """The VAE alone makes something else of the clip: its weights or its precision are at fault, not the clip."""
+
+    kind = "model"
+
+
+class FrozenEdit(ClipError):
+    """An edit that stands still although its source moves: what a model gives that has broken down."""
+
+    kind = "model"
+
+
 class ForbiddenUri(ClipError):
     """A URI outside the allowed protocols or outside the input root."""
 
@@ -102,10 +114,21 @@ class ModelError(EditError):
     kind = "model"
 
 
+class NotFinite(ModelError):
+    """A part of the model gave infinities or values that are no numbers."""
+
+
 class OutOfMemory(EditError):
-    """Not even one edit fits into memory."""
+    """Memory does not suffice, whatever was tried."""
 
     kind = "out_of_memory"
+
+
+class HopelessRun(EditError):
+    """A run whose first clips all failed for one reason, which is not the clips' own."""
+
+    kind = "model"
+    ran = True
 
 
 class StorageError(EditError):

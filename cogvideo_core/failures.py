@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from cogvideo_core.errors import EditError
+from cogvideo_core.errors import EditError, OutOfMemory
 from cogvideo_core.uris import unsigned
 
 Record = dict[str, Any]
@@ -28,7 +29,7 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_
 
 def ran_out_of_memory(error: Exception) -> bool:
     """Whether memory was too small, on the GPU or on the CPU, where torch says so in words alone."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError, OutOfMemory)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -83,3 +84,41 @@ def attempt(
                 return failure(clip, stage, error, tried)
             (wait or time.sleep)(min(pause_s * 2 ** (tried - 1), LONGEST_PAUSE_S) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable: the last try returns")
+
+
+NOT_THE_CLIPS_OWN = ("model", "out_of_memory", "storage", "bug")
+
+
+class SameFailure:
+    """Whether a run's first clips, `after` of them, all failed for one reason, and that is not the clips' own.
+
+    `sentence` says so as soon as it is known; "" until then, and for good where a clip succeeds or fails otherwise.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.after, self.alike, self.reason, self.sentence = after, 0, "", ""
+
+    def add(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if self.after and not self.sentence and not record.get("parked"):
+                self._add(record)
+
+    def _add(self, record: Record) -> None:
+        reason = _reason(record)
+        if not reason or (self.reason and reason != self.reason):
+            self.after = 0
+            return
+        self.reason, self.alike = reason, self.alike + 1
+        if self.alike == self.after:
+            self.sentence = (
+                f"the first {self.alike} clips all failed in the stage {record['stage']} for the same reason, so the "
+                f"run was ended: {record['message']}"
+            )
+
+
+def _reason(record: Record) -> str:
+    """Stage, class and sentence of a failure without the clip's name and its numbers; "" for what is the clip's own."""
+    if not is_failure(record) or record["kind"] not in NOT_THE_CLIPS_OWN:
+        return ""
+    message = record["message"].replace(str(record.get("clip", "")), "").replace(str(record.get("name", "")), "")
+    return f"{record['stage']} {record['error']} {re.sub(r'[0-9a-f]*[0-9][0-9a-f.]*', '#', message)}"

@@ -12,6 +12,7 @@ against the source video. 3 dB mean that the inversion costs as much as the VAE 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor
 
 from cogvideo_core.ddim import Velocity, sample
-from cogvideo_core.errors import PoorReconstruction
+from cogvideo_core.errors import OutOfMemory, PoorReconstruction, PoorVae
+from cogvideo_core.failures import ran_out_of_memory
 from cogvideo_core.inversion import stronger
+from cogvideo_core.memory import SMALLER
 from cogvideo_core.model import VideoModel
 from cogvideo_core.quality import psnr
 from cogvideo_core.schedule import Schedule
@@ -65,16 +68,22 @@ def judged(
     """The score of one inversion: {} where the gate is off. frames(n) gives the first n of the source.
 
     `seen` holds the clean latents at 0 and the state to sample from at its level, which is rounded as it is stored.
+    Where memory does not suffice for it, the report is {"unjudged": why}: the inversion itself is not lost by that.
     """
     level = gate_evaluations(settings)
     if not level:
         return {}
     x = seen[level].to(getattr(torch, settings.dtype)).float()
-    *_, again = sample(velocity, x, schedule, schedule.steps - level)
-    shown = seen[0].shape[0]
-    if settings.gate == "quick":
-        shown = min(shown, model.front_padding + QUICK_LATENT_FRAMES)
-    ceiling, found = (model.decode(latents[:shown]) for latents in (seen[0], again))
+    try:
+        *_, again = sample(velocity, x, schedule, schedule.steps - level)
+        shown = seen[0].shape[0]
+        if settings.gate == "quick":
+            shown = min(shown, model.front_padding + QUICK_LATENT_FRAMES)
+        ceiling, found = (model.decode(latents[:shown]) for latents in (seen[0], again))
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        return {"unjudged": str(error) if isinstance(error, OutOfMemory) else SMALLER}
     source = frames(len(ceiling))
     vae_db, reconstruction_db = psnr(ceiling, source), psnr(found, source)
     below = vae_db - reconstruction_db
@@ -82,13 +91,22 @@ def judged(
     return {name: round(value, 3) for name, value in scores.items()} | {"passed": below <= settings.gate_threshold_db}
 
 
-def check(clip: str, report: Report, threshold_db: float) -> None:
-    """Raises PoorReconstruction for a clip that the gate did not let pass."""
+def check(clip: str, report: Report, settings: InversionSpec) -> None:
+    """Raises for a clip that the gate did not let pass: PoorReconstruction, PoorVae for one whose ceiling is below the
+    floor, OutOfMemory for one that could not be judged."""
+    if why := report.get("unjudged", ""):
+        raise OutOfMemory(f"clip {clip!r}: it is inverted, but its reconstruction could not be judged: {why}")
+    if report.get("vae_db", math.inf) < settings.gate_floor_db:
+        problem = (
+            f"the VAE alone keeps {report['vae_db']:.1f} dB of it, less than gate_floor_db {settings.gate_floor_db:g}: "
+            "its weights or their precision are at fault"
+        )
+        raise PoorVae(clip, problem, "set model.vae_dtype to float32, check the model's files, or lower the floor")
     if report.get("passed", True):
         return
     problem = (
         f"its reconstruction is {report['below_vae_db']:.1f} dB below the VAE's own, more than gate_threshold_db "
-        f"{threshold_db:g}, after {report['evaluations']} evaluations"
+        f"{settings.gate_threshold_db:g}, after {report['evaluations']} evaluations"
     )
     raise PoorReconstruction(clip, problem, "give it a fitting source prompt, raise inversion.steps, or remove it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,13 +13,16 @@ import numpy as np
 from torch import Tensor
 
 from cogvideo_core import gate, video
+from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.ddim import Velocity
 from cogvideo_core.encoding import read_latents
-from cogvideo_core.errors import CorruptObject
+from cogvideo_core.errors import CorruptObject, OutOfMemory
+from cogvideo_core.failures import ran_out_of_memory
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.ledger import Commit
+from cogvideo_core.memory import SMALLER
 from cogvideo_core.prompts import embeddings
-from cogvideo_core.stores import write_trajectory
+from cogvideo_core.stores import open_trajectory, write_trajectory
 from cogvideo_core.stores.virtual import virtual_record
 from cogvideo_core.units import INVERTER_FIELDS
 from cogvideo_core.work import Record, Work
@@ -33,15 +37,17 @@ def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept
     those of all that was done.
     """
     schedule, spent = work.model.schedule(work.inversion.steps, work.inversion.spacing), 0
-    text = embeddings(work.model, work.ledger, [record["inversion_prompt"]])
-    stored = read_latents(work, record["latents_key"])
-    velocity = heard(work.model.one_row(text, stored.get("image")), work, "invert")
-    latents = stored["latents"].to(work.model.device)
+    velocity, latents = _inputs(work, record)
     frames = partial(source_frames, work, record)
     for settings in gate.tries(work.inversion):
         level, seen = gate.gate_evaluations(settings), dict[int, Tensor]()
         states = gate.watched(invert(velocity, latents, schedule, settings), level, seen)
-        kept = keep(states)
+        try:
+            kept = keep(states)
+        except Exception as error:
+            if isinstance(error, OutOfMemory) or not ran_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"clip {shown_clip(record['clip'])!r}, being inverted: {SMALLER}") from error
         report = gate.judged(work.model, velocity, schedule, settings, seen, frames)
         spent += evaluations(settings) + level
         if report.get("passed", True):
@@ -50,6 +56,48 @@ def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept
         include={"method", *({"iterations", "first_iterations"} & INVERTER_FIELDS[settings.method])}
     )
     return kept, report | {"inverter": used, "evaluations": spent}
+
+
+def _inputs(work: Work, record: Record) -> tuple[Velocity, Tensor]:
+    """The clip's velocity, given its inversion prompt, and its clean latents [f,C,h,w] on the model's device."""
+    text = embeddings(work.model, work.ledger, [record["inversion_prompt"]])
+    stored = read_latents(work, record["latents_key"])
+    velocity = heard(work.model.one_row(text, stored.get("image")), work, "invert")
+    return velocity, stored["latents"].to(work.model.device)
+
+
+def judged_anew(work: Work, record: Record, commit: Commit) -> Commit | None:
+    """A stored inversion that could not be judged for lack of memory, judged from what is stored of it.
+
+    None where it has to be inverted again: it does not pass, or the level that the gate samples from was not kept.
+    """
+    level, stored = gate.gate_evaluations(work.inversion), open_trajectory(work.ledger, commit)
+    if level not in stored.levels:
+        work.ledger.remove(commit)
+        return None
+    schedule = work.model.schedule(work.inversion.steps, work.inversion.spacing)
+    velocity, latents = _inputs(work, record)
+    seen = {0: latents, level: stored.read(level).to(latents)}
+    frames = partial(source_frames, work, record)
+    report = gate.judged(work.model, velocity, schedule, work.inversion, seen, frames)
+    if "unjudged" in report:
+        return commit
+    before = commit.record["reconstruction"]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: _copy(work, commit, name, Path(folder)) for name in commit.files}
+        work.ledger.remove(commit)
+        if not report["passed"]:
+            return None
+        spent = {"inverter": before["inverter"], "evaluations": before["evaluations"] + level}
+        about = commit.record | {"reconstruction": report | spent}
+        return work.ledger.commit("trajectories", commit.key, files, commit.spec, about)
+
+
+def _copy(work: Work, commit: Commit, name: str, folder: Path) -> Path:
+    """A copy of a stored file that outlives its unit."""
+    target = folder / "kept" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(work.ledger.fetch(commit, name, folder), target))
 
 
 def write_inversion(work: Work, record: Record, spec: Record, levels: list[int] | None) -> Commit:

@@ -85,13 +85,24 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_in_container() -> int:
-    """Bytes to this container's limit, as far as it has one: what is over it is killed, not refused."""
+    """Bytes to this container's limit: what is over it is killed, not refused."""
+    return max(container_bytes() - psutil.Process().memory_info().rss, 0)
+
+
+def container_bytes() -> int:
+    """This container's limit, as far as it has one."""
     for path in CONTAINER_LIMITS:
         try:
-            return max(int(Path(path).read_text()) - psutil.Process().memory_info().rss, 0)
+            return int(Path(path).read_text())
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return sys.maxsize
+
+
+def give_back() -> None:
+    """Frees what nobody holds any more, on the GPU as well."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without a GPU
 
 
 class Room:
@@ -104,8 +115,7 @@ class Room:
     def halve(self, edits: int) -> None:
         """After a call of so many edits ran out of memory."""
         self.most = min(self.most, edits // 2)
-        gc.collect()
-        torch.cuda.empty_cache()  # does nothing without a GPU
+        give_back()
         logger.warning("memory ran out with %d edits in a call; going on with %d", edits, self.most)
 
 
@@ -151,7 +161,7 @@ def as_many_as_fit(items: Sequence[T], room: Room, run: Callable[[Sequence[T]], 
         try:
             return part, run(part)
         except Exception as error:
-            if not ran_out_of_memory(error):
+            if isinstance(error, OutOfMemory) or not ran_out_of_memory(error):  # fewer edits would not help the former
                 raise
             if len(part) == 1:
                 raise OutOfMemory(f"{what}: {SMALLER}") from error
@@ -159,8 +169,8 @@ def as_many_as_fit(items: Sequence[T], room: Room, run: Callable[[Sequence[T]], 
 
 
 SMALLER = (
-    "memory does not suffice for one edit alone; use fewer frames or a smaller size (fields frames, height, width), "
-    "16 bits (field dtype), or CPU offload (field offload)"
+    "memory does not suffice for one row of the transformer; use fewer frames or a smaller size (dataset.frames, "
+    "height, width), 16 bits (model.dtype), or CPU offload (model.offload)"
 )
 
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
-from transformers import T5EncoderModel
 
 from cogvideo_core import options, processors
 from cogvideo_core.attention import Reference
 from cogvideo_core.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.configuration import Configured
 from cogvideo_core.configuration import VideoShape as VideoShape
-from cogvideo_core.errors import BadSpec
 from cogvideo_core.image_to_video import OFS, Images
 from cogvideo_core.memory import Room
+from cogvideo_core.placement import chosen_device as chosen_device
+from cogvideo_core.placement import placed
 from cogvideo_core.schedule import Schedule, schedule_from_config
 from cogvideo_core.specs import ModelSpec, fingerprint
+from cogvideo_core.text_encoder import TextEncoder
+from cogvideo_core.vae import Vae, finite
 
 
 class VideoModel(Configured):
@@ -45,10 +45,11 @@ class VideoModel(Configured):
         then. None where the pipeline brings it."""
         super().__init__(pipeline.transformer.config, getattr(pipeline.vae, "config", None))  # benches do without a VAE
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
-        self.vae, self.transformer = pipeline.vae, pipeline.transformer
+        self.transformer = pipeline.transformer
         self.lock, self.evaluations, self.room, self.busy_s = threading.RLock(), 0, Room(), 0.0
-        self.text_folder = text_folder
         self.device = torch.device(pipeline._execution_device)
+        self.text_encoder = TextEncoder(pipeline, text_folder, self.device)
+        self.vae = Vae(pipeline.vae, self.device, spec, self.pixels_a_cell)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
         options.check_transformer(self.transformer)
         processors.install(self.transformer)
@@ -87,27 +88,14 @@ class VideoModel(Configured):
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Each distinct prompt once through T5: [P,S,D] in the order given."""
-        distinct = list(dict.fromkeys(prompts))
         with self.computing():
-            self._need_text_encoder()
-            embedded = self.pipe.encode_prompt(
-                distinct, do_classifier_free_guidance=False, max_sequence_length=self.text_tokens, device=self.device
-            )[0]
-        return embedded[[distinct.index(prompt) for prompt in prompts]]
-
-    def _need_text_encoder(self) -> None:
-        if self.pipe.text_encoder is None and self.text_folder is not None:
-            encoder = T5EncoderModel.from_pretrained(self.text_folder, dtype=getattr(torch, self.spec.dtype))
-            self.pipe.register_modules(text_encoder=encoder.to(self.device).eval())
+            return self.text_encoder.embed(prompts, self.text_tokens)
 
     def drop_text_encoder(self) -> None:
         """Frees its memory (9.5 GB in 16 bits on the released models) until another prompt is to be embedded; does
         nothing where it could not be loaded again."""
         with self.lock:
-            if self.text_folder is not None and self.pipe.text_encoder is not None:
-                self.pipe.register_modules(text_encoder=None)
-                gc.collect()
-                torch.cuda.empty_cache()  # does nothing without a GPU
+            self.text_encoder.drop()
 
     def prompt_problem(self, prompt: str) -> str:
         """What the tokenizer will not pass on of a prompt, as half a sentence; "" when it takes all of it."""
@@ -124,42 +112,27 @@ class VideoModel(Configured):
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
         """frames uint8 [F,H,W,3] -> latents float32 [f,C,h,w] on the CPU, deterministic (the posterior's mode)."""
-        latents = self._mode(frames) * self.vae.config.scaling_factor
+        latents = self._mode(frames) * self.vae_config.scaling_factor
         return torch.cat([latents[: self.front_padding], latents]).cpu()
 
     @torch.inference_mode()
     def encode_image(self, frame: np.ndarray) -> Tensor:
         """A first frame uint8 [H,W,3] -> image latents float32 [C,h,w] on the CPU, deterministic."""
-        scale = self.vae.config.scaling_factor
+        scale = self.vae_config.scaling_factor
         # 1.5-5B-I2V was trained on images that were divided by the factor; its video latents are multiplied
-        return (self._mode(frame[None])[0] * (1 / scale if self.vae.config.invert_scale_latents else scale)).cpu()
+        return (self._mode(frame[None])[0] * (1 / scale if self.vae_config.invert_scale_latents else scale)).cpu()
 
     def _mode(self, frames: np.ndarray) -> Tensor:
         """The VAE's own mode, unscaled: [f,C,h,w] float32."""
-        pixels = torch.from_numpy(frames).to(self.device, self.vae.dtype) / 127.5 - 1
         with self.computing():
-            latents = self.vae.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
-        return rearrange(latents.float(), "1 c f h w -> f c h w")
+            return self.vae.encode(frames)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """latents [f,C,h,w] -> frames uint8 [F,H,W,3]; the padding in front is dropped."""
-        z = latents[self.front_padding :].to(self.device, self.vae.dtype) / self.vae.config.scaling_factor
+        finite(latents, "transformer", self.transformer.dtype, "model.dtype")
         with self.computing():
-            pixels = self.vae.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
-        pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
-        self._check_decoded(latents, pixels)
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
-
-    def _check_decoded(self, latents: Tensor, pixels: Tensor) -> None:
-        """diffusers' tiles don't add up at every size: 48 pixels in tiles of 24 come back as 56."""
-        scale = self.pipe.vae_scale_factor_spatial
-        wanted = (latents.shape[-2] * scale, latents.shape[-1] * scale)
-        if tuple(pixels.shape[1:3]) != wanted:
-            raise BadSpec(
-                f"field vae_tiling: the VAE's tiles do not fit {wanted[0]}x{wanted[1]} pixels; turn it off or use "
-                "another size"
-            )
+            return self.vae.decode(latents[self.front_padding :] / self.vae_config.scaling_factor)
 
     def _rotary(self, latent_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """RoPE tables for a latent grid, made by the pipeline's own method; None for absolute positions (2B)."""
@@ -191,7 +164,7 @@ class VideoModel(Configured):
                 attention_kwargs=None if reference is None else {"reference": reference},
                 return_dict=False,
             )[0]
-        return v.float()
+        return finite(v, "transformer", dtype, "model.dtype").float()
 
     def conditioned(self, image: Tensor | None, image_ref: Tensor | None = None) -> Callable[..., Tensor]:
         """`velocity` with image latents [C,h,w] bound to it: the rows' and, if others, the reference rows'.
@@ -209,31 +182,20 @@ class VideoModel(Configured):
         return lambda x, t: velocity(x[None], t, text)[0].to(x.device)
 
 
-def chosen_device(spec: ModelSpec) -> torch.device:
-    """The device asked for, or the GPU where there is one. Raises BadSpec for what can't be."""
-    has_gpu = torch.cuda.is_available()
-    device = torch.device(("cuda" if has_gpu else "cpu") if spec.device == "auto" else spec.device)
-    if device.type == "cuda" and not has_gpu:
-        raise BadSpec(f"field device: {spec.device!r} asked for, but torch sees no GPU; use auto or cpu")
-    if device.type == "cpu" and spec.offload != "none":
-        raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
-    return device
-
-
-def load(spec: ModelSpec) -> VideoModel:
-    """Loads and places a model; checks come first, so that a bad folder costs no time."""
+def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
+    """Loads and places a model; checks come first, so that a bad folder costs no time. `shape`: of the clips, where it
+    is not the model's own."""
     folder = model_folder(spec)
     name = check_folder(folder)
+    spec = placed(spec, shape)
     device, lora_file = chosen_device(spec), options.lora_file(spec)
-    dtype, vae_dtype = getattr(torch, spec.dtype), getattr(torch, spec.vae_dtype)
-    # offloading hooks are hung on all parts at once; else the text encoder waits until a prompt needs it
-    later = {"text_encoder": None} if spec.offload == "none" else {}
+    dtypes = {"vae": getattr(torch, spec.vae_dtype), "default": getattr(torch, spec.dtype)}
     pipe = getattr(diffusers, name).from_pretrained(
-        folder, dtype={"vae": vae_dtype, "default": dtype}, use_safetensors=True, local_files_only=True, **later
+        folder, dtype=dtypes, use_safetensors=True, local_files_only=True, text_encoder=None
     )
     pipe.set_progress_bar_config(disable=True)
     lora = options.add_lora(pipe, lora_file, spec.lora_scale)
-    if spec.vae_tiling:
+    if spec.vae_tiling == "on":
         pipe.vae.enable_tiling()
     if spec.vae_slicing:
         pipe.vae.enable_slicing()
@@ -242,18 +204,21 @@ def load(spec: ModelSpec) -> VideoModel:
         getattr(pipe, place)(device=device)
     else:
         pipe.to(device)
-    return VideoModel(pipe, spec, component_fingerprints(folder) | lora, folder / "text_encoder" if later else None)
+    return VideoModel(pipe, spec, component_fingerprints(folder) | lora, folder / "text_encoder")
 
 
 _loaded: dict[str, VideoModel] = {}
 _loading = threading.Lock()
+_placed = lru_cache(maxsize=8)(placed)  # for a hub id it asks the network
 loads = 0  # of this process; one a model, however many threads ask
 
 
-def loaded(spec: ModelSpec) -> VideoModel:
-    """The process's own copy of this model, loaded on first use and kept; another spec replaces it."""
+def loaded(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
+    """The process's own copy of this model, loaded on first use and kept; another spec replaces it, and so does a shape
+    that it is to be held otherwise for."""
     global loads
     with _loading:
+        spec = _placed(spec, shape)
         if spec.fingerprint not in _loaded:
             _loaded.clear()
             _loaded[spec.fingerprint] = load(spec)

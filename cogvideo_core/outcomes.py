@@ -131,7 +131,7 @@ def finished(root: str, wave: int, about: Record, retryable: bool = False) -> Re
         head = next(lines)
         whole = about.items() <= {name: head.get(name) for name in about}.items()
         again = any(record.get("retryable") and not record.get("parked") for record in lines)
-        if not whole or (again and not retryable):
+        if not whole or head.get("gave_up") or (again and not retryable):
             return None
         return dict(head["counts"])
     except (FileNotFoundError, StopIteration, ValueError, KeyError):

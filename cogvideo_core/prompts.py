@@ -13,6 +13,7 @@ from torch import Tensor
 from cogvideo_core.ledger import Ledger, Verify
 from cogvideo_core.model import VideoModel
 from cogvideo_core.specs import fingerprint
+from cogvideo_core.vae import finite
 
 FILE = "embedding.safetensors"
 
@@ -37,7 +38,8 @@ def embed_missing(model: VideoModel, ledger: Ledger, prompts: Sequence[str], ver
 def embeddings(model: VideoModel, ledger: Ledger, prompts: Sequence[str]) -> Tensor:
     """[P,S,D] on the model's device, read from the ledger; missing ones are embedded first."""
     embed_missing(model, ledger, prompts)
-    return torch.stack([_read(model, ledger, prompt) for prompt in prompts]).to(model.device)
+    found = torch.stack([_read(model, ledger, prompt) for prompt in prompts])
+    return finite(found, "text encoder", found.dtype, "model.dtype").to(model.device)
 
 
 def _read(model: VideoModel, ledger: Ledger, prompt: str) -> Tensor:

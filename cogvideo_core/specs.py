@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cogvideo_core.fingerprints import Spec as Spec
 from cogvideo_core.fingerprints import canonical as canonical
@@ -79,8 +79,11 @@ class ModelSpec(Spec):
         description="A safetensors file, a folder with one, or a hub id. Empty: none. Pickles are refused.",
     )
     lora_scale: float = Field(1.0, title="LoRA scale", ge=-4, le=4, description="Strength of the LoRA.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", title="Precision", description="Of transformer and text encoder; the denoised state stays float32."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        title="Precision",
+        description="Of transformer and text encoder; the denoised state stays float32. auto: on a GPU as the weights "
+        "are stored, on a CPU float32.",
     )
     vae_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", title="VAE precision", description="float32 avoids colour shift."
@@ -89,8 +92,23 @@ class ModelSpec(Spec):
     offload: Literal["none", "model", "sequential"] = Field(
         "none", title="CPU offload", description="Trade speed for GPU memory."
     )
-    vae_tiling: bool = Field(False, title="VAE tiling", description="Less memory; seams are possible.")
+    vae_tiling: Literal["auto", "on", "off"] = Field(
+        "auto",
+        title="VAE tiling",
+        description="Less memory; seams are possible. auto: on where a whole frame has no room beside the transformer.",
+    )
     vae_slicing: bool = Field(False, title="VAE slicing", description="One clip at a time through the VAE.")
+    vae_fallback: Literal["tiles", "bfloat16", "none"] = Field(
+        "tiles",
+        title="VAE out of memory",
+        description="What is tried when the VAE runs out of memory: tiles; after them bfloat16 as well; or nothing.",
+    )
+
+    @field_validator("vae_tiling", mode="before")
+    @classmethod
+    def _of_switch(cls, given: Any) -> Any:
+        """true and false, as settings of earlier versions have it."""
+        return {True: "on", False: "off"}[given] if isinstance(given, bool) else given
 
 
 class InversionSpec(Spec):
@@ -119,6 +137,13 @@ class InversionSpec(Spec):
         le=100,
         description="dB below the VAE's own reconstruction; beyond, the clip is inverted again with more iterations, "
         "then rejected.",
+    )
+    gate_floor_db: float = Field(
+        15.0,
+        title="Gate floor",
+        ge=0,
+        le=100,
+        description="dB; a clip of which the VAE alone keeps less is refused: the model or its precision is at fault.",
     )
     steps: int = Field(50, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
     spacing: Literal["trailing", "linspace", "leading"] = Field(
@@ -292,6 +317,14 @@ class EngineSpec(Spec):
     )
     min_success_ratio: Fraction01 = Field(
         0.5, title="Least success", description="The run fails when a smaller share of the clips succeeds."
+    )
+    give_up_after: int = Field(
+        10,
+        title="Give up after",
+        ge=0,
+        le=1000,
+        description="A run ends early when its first clips, so many, all fail for the same reason, and that is not the "
+        "clips' own. 0: never.",
     )
     retries: int = Field(2, title="Retries", ge=0, le=10, description="Of errors that may pass by themselves.")
     park_after: int = Field(

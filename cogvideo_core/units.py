@@ -67,7 +67,7 @@ def first_frame_spec(dataset: DatasetSpec, model: VideoModel, content: str) -> d
 
 def _vae_spec(model: VideoModel) -> dict[str, Any]:
     vae = {"vae": model.fingerprints.get("vae", ""), "vae_dtype": model.spec.vae_dtype}
-    return vae | {"tiling": model.spec.vae_tiling}
+    return vae | {"tiling": model.spec.vae_tiling == "on"}
 
 
 def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int] | None:
@@ -82,10 +82,13 @@ def trajectory_spec(
 ) -> dict[str, Any]:
     """Settings that the inverter does not use count for nothing; the gate's do, for they may call for another.
 
-    Container and codec give back the same states bit for bit, so they are no part of the key: who changes them keeps
-    what is there. `levels`, those that are kept, are: another window may need what was left out.
+    Container and codec give back the same states bit for bit, and the gate's floor is held against what is stored: so
+    they are no part of the key, and who changes them keeps what is there. `levels`, those that are kept, are: another
+    window may need what was left out.
     """
-    unused = {"container", "codec", *set.union(*INVERTER_FIELDS.values())} - INVERTER_FIELDS[inversion.method]
+    unused = {"container", "codec", "gate_floor_db"} | (
+        set.union(*INVERTER_FIELDS.values()) - INVERTER_FIELDS[inversion.method]
+    )
     unused |= {"gate", "gate_threshold_db"} if inversion.gate == "off" else set()
     settings = {k: v for k, v in inversion.as_json().items() if k not in unused}
     parts = ["transformer", "text_encoder", "scheduler", *(["lora"] if "lora" in model.fingerprints else [])]

@@ -9,7 +9,7 @@ from httpx import TransportError
 from prefect import flow, get_run_logger
 from prefect.exceptions import PrefectHTTPStatusError
 
-from cogvideo_core.errors import BadSpec
+from cogvideo_core.errors import BadSpec, HopelessRun
 from cogvideo_core.outcomes import Records, added
 from cogvideo_core.plan_tables import Planned, read_planned
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
@@ -83,18 +83,24 @@ def edit_wave(
 
 
 def run(settings: Settings, last_stage: LastStage, only: list[list[Any]] | None = None) -> Record:
-    """Plan, fan out wave by wave, collect, report. Returns the counts; raises when too few clips succeed."""
-    with engine_of(settings.engine) as submit:
-        planned: Planned = submit(work.discover_clips, settings, last_stage == "edit", only=only).result()
-        get_run_logger().info("%(clips)d clips in %(batches)d batches, %(edits)d edits planned", planned)
-        counts = refused_counts(planned)
-        if planned["waves"] == 1:
-            counts = added(counts, run_wave(settings, submit, 0, planned["plan"], last_stage))
-    if planned["waves"] > 1:
-        for wave in range(planned["waves"]):
-            counts = added(counts, _as_flow_run(settings, planned, wave, last_stage))
+    """Plan, fan out wave by wave, collect, report. Returns the counts; raises when too few clips succeed, or when the
+    first ones all fail for one reason."""
+    gave_up = None
+    try:
+        with engine_of(settings.engine) as submit:
+            planned: Planned = submit(work.discover_clips, settings, last_stage == "edit", only=only).result()
+            get_run_logger().info("%(clips)d clips in %(batches)d batches, %(edits)d edits planned", planned)
+            counts = refused_counts(planned)
+            if planned["waves"] == 1:
+                counts = added(counts, run_wave(settings, submit, 0, planned["plan"], last_stage))
+        if planned["waves"] > 1:
+            for wave in range(planned["waves"]):
+                counts = added(counts, _as_flow_run(settings, planned, wave, last_stage))
+    except HopelessRun as error:  # raised by a wave; what it has done is collected all the same
+        gave_up = error
     collected = work.collect_dataset(settings, planned["waves"], last_stage)
-    return finish(settings, Records(settings.output.root, planned["waves"], settings.plan), counts, collected)
+    records = Records(settings.output.root, planned["waves"], settings.plan)
+    return finish(settings, records, counts, collected, gave_up)
 
 
 def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: LastStage) -> Record:

@@ -21,10 +21,10 @@ from prefect.artifacts import (
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from cogvideo_core.errors import EditError
+from cogvideo_core.errors import EditError, HopelessRun
 from cogvideo_core.failures import is_failure
 from cogvideo_core.gallery import markdown_table
-from cogvideo_core.outcomes import Records, Times, times_of
+from cogvideo_core.outcomes import Records, Times, counts_of, times_of
 from cogvideo_core.specs import DatasetSpec, OutputSpec, RecipeSpec
 from cogvideo_core.uris import unsigned
 from tasks import work
@@ -106,8 +106,12 @@ def told_of(counts: Record, clips: int, seconds: float) -> str:
     return f"{done}; {rate:.1f} clips a minute, about {left:.0f} minutes left"
 
 
-def finish(settings: Settings, records: Records, counts: Record, collected: Record) -> Record:
+def finish(
+    settings: Settings, records: Records, counts: Record, collected: Record, gave_up: HopelessRun | None = None
+) -> Record:
     """Artifacts, a closing line, and the verdict."""
+    if gave_up is not None:  # the wave that ended the run has returned no counts
+        counts = counts_of(records, "edit")
     told = f"{counts['succeeded']} of {counts['clips']} clips succeeded"
     times = times_of(records.heads())
     told += f"; {counts['edits_made']} edits made, {counts['edits_reused']} reused"
@@ -122,6 +126,8 @@ def finish(settings: Settings, records: Records, counts: Record, collected: Reco
         text = f"## Clips that failed\n\n{table}{more}"
         create_markdown_artifact(key="errors", markdown=text, description=f"{counts['failed']} failed")
     get_run_logger().info("%s", told)
+    if gave_up is not None:
+        raise gave_up
     if counts["succeeded"] < settings.engine.min_success_ratio * counts["clips"]:
         raise TooFewSucceeded(
             f"only {counts['succeeded']} of {counts['clips']} clips succeeded, fewer than min_success_ratio "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any, Literal
 
 from prefect import get_run_logger
 
+from cogvideo_core.errors import HopelessRun
+from cogvideo_core.failures import SameFailure
 from cogvideo_core.outcomes import Spool, added, parked, tried_before
 from cogvideo_core.plan_tables import Planned, read_batches
 from flows.engines import Submit, in_flight
@@ -25,21 +28,28 @@ def refused_counts(planned: Planned) -> Record:
 
 
 def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stage: LastStage) -> Record:
-    """Embeds the wave's prompts, then takes its batches through a bounded window. Returns the counts."""
+    """Embeds the wave's prompts, then takes its batches through a bounded window. Returns the counts.
+
+    Raises HopelessRun, with what was done written down, once the first clips have all failed for one reason.
+    """
     edits_wanted = last_stage == "edit"
     submit(work.embed_prompts, settings, wave, edits_wanted).result()
     clips, edits = _size(settings, wave)
     with Spool(last_stage) as spool, progress.bars(clips, edits if edits_wanted else 0), Progress(clips) as reported:
-        chain = _chain(settings, submit, last_stage)
-        for batch in in_window(_known(settings, wave), chain, in_flight(settings.engine)):
+        chain, watch = _chain(settings, submit, last_stage), SameFailure(settings.engine.give_up_after)
+        batches = takewhile(lambda _: not watch.sentence, _known(settings, wave))
+        for batch in in_window(batches, chain, in_flight(settings.engine)):
             spool.add(batch)
+            watch.add(batch)
             reported.advance(batch, spool.counts, get_run_logger())
-        about = {"plan": plan, "wave": wave, "settings": settings.results}
+        about = {"plan": plan, "wave": wave, "settings": settings.results, "gave_up": watch.sentence}
         spool.publish(settings.output.root, wave, about, settings.plan)
         took = spool.times()
         share = 100 * took["busy_s"] / max(took["worker_s"], 1e-9)
         get_run_logger().info("model busy %.0f %% of %.1f s", share, took["wall_s"])
         get_run_logger().info("models loaded: %d in %d processes", sum(spool.loads.values()), len(spool.loads))
+        if watch.sentence:
+            raise HopelessRun(watch.sentence)
         return spool.counts
 
 

@@ -61,15 +61,19 @@ class Settings(Spec):
     def work(self) -> Work:
         """With this process's own copy of the model, loaded on first use."""
         from cogvideo_core import model as models
+        from cogvideo_core.configuration import configured
+        from cogvideo_core.units import shape_of
         from cogvideo_core.work import Work
 
+        sized = self.dataset.frames or self.dataset.height or self.dataset.width
+        shape = shape_of(self.dataset, configured(self.model)) if sized else None
         return Work(
             self.dataset,
             self.inversion,
             self.recipe,
             self.output,
             self.engine,
-            models.loaded(self.model),
+            models.loaded(self.model, shape),
             Ledger(self.output.root),
             _on_step,
         )

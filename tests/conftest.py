@@ -32,6 +32,7 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "HF_HOME": str(SCRATCH / "hf"),
+    "XDG_CACHE_HOME": str(SCRATCH / "cache"),
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }

@@ -97,8 +97,8 @@ def test_image_latents_are_scaled_as_the_vae_says(model: VideoModel) -> None:
     """The mode times the scaling factor; divided by it where `invert_scale_latents` is set. Video latents: times."""
     pixels = torch.from_numpy(frame(4)).permute(2, 0, 1)[None, :, None] / 127.5 - 1
     with torch.inference_mode():
-        mode = model.vae.encode(pixels).latent_dist.mode()[0, :, 0]
-    factor = 1 / 0.7 if model.vae.config.invert_scale_latents else 0.7
+        mode = model.pipe.vae.encode(pixels).latent_dist.mode()[0, :, 0]
+    factor = 1 / 0.7 if model.pipe.vae.config.invert_scale_latents else 0.7
     assert torch.allclose(model.encode_image(frame(4)), mode * factor, atol=1e-6)
     assert torch.allclose(model.encode(frame(4)[None])[0], mode * 0.7, atol=1e-6)
 

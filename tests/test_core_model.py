@@ -66,7 +66,7 @@ def test_latents_are_the_vae_mode_times_the_scaling_factor(loaded: model.VideoMo
     frames = world.render(world.scene_from_seed(4))
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 127.5 - 1
     with torch.inference_mode():
-        mode = loaded.vae.encode(pixels).latent_dist.mode()[0] * loaded.vae.config.scaling_factor
+        mode = loaded.pipe.vae.encode(pixels).latent_dist.mode()[0] * loaded.pipe.vae.config.scaling_factor
     assert torch.allclose(loaded.encode(frames), mode.transpose(0, 1), atol=1e-6)
 
 
@@ -252,17 +252,17 @@ def test_vae_slicing_changes_nothing(tiny_pipeline_folder: Path, loaded: model.V
     sliced = model.load(ModelSpec(path=str(tiny_pipeline_folder), vae_slicing=True))
     frames = world.render(world.scene_from_seed(6))
     latents = loaded.encode(frames)
-    assert sliced.vae.use_slicing and torch.equal(sliced.encode(frames), latents)
+    assert sliced.pipe.vae.use_slicing and torch.equal(sliced.encode(frames), latents)
     assert np.array_equal(sliced.decode(latents), loaded.decode(latents))
 
 
 def test_tiles_that_do_not_fit_are_refused(tiny_pipeline_folder: Path, loaded: model.VideoModel) -> None:
     """Tiles that come back at another size are refused by name; where they fit, the frames stay near."""
-    tiled = model.load(ModelSpec(path=str(tiny_pipeline_folder), vae_tiling=True))
+    tiled = model.load(ModelSpec(path=str(tiny_pipeline_folder), vae_tiling="on"))
     frames = world.render(world.scene_from_seed(6))
     latents = loaded.encode(frames)
     with pytest.raises(BadSpec, match="vae_tiling"):
         tiled.decode(latents)
-    tiled.vae.enable_tiling(24, 24, tile_overlap_factor_height=1 / 3, tile_overlap_factor_width=1 / 3)
+    tiled.pipe.vae.enable_tiling(24, 24, tile_overlap_factor_height=1 / 3, tile_overlap_factor_width=1 / 3)
     difference = np.abs(tiled.decode(latents).astype(int) - loaded.decode(latents))
     assert 0 < difference.mean() < 12
