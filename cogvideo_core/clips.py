@@ -150,9 +150,7 @@ def edit_batch(
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
     if frozen:
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
-        remedy = (
-            "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
-        )
+        remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
         raise FrozenEdit(record["clip"], problem, remedy)
     return commits
 

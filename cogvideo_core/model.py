@@ -85,7 +85,6 @@ class VideoModel(Configured):
             finally:
                 self.busy_s += time.perf_counter() - started
 
-    @torch.inference_mode()
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Each distinct prompt once through T5: [P,S,D] in the order given."""
         with self.computing():

@@ -25,6 +25,7 @@ class TextEncoder:
     def __init__(self, pipeline: Any, folder: Path | None, device: torch.device) -> None:
         self.pipe, self.folder, self.device = pipeline, folder, device
 
+    @torch.inference_mode()
     def embed(self, prompts: Sequence[str], tokens: int) -> Tensor:
         """Each distinct prompt once through T5: [P,S,D] in the order given.
 

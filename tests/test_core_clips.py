@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cogvideo_core import clips, memory, model, plan, sources, tables, video
 from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.encoding import encode_clip, read_latents
-from cogvideo_core.errors import StorageError
-from cogvideo_core.failures import attempt, is_failure
+from cogvideo_core.errors import FrozenEdit, OutOfMemory, StorageError
+from cogvideo_core.failures import attempt, is_failure, kind_of
 from cogvideo_core.inversion import evaluations as inversion_evaluations
 from cogvideo_core.inversion import noised_source
 from cogvideo_core.ledger import Commit, Ledger
@@ -519,3 +520,47 @@ def test_an_interrupted_batch_stays_itself_when_the_size_changes(
     assert made == (2 * cost(2) if later > 1 else 2 * cost(1))
     assert later == 1 or bytes_of(work, resumed) == good
     assert max(float((before[prompt] - first[prompt]).abs().max()) for prompt in PROMPTS) < 1e-4
+
+
+def test_a_frozen_edit_of_a_moving_clip_is_a_failure(
+    works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit whose frames are all equal is the model's failure, told by its prompt; the batch's other edits are kept."""
+    work, record = works(), clip(folder)
+    decode, calls = work.model.decode, []
+
+    def frozen(latents: Tensor) -> np.ndarray:
+        calls.append(1)
+        return decode(latents) * (0 if len(calls) == 1 else 1)
+
+    prepared = clips.invert_clip(work, encode_clip(work, record))
+    monkeypatch.setattr(work.model, "decode", frozen)
+    with pytest.raises(FrozenEdit, match=r"clip 'a\.mp4'.*'a blue circle' stands still.*vae_dtype") as failed:
+        clips.edit_clip(work, prepared)
+    assert kind_of(failed.value) == ("model", False)
+    one, other = (work.ledger.find("edits", edit["edit_key"]) for edit in clips.plan_edits(work, prepared))
+    assert one is None and other is not None
+
+
+def test_a_still_clip_may_stay_still(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the source does not move, an edit that stands still is no failure."""
+    video.encode(np.repeat(world.render(world.scene_from_seed(5))[:1], 9, axis=0), folder / "still.mp4", 8)
+    work = works()
+    decode = work.model.decode
+    monkeypatch.setattr(work.model, "decode", lambda latents: np.repeat(decode(latents)[:1], 9, axis=0))
+    assert len(edited(work, clip(folder, "still.mp4"))["edits"]) == 2
+
+
+def test_memory_that_runs_out_in_an_inversion_is_said(
+    works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row of the transformer that does not fit: class out_of_memory, with the clip and what helps."""
+    work, record = works("small"), clip(folder)
+    prepared = encode_clip(work, record)
+
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(work.model, "velocity", full)
+    with pytest.raises(OutOfMemory, match=r"clip 'a\.mp4', being inverted.*model\.dtype.*model\.offload"):
+        clips.invert_clip(work, prepared)

@@ -167,3 +167,35 @@ def test_a_stop_is_no_failure(signal: type[BaseException]) -> None:
 
     with pytest.raises(signal):
         attempt(step, CLIP, "edit", 3)
+
+
+def failed(message: str, **more: Any) -> Record:
+    return failure(CLIP | {"clip": "a.mp4"}, "encode", errors.ModelError(message), 1) | more
+
+
+@pytest.mark.parametrize(
+    ("records", "ends"),
+    [
+        ([failed("the VAE gave 1 NaN")] * 3, True),
+        (
+            [failed("clip 'a.mp4' at 1.5"), failed("clip 'b.mp4' at 22.75", clip="b.mp4"), failed("clip 'a.mp4' at 0")],
+            True,
+        ),
+        ([failed("no"), failed("no")], False),
+        ([failed("no"), failed("no"), failed("another")], False),
+        ([failed("no"), CLIP, failed("no"), failed("no"), failed("no")], False),
+        ([failed("no", kind="bad_input")] * 9, False),
+        ([failed("no", parked=True)] * 9, False),
+        ([failed("no"), failed("no", stage="edit"), failed("no")], False),
+    ],
+)
+def test_a_run_is_hopeless_when_its_first_clips_fail_alike(records: list[Record], ends: bool) -> None:
+    """Three alike, the first ones of the run, whatever their names and numbers, and not for what is the clips' own."""
+    watch = failures.SameFailure(3)
+    watch.add(records)
+    assert bool(watch.sentence) == ends
+    if ends:
+        assert "first 3 clips" in watch.sentence and "stage encode" in watch.sentence
+    never = failures.SameFailure(0)
+    never.add(records)
+    assert not never.sentence

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cogvideo_core import gate, model, video
+from cogvideo_core.errors import OutOfMemory
 from cogvideo_core.inversion import evaluations, invert, stronger
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.quality import psnr
@@ -142,6 +143,60 @@ def test_a_clip_that_never_reconstructs_is_rejected(run: Run, tmp_path: Path, mo
     again, nothing = run(**POOR)
     assert nothing == 0 and again["message"] == row["message"]
     assert "error" not in run(**POOR | {"gate_threshold_db": 100.0})[0]
+
+
+def test_an_absurd_ceiling_is_a_failure_of_its_own(run: Run) -> None:
+    """A clip that the VAE alone ruins is the model's failure, not the source prompt's, though the inversion passes. The
+    floor is no part of the key: lowered, it lets pass what is stored."""
+    row, _ = run(**GOOD | {"gate_floor_db": 60.0})
+    assert (row["error"], row["stage"], row["kind"], row["retryable"]) == ("PoorVae", "invert", "model", False)
+    assert all(word in row["message"] for word in ("clip 'clip0.mp4'", "gate_floor_db 60", "model.vae_dtype"))
+    assert "source prompt" not in row["message"]
+    passed, _ = run(**GOOD)
+    assert "error" not in passed and paid(passed, "invert") == 0
+
+
+def test_an_inversion_outlives_a_gate_without_memory(
+    run: Run, tmp_path: Path, gaussian: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out while the gate decodes costs no inversion: it is committed, the sentence says so, and a later
+    run judges what is stored for the gate's evaluations alone."""
+    decode, undisturbed = type(gaussian).decode, run("undisturbed", **GOOD)[0]
+
+    def full(self: Any, latents: Tensor) -> np.ndarray:
+        raise OutOfMemory("decoding 16x16 pixels: memory does not suffice for the VAE; lower dataset.height")
+
+    monkeypatch.setattr(type(gaussian), "decode", full)
+    for _ in range(2):
+        row, _ = run(**GOOD)
+        assert (row["error"], row["kind"]) == ("OutOfMemory", "out_of_memory") and "is inverted" in row["message"]
+        assert "lower dataset.height" in row["message"]
+    before = commit_of(tmp_path, undisturbed | {"trajectory_key": undisturbed["trajectory_key"]}, "run")
+    assert before.files and "unjudged" in before.record["reconstruction"]
+    monkeypatch.setattr(type(gaussian), "decode", decode)
+    record, made = run(**GOOD)
+    assert "error" not in record and made == LEVELS + paid(record, "edit")
+    ours, theirs = commit_of(tmp_path, record), commit_of(tmp_path, undisturbed, "undisturbed")
+    assert [f.sha256 for f in ours.files.values()] == [f.sha256 for f in theirs.files.values()]
+    assert gate.scores(ours.record["reconstruction"]) == gate.scores(theirs.record["reconstruction"])
+    assert run(**GOOD)[1] == 0
+
+
+def test_what_does_not_pass_when_it_is_judged_later_is_inverted_again(
+    run: Run, tmp_path: Path, gaussian: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poor inversion that could not be judged at first ends as the stronger one, like any other."""
+    decode = type(gaussian).decode
+
+    def full(self: Any, latents: Tensor) -> np.ndarray:
+        raise MemoryError
+
+    monkeypatch.setattr(type(gaussian), "decode", full)
+    run(**POOR)
+    monkeypatch.setattr(type(gaussian), "decode", decode)
+    record, _ = run(**POOR)
+    report = commit_of(tmp_path, record).record["reconstruction"]
+    assert report["passed"] and report["inverter"]["method"] == "multistep"
 
 
 def test_off_costs_nothing_and_is_no_part_of_the_key(run: Run) -> None:

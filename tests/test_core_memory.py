@@ -259,7 +259,7 @@ def test_one_edit_that_does_not_fit_is_an_error_with_a_remedy() -> None:
     def run(part: list[int]) -> None:
         raise MemoryError
 
-    with pytest.raises(OutOfMemory, match=r"clip 'a\.mp4'.*field dtype") as failed:
+    with pytest.raises(OutOfMemory, match=r"clip 'a\.mp4'.*model.dtype") as failed:
         memory.as_many_as_fit([1, 2], memory.Room(), run, "clip 'a.mp4'")
     assert kind_of(failed.value) == ("out_of_memory", False)
 

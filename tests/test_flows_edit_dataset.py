@@ -16,7 +16,7 @@ from PIL import Image
 
 from cogvideo_core import model, video
 from cogvideo_core.editing import edit_evaluations
-from cogvideo_core.errors import BadManifest, BadSpec
+from cogvideo_core.errors import BadManifest, BadSpec, HopelessRun, NotFinite
 from cogvideo_core.failures import is_failure
 from cogvideo_core.shapes import build, world
 from cogvideo_core.shapes.make import make_clips
@@ -420,3 +420,25 @@ def test_image_to_video_models_edit_with_first_frames(
         "",
         "bad.png",
     ]
+
+
+def test_a_hopeless_run_ends_early(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first three of twelve clips fail for the model's reason, the run ends with that sentence and a table of
+    what failed; the same run on a mended model does all of them."""
+    manifest = make_clips(tmp_path / "clips", 12, prompts=1)
+    encode = model.VideoModel.encode
+
+    def broken(self: Any, frames: Any) -> Any:
+        raise NotFinite("field model.vae_dtype: the VAE's encoder gave values that are no finite numbers")
+
+    monkeypatch.setattr(model.VideoModel, "encode", broken)
+    engine = {"give_up_after": 3, "batches_in_flight": 1}
+    with pytest.raises(HopelessRun, match=r"first 3 clips .* stage encode .* no finite numbers"):
+        run(manifest, tmp_path / "run", engine=engine)
+    errors = pq.read_table(tmp_path / "run/tables/errors.parquet").to_pylist()
+    assert 3 <= len(errors) < 6 and {row["error"] for row in errors} == {"NotFinite"}
+    with pytest.raises(TooFewSucceeded):
+        run(manifest, tmp_path / "run", engine=engine | {"give_up_after": 0})
+    assert len(pq.read_table(tmp_path / "run/tables/errors.parquet")) == 12
+    monkeypatch.setattr(model.VideoModel, "encode", encode)
+    assert run(manifest, tmp_path / "run", engine=engine).counts["succeeded"] == 12

@@ -65,7 +65,7 @@ class ToyModel:
 
     def decode(self, latents: Tensor) -> np.ndarray:
         flat = (latents.flatten() * 60 + 128).clamp(0, 255).to(torch.uint8).numpy()
-        return np.resize(flat, (9, 16, 16, 3))
+        return np.resize(np.append(flat, 0), (9, 16, 16, 3))  # no two frames are equal
 
     def velocity(self, x: Tensor, t: int, text: Tensor, reference: Any = None) -> Tensor:
         self.evaluations += len(x)
