@@ -38,6 +38,11 @@ class Configured:
         return bool(self.transformer_config.in_channels == 2 * self.vae_config.latent_channels)
 
     @property
+    def width(self) -> int:
+        """Channels of a token: 1920 for 2B, 3072 for 5B and 1.5."""
+        return int(self.transformer_config.num_attention_heads * self.transformer_config.attention_head_dim)
+
+    @property
     def pixels_a_cell(self) -> int:
         """Pixels that the side of a latent cell stands for."""
         return int(2 ** (len(self.vae_config.block_out_channels) - 1))

@@ -34,6 +34,11 @@ def check_places(dataset: DatasetSpec, output: OutputSpec) -> None:
         )
 
 
+def check_source(dataset: DatasetSpec, need_targets: bool = True) -> None:
+    """Raises BadManifest where the source or the prompts can't be used as a whole; only their beginning is read."""
+    next(sources.read_clips(dataset, need_targets))
+
+
 def check_shape(dataset: DatasetSpec, model: Configured) -> None:
     """Refuses sizes the model can't take, before anything is read."""
     shape = shape_of(dataset, model)

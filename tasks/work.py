@@ -69,12 +69,15 @@ def discover_clips(
 
     The model's configuration is enough: who plans need not be who computes, and holds no weights.
     """
-    from cogvideo_core import plan
+    from cogvideo_core import placement, plan
     from cogvideo_core.configuration import configured
 
     plan.check_places(settings.dataset, settings.output)
+    plan.check_source(settings.dataset, need_targets)  # before anything of the model is fetched
     model = configured(settings.model)
     plan.check_shape(settings.dataset, model)
+    for warning in placement.warnings(settings.model, model.width):
+        get_run_logger().warning("%s", warning)
     found = plan.planned_clips(settings.dataset, model, need_targets, probe)
     if only is not None:
         wanted = {(clip, window) for clip, window in only}

@@ -525,7 +525,7 @@ def test_an_interrupted_batch_stays_itself_when_the_size_changes(
 def test_a_frozen_edit_of_a_moving_clip_is_a_failure(
     works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An edit whose frames are all equal is the model's failure, told by its prompt; the batch's other edits are kept."""
+    """An edit whose frames are all equal is the model's failure, told by its prompt; the others are kept."""
     work, record = works(), clip(folder)
     decode, calls = work.model.decode, []
 

@@ -159,8 +159,8 @@ def test_an_absurd_ceiling_is_a_failure_of_its_own(run: Run) -> None:
 def test_an_inversion_outlives_a_gate_without_memory(
     run: Run, tmp_path: Path, gaussian: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory that runs out while the gate decodes costs no inversion: it is committed, the sentence says so, and a later
-    run judges what is stored for the gate's evaluations alone."""
+    """Memory that runs out while the gate decodes costs no inversion: it is committed, the sentence says so, and a
+    later run judges what is stored for the gate's evaluations alone."""
     decode, undisturbed = type(gaussian).decode, run("undisturbed", **GOOD)[0]
 
     def full(self: Any, latents: Tensor) -> np.ndarray:

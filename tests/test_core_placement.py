@@ -1,4 +1,4 @@
-"""Precision and tiles that are chosen for a device: by what is stored, by the memory plan, and the same at each start."""
+"""Precision and tiles that are chosen for a device: by what is stored and by the memory plan."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_a_vae_that_overflows_in_float16_gives_no_black_video(tiny: Any) -> None
         spoil(one.pipe.vae.decoder.conv_in.conv, 3e5)
     latents = fine.encode(FRAMES)
     assert fine.decode(latents).shape == FRAMES.shape
-    with pytest.raises(NotFinite, match="float16; set model.vae_dtype to bfloat16 or float32"):
+    with pytest.raises(NotFinite, match=r"float16; set model\.vae_dtype to bfloat16 or float32"):
         short.decode(latents)
 
 
