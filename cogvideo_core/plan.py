@@ -5,38 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cogvideo_core import manifests, sources, uris, video
+from cogvideo_core import sources, video
 from cogvideo_core.configuration import Configured
 from cogvideo_core.errors import BadSpec, ClipError
 from cogvideo_core.failures import attempt, is_failure
-from cogvideo_core.specs import DatasetSpec, OutputSpec
+from cogvideo_core.specs import DatasetSpec
 from cogvideo_core.units import shape_of
 
 Record = dict[str, Any]
-
-
-def check_places(dataset: DatasetSpec, output: OutputSpec) -> None:
-    """Refuses an output that can't be written to, or that lies where clips are looked for."""
-    uris.open_store(output.root)
-    if manifests.is_manifest(dataset.source) or uris.is_remote(dataset.source) != uris.is_remote(output.root):
-        return
-    source, root = (
-        (uri if uris.is_remote(uri) else uris.local_path(uri)).rstrip("/") + "/"
-        for uri in (dataset.source, output.root)
-    )
-    if root.startswith(source):
-        raise BadSpec(
-            f"field output.root: {output.root!r} lies inside the source folder, so that a second run would edit what "
-            "the first one made; give another folder"
-        )
-
-
-def check_source(dataset: DatasetSpec, need_targets: bool = True) -> None:
-    """Raises BadManifest where the source or the prompts can't be used as a whole; only their beginning is read."""
-    next(sources.read_clips(dataset, need_targets))
 
 
 def check_shape(dataset: DatasetSpec, model: Configured) -> None:
@@ -59,7 +39,7 @@ def planned_clips(
 ) -> Iterator[Record]:
     """Clip records and failures. With window "all" each clip is opened and gives one record a window; with `probe` it
     is opened too, and what is found stands in its record."""
-    for found in sources.read_clips(dataset, need_targets):
+    for found in islice(sources.read_clips(dataset, need_targets), dataset.limit or None):
         clip = attempt(partial(check_first_frame, dataset, model), dict(found), "discover")
         if dataset.window == "all" or probe:
             clip = attempt(partial(_opened, dataset, model), clip, "discover")

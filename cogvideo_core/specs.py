@@ -34,6 +34,9 @@ class DatasetSpec(Spec):
         description="For a folder: text file with one target prompt a line, applied to every clip, or JSONL with "
         "clip, source_prompt, target_prompts. Empty: the manifest's own.",
     )
+    limit: int = Field(
+        0, title="First clips", ge=0, description="Take only so many clips, from the first on. 0: all of them."
+    )
     window: Literal["first", "middle", "all"] = Field(
         "first", title="Window", description="Which part of a longer clip is edited; all = one unit per window."
     )

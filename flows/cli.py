@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
+from cogvideo_core.specs import OutputSpec
 from flows import cli_plan, cli_up, upkeep
-from flows.cli_options import Model, Output, Prompts, Recipe, Set, Source, chosen
-from flows.exits import OK, PARTLY, sentences
+from flows.cli_options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source, chosen
+from flows.cli_running import execute
+from flows.cli_settings import GROUPS, described, nearest, settings_of
+from flows.exits import sentences
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Edit a whole dataset of videos with CogVideoX.",
@@ -35,139 +32,67 @@ app.add_typer(cli_plan.app)
 app.add_typer(upkeep.app)
 app.add_typer(cli_up.app)
 
-GROUPS: dict[str, type[Spec]] = {
-    "dataset": DatasetSpec,
-    "model": ModelSpec,
-    "inversion": InversionSpec,
-    "recipe": RecipeSpec,
-    "output": OutputSpec,
-    "engine": EngineSpec,
-}
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cogvideo-edit {metadata.version('cogvideo-edit')}")
+        raise typer.Exit
 
 
-def parse_sets(pairs: list[str]) -> dict[str, dict[str, Any]]:
-    """["recipe.seeds=[0,1]"] -> {"recipe": {"seeds": [0, 1]}}; values are JSON where they parse as such, else text."""
-    found: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        path, equals, text = pair.partition("=")
-        group, dot, field = path.partition(".")
-        if not equals or not dot or group not in GROUPS:
-            problem = f"{pair!r} is not group.field=value; groups are {', '.join(GROUPS)}"
-            raise typer.BadParameter(problem, param_hint="--set")
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
-        found.setdefault(group, {})[field] = value
-    return found
-
-
-def settings_of(recipe: str, given: dict[str, dict[str, Any]], sets: list[str]) -> dict[str, Any]:
-    """The six groups from a preset, the command's own options and --set, the last of which wins."""
-    if recipe not in PRESETS:
-        raise typer.BadParameter(f"{recipe!r} is no preset; there are {', '.join(PRESETS)}", param_hint="--recipe")
-    given = {"recipe": PRESETS[recipe].as_json(), **given}
-    if recipe in PRESET_INVERSIONS:
-        given["inversion"] = PRESET_INVERSIONS[recipe].as_json()
-    for group, fields in parse_sets(sets).items():
-        given[group] = given.get(group, {}) | fields
-    return {name: group_of(name, given.get(name, {})) for name in GROUPS}
-
-
-def group_of(name: str, fields: dict[str, Any]) -> Spec:
-    """One group of settings; what is wrong is said as `group.field: problem`."""
-    try:
-        return GROUPS[name](**fields)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, (name, *e['loc'])))}: {e['msg']}" for e in error.errors()]
-        raise typer.BadParameter("; ".join(lines)) from error
-
-
-def prepare_prefect() -> None:
-    """Telemetry off, and no server log between the bars, unless the user says otherwise; before Prefect's import.
-
-    SIGTERM ends the command by an exit: Prefect's temporary server would outlive a process that a signal ends.
-    """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
-    for name, value in cli_up.connect().items():
-        os.environ.setdefault(name, value)
-    if not sys.stderr.isatty():
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        diffusers_logging.disable_progress_bar()
-        transformers_logging.disable_progress_bar()
-
-
-def execute(flow_name: str, settings: dict[str, Any]) -> None:
-    """Runs a flow in this process and ends with the exit code of its outcome."""
-    prepare_prefect()
-    from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
-
-    with sentences():
-        counts = getattr(flows, flow_name)(**settings)
-    report(counts)
-    raise typer.Exit(PARTLY if counts["failed"] else OK)
-
-
-def report(counts: dict[str, Any]) -> None:
-    """The closing table, on standard output."""
-    table = Table("what", "count", title="Edited dataset")
-    for name, label in (
-        ("clips", "clips"),
-        ("succeeded", "succeeded"),
-        ("failed", "failed"),
-        ("edits_made", "edits made"),
-        ("edits_reused", "edits reused"),
-        ("evaluations", "model evaluations"),
-        ("dataset_edits", "edits in the dataset"),
-    ):
-        table.add_row(label, str(counts[name]))
-    Console().print(table)
-    typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")
+@app.callback()
+def everywhere(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")] = False,
+) -> None:
+    """Options that stand before the command's name."""
+    if debug:
+        os.environ["COGVIDEO_EDIT_DEBUG"] = "1"
 
 
 @app.command()
 def run(
-    source: Source,
-    output: Output = "out/run",
+    source: Source = "",
+    output: Output = "",
     prompts: Prompts = "",
-    model: Model = "shapes",
-    recipe: Recipe = "balanced",
+    model: Model = "",
+    recipe: Recipe = "",
+    limit: Limit = 0,
+    settings: SettingsFile = "",
     sets: Set = [],  # noqa: B006 - typer copies it
 ) -> None:
     """Edit every clip for every prompt. What is committed already is reused.
 
     [dim]cogvideo-edit run clips/ --prompts prompts.txt --output out/run[/dim]
-    [dim]cogvideo-edit run s3://bucket/manifest.parquet --model THUDM/CogVideoX-5b --set model.dtype=bfloat16[/dim]
+    [dim]cogvideo-edit run s3://bucket/manifest.parquet --model THUDM/CogVideoX-5b --limit 3[/dim]
     """
-    execute("edit_dataset", settings_of(recipe, chosen(source, prompts, model, output), sets))
+    given = chosen(source, prompts, model, output, limit, settings)
+    execute("edit_dataset", settings_of(recipe, given, sets, settings))
 
 
 @app.command()
 def invert(
-    source: Source,
-    output: Output = "out/run",
+    source: Source = "",
+    output: Output = "",
     prompts: Prompts = "",
-    model: Model = "shapes",
+    model: Model = "",
+    limit: Limit = 0,
+    settings: SettingsFile = "",
     sets: Set = [],  # noqa: B006
 ) -> None:
     """Encode and invert every clip, so that later runs on the same output only edit.
 
     [dim]cogvideo-edit invert manifest.jsonl --output out/run[/dim]
     """
-    settings = settings_of("balanced", chosen(source, prompts, model, output), sets)
-    del settings["recipe"]
-    execute("invert_dataset", settings)
+    groups = settings_of("", chosen(source, prompts, model, output, limit, settings), sets, settings)
+    del groups["recipe"]
+    execute("invert_dataset", groups)
 
 
 @app.command()
 def demo(
-    output: Output = "out/demo",
+    output: Annotated[str, typer.Option(help="Folder of the run.")] = "out/demo",
     clips: Annotated[int, typer.Option(min=1, max=48, help="How many clips.")] = 3,
     sets: Set = [],  # noqa: B006
 ) -> None:
@@ -199,6 +124,28 @@ def collect(
     typer.echo(f"{counts['edits']} edits of {counts['clips']} clips, {counts['errors']} errors in the table")
 
 
+@app.command()
+def settings(
+    group: Annotated[
+        str, typer.Argument(help="dataset, model, inversion, recipe, output or engine; all without it.")
+    ] = "",
+) -> None:
+    """List every setting with its default, what is allowed, and what it does.
+
+    [dim]cogvideo-edit settings recipe[/dim]
+    """
+    if group and group not in GROUPS:
+        raise typer.BadParameter(f"{group!r} is no group; there are {', '.join(GROUPS)}{nearest(group, GROUPS)}")
+    for name in [group] if group else GROUPS:
+        table = Table(title=GROUPS[name].__doc__, title_justify="left")
+        table.add_column("setting", no_wrap=True)
+        for column in ("default", "allowed", "what it does"):
+            table.add_column(column)
+        for field, default, allowed, about in described(name):
+            table.add_row(f"{name}.{field}", default, allowed, about)
+        Console().print(table)
+
+
 @shapes_app.command()
 def make(
     folder: Annotated[Path, typer.Argument(help="Where the clips and the manifest go.")],
@@ -219,7 +166,7 @@ def make(
 def study_inversion(
     json_file: Annotated[Path, typer.Option("--json", help="Where the figures go, as JSON.")],
     limit: Annotated[int, typer.Option(min=2, help="How many of the bench's clips.")] = 24,
-    model: Model = "shapes",
+    model: Annotated[str, typer.Option(help="shapes, a diffusers folder, or a hub id.")] = "shapes",
     page: Annotated[Path | None, typer.Option(help="A markdown page whose tables and figures are renewed.")] = None,
 ) -> None:
     """Compare inverters and the causes of their errors on held-out shapes clips.

@@ -8,26 +8,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli_options import Model, Output, Prompts, Recipe, Set, Source, chosen
+from flows.cli_options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source, chosen
+from flows.cli_running import finish, preflight, prepare_prefect
+from flows.cli_settings import settings_of
 from flows.exits import OK, PARTLY, sentences
 
 app = typer.Typer()
 
 
-def _settings(source: str, output: str, prompts: str, model: str, recipe: str, sets: list[str]) -> dict[str, Any]:
-    from flows import cli  # which registers these commands
-
-    cli.prepare_prefect()
-    return cli.settings_of(recipe, chosen(source, prompts, model, output), sets)
-
-
 @app.command()
 def plan(
-    source: Source,
-    output: Output = "out/run",
+    source: Source = "",
+    output: Output = "",
     prompts: Prompts = "",
-    model: Model = "shapes",
-    recipe: Recipe = "balanced",
+    model: Model = "",
+    recipe: Recipe = "",
+    limit: Limit = 0,
+    settings: SettingsFile = "",
     probe: Annotated[bool, typer.Option("--probe", help="Open each clip: its size, length and hash.")] = False,
     estimate: Annotated[bool, typer.Option(help="Measure the model and say what the run will cost.")] = True,
     sets: Set = [],  # noqa: B006 - typer copies it
@@ -36,16 +33,18 @@ def plan(
 
     [dim]cogvideo-edit plan manifest.parquet --output out/run --probe[/dim]
     """
-    settings = _settings(source, output, prompts, model, recipe, sets)
-    from flows.planning import plan_dataset
-
+    groups = settings_of(recipe, chosen(source, prompts, model, output, limit, settings), sets, settings)
+    prepare_prefect()
     with sentences():
-        planned: Any = plan_dataset(**settings, probe=probe, estimate=estimate)
+        preflight(groups)
+        from flows.planning import plan_dataset
+
+        planned: Any = plan_dataset(**groups, probe=probe, estimate=estimate)
     table = Table("what", "estimate", title="The plan")
     for what, value in planned["rows"]:
         table.add_row(what, value)
     Console().print(table)
-    typer.echo(f"Plan: {output}/plan/clips.parquet, edits.parquet, refused.parquet")
+    typer.echo(f"Plan: {groups['output'].root}/plan/clips.parquet, edits.parquet, refused.parquet")
     raise typer.Exit(PARTLY if planned["refused"] else OK)
 
 
@@ -58,24 +57,23 @@ def retry_failed(
 
     [dim]cogvideo-edit retry-failed out/run[/dim]
     """
-    from flows import cli
-
-    cli.prepare_prefect()
+    prepare_prefect()
     from flows import again
 
     with sentences():
         counts: Any = again.retry_failed(root, include_parked=parked)
-    cli.report(counts)
-    raise typer.Exit(PARTLY if counts["failed"] else OK)
+    finish(counts)
 
 
 @app.command()
 def campaign(
-    source: Source,
-    output: Output = "out/run",
+    source: Source = "",
+    output: Output = "",
     prompts: Prompts = "",
-    model: Model = "shapes",
-    recipe: Recipe = "balanced",
+    model: Model = "",
+    recipe: Recipe = "",
+    limit: Limit = 0,
+    settings: SettingsFile = "",
     deployment: Annotated[str, typer.Option(help="Of the flow edit-wave.")] = "edit-wave/edit-wave",
     waves: Annotated[int, typer.Option(min=1, help="Waves at a time.")] = 1,
     sets: Set = [],  # noqa: B006
@@ -84,10 +82,11 @@ def campaign(
 
     [dim]cogvideo-edit campaign s3://bucket/manifest.parquet --output s3://bucket/run --waves 8[/dim]
     """
-    settings = _settings(source, output, prompts, model, recipe, sets)
-    from flows import again, cli
-
+    groups = settings_of(recipe, chosen(source, prompts, model, output, limit, settings), sets, settings)
+    prepare_prefect()
     with sentences():
-        counts: Any = again.run_campaign(**settings, deployment=deployment, waves_in_flight=waves)
-    cli.report(counts)
-    raise typer.Exit(PARTLY if counts["failed"] else OK)
+        preflight(groups)
+        from flows import again
+
+        counts: Any = again.run_campaign(**groups, deployment=deployment, waves_in_flight=waves)
+    finish(counts)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import traceback
 from collections.abc import Iterator
 
 import typer
@@ -18,6 +20,8 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except EditError as error:
+        if os.environ.get("COGVIDEO_EDIT_DEBUG"):
+            traceback.print_exc()
         typer.echo(f"failed: {error}", err=True)
         settings = error.kind in ("bad_input", "model") and not error.ran
         raise typer.Exit(USAGE if settings else FAILED) from error

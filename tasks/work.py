@@ -23,11 +23,12 @@ from cogvideo_core.ledger import Ledger
 from cogvideo_core.outcomes import Records, spanned
 from cogvideo_core.plan_tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.specs import OutputSpec
-from tasks import stopping
+from tasks import log_lines, stopping
 from tasks.progress import advance
 from tasks.settings import Settings
 
 Record = dict[str, Any]
+log_lines.install()
 
 
 P = ParamSpec("P")
@@ -69,11 +70,11 @@ def discover_clips(
 
     The model's configuration is enough: who plans need not be who computes, and holds no weights.
     """
-    from cogvideo_core import placement, plan
+    from cogvideo_core import placement, places, plan
     from cogvideo_core.configuration import configured
 
-    plan.check_places(settings.dataset, settings.output)
-    plan.check_source(settings.dataset, need_targets)  # before anything of the model is fetched
+    places.check_places(settings.dataset, settings.output)
+    places.check_source(settings.dataset, need_targets)  # before anything of the model is fetched
     model = configured(settings.model)
     plan.check_shape(settings.dataset, model)
     for warning in placement.warnings(settings.model, model.width):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogvideo_core import model, plan, plan_tables, video
+from cogvideo_core import model, places, plan, plan_tables, video
 from cogvideo_core.errors import BadManifest, BadSpec, EditError, StorageError
 from cogvideo_core.failures import is_failure
 from cogvideo_core.shapes import build, world
@@ -347,16 +347,16 @@ def test_an_output_inside_the_source_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     inside = OutputSpec(root=str(tmp_path / "clips" / "out"))
     with pytest.raises(BadSpec, match=r"^field output.root: .* inside the source folder"):
-        plan.check_places(DatasetSpec(source=str(tmp_path / "clips")), inside)
-    plan.check_places(DatasetSpec(source=str(tmp_path / "clips")), OutputSpec(root=str(tmp_path / "clips-out")))
-    plan.check_places(DatasetSpec(source=str(tmp_path / "clips" / "m.jsonl")), inside)
+        places.check_places(DatasetSpec(source=str(tmp_path / "clips")), inside)
+    places.check_places(DatasetSpec(source=str(tmp_path / "clips")), OutputSpec(root=str(tmp_path / "clips-out")))
+    places.check_places(DatasetSpec(source=str(tmp_path / "clips" / "m.jsonl")), inside)
 
 
 @pytest.mark.parametrize("root", ["ftp://host/out", "simplecache::s3://bucket/out", "local://out"])
 def test_outputs_that_could_not_be_collected_are_refused_first(root: str) -> None:
     """A store that the last step would refuse is refused before the first."""
     with pytest.raises(EditError, match="not allowed"):
-        plan.check_places(DatasetSpec(), OutputSpec(root=root))
+        places.check_places(DatasetSpec(), OutputSpec(root=root))
 
 
 def test_inversion_needs_no_target_prompts(tiny: model.VideoModel, manifest: Callable[..., Path]) -> None:

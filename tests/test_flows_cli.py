@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from cogvideo_core.presets import PRESETS
 from cogvideo_core.shapes.make import make_clips
-from flows.cli import app, parse_sets, settings_of
+from flows.cli import app
+from flows.cli_settings import parse_sets, settings_of
 
 Invoke = Callable[..., Result]
 COMMANDS = (
@@ -206,7 +207,8 @@ def test_a_source_that_is_not_there(invoke: Invoke, fast: tuple[str, ...], tmp_p
 
 def test_a_wrong_model_is_one_sentence(invoke: Invoke, prefect_harness: None, tmp_path: Path) -> None:
     """No traceback; what to give instead."""
-    result = invoke("run", tmp_path / "in", "--output", tmp_path / "run", "--model", tmp_path)
+    manifest = make_clips(tmp_path / "in", 1)
+    result = invoke("run", manifest, "--output", tmp_path / "run", "--model", tmp_path)
     assert result.exit_code == 2 and "has no model_index.json; give a folder in the diffusers layout" in result.stderr
 
 

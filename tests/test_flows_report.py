@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from cogvideo_core.outcomes import Records, Spool, Times, spanned, times_of
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
-from flows import cli, cli_up, report
+from flows import cli_running, cli_up, report
 from flows.engines import in_flight
 from flows.planning import plan_dataset
 from tasks.settings import Settings
@@ -108,14 +109,14 @@ def test_the_cores_warnings_reach_the_logs_of_runs(monkeypatch: pytest.MonkeyPat
                 patch.delenv(variable, raising=False)
             if given:
                 patch.setenv(name, given)
-            cli.prepare_prefect()
-            assert cli.os.environ[name] == expected
+            cli_running.prepare_prefect()
+            assert os.environ[name] == expected
             for variable in cli_up.connect():
                 patch.delenv(variable, raising=False)
     code = (
         "import json, logging, os\n"
-        "from flows import cli\n"
-        "cli.prepare_prefect()\n"
+        "from flows import cli_running\n"
+        "cli_running.prepare_prefect()\n"
         "import prefect\n"
         "from prefect.logging.configuration import setup_logging\n"
         "setup_logging()\n"

@@ -1,0 +1,89 @@
+"""How a command runs a flow: what is checked before a Prefect server starts, the server, and the closing table."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import cli_up
+from flows.exits import OK, PARTLY, sentences
+
+
+def prepare_prefect() -> None:
+    """Telemetry off, and no server log between the bars, unless the user says otherwise; before Prefect's import.
+
+    SIGTERM ends the command by an exit: Prefect's temporary server would outlive a process that a signal ends.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+    for name, value in cli_up.connect().items():
+        os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
+    """What can be known without a server and without weights: output, source, prompts, then the model's configuration.
+
+    What needs no model comes first, for that takes no time. Raises the project's errors.
+    """
+    from cogvideo_core.places import check_places, check_source
+
+    check_places(settings["dataset"], settings["output"])
+    check_source(settings["dataset"], need_targets)
+    from cogvideo_core import plan
+    from cogvideo_core.configuration import configured
+
+    if not sys.stderr.isatty():
+        _hide_library_bars()
+    plan.check_shape(settings["dataset"], configured(settings["model"]))
+
+
+def _hide_library_bars() -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def execute(flow_name: str, settings: dict[str, Any]) -> None:
+    """Runs a flow in this process and ends with the exit code of its outcome."""
+    prepare_prefect()
+    with sentences():
+        preflight(settings, need_targets=flow_name == "edit_dataset")
+        from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
+
+        counts = getattr(flows, flow_name)(**settings)
+    finish(counts)
+
+
+def finish(counts: dict[str, Any]) -> None:
+    """The closing table, and the exit code."""
+    report(counts)
+    raise typer.Exit(PARTLY if counts["failed"] else OK)
+
+
+def report(counts: dict[str, Any]) -> None:
+    """The closing table, on standard output."""
+    table = Table("what", "count", title="Edited dataset")
+    for name, label in (
+        ("clips", "clips"),
+        ("succeeded", "succeeded"),
+        ("failed", "failed"),
+        ("edits_made", "edits made"),
+        ("edits_reused", "edits reused"),
+        ("evaluations", "model evaluations"),
+        ("dataset_edits", "edits in the dataset"),
+    ):
+        table.add_row(label, str(counts[name]))
+    Console().print(table)
+    typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")

@@ -1,0 +1,142 @@
+"""The six groups of settings from what a command is given: preset, settings file, the command's own options, --set."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
+
+GROUPS: dict[str, type[Spec]] = {
+    "dataset": DatasetSpec,
+    "model": ModelSpec,
+    "inversion": InversionSpec,
+    "recipe": RecipeSpec,
+    "output": OutputSpec,
+    "engine": EngineSpec,
+}
+NOT_SETTINGS = ("plan", "last_stage", "title")  # what plan/settings.json says beside them
+Groups = dict[str, dict[str, Any]]
+
+
+def nearest(word: str, known: Mapping[str, Any]) -> str:
+    """`; did you mean x?`, or "" where nothing is near."""
+    found = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def parse_sets(pairs: list[str]) -> Groups:
+    """["recipe.seeds=[0,1]"] -> {"recipe": {"seeds": [0, 1]}}; values are JSON where they parse as such, else text."""
+    found: Groups = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        group, dot, field = path.partition(".")
+        if not equals or not dot or group not in GROUPS:
+            near = nearest(group, GROUPS) if dot and equals else ""
+            problem = f"{pair!r} is not group.field=value; groups are {', '.join(GROUPS)}{near}"
+            raise typer.BadParameter(problem, param_hint="--set")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        found.setdefault(group, {})[field] = value
+    return found
+
+
+def settings_file(path: str) -> Groups:
+    """The groups in a YAML, TOML or JSON file, such as the plan/settings.json of an earlier run. "" is no file."""
+    if not path:
+        return {}
+    try:
+        text = Path(path).read_text("utf-8")
+        found = tomllib.loads(text) if path.lower().endswith(".toml") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())[:200]
+        problem = f"{path!r} can't be read ({why}); give a YAML, TOML or JSON file"
+        raise typer.BadParameter(problem, param_hint="--settings") from error
+    if not isinstance(found, dict) or not all(isinstance(fields, dict | str | int) for fields in found.values()):
+        problem = f"{path!r} holds no groups of settings; write group: {{field: value}} with {', '.join(GROUPS)}"
+        raise typer.BadParameter(problem, param_hint="--settings")
+    groups = {name: fields for name, fields in found.items() if name not in NOT_SETTINGS}
+    for name, fields in groups.items():
+        if name not in GROUPS or not isinstance(fields, dict):
+            problem = (
+                f"{path!r}: {name!r} is no group of settings; groups are {', '.join(GROUPS)}{nearest(name, GROUPS)}"
+            )
+            raise typer.BadParameter(problem, param_hint="--settings")
+    return groups
+
+
+def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
+    """The six groups: preset, then the settings file, then the command's own options, then --set, the last of which
+    wins. `recipe` "" is the default preset, unless the file has a recipe."""
+    told = settings_file(file)
+    if recipe and recipe not in PRESETS:
+        problem = f"{recipe!r} is no preset; there are {', '.join(PRESETS)}{nearest(recipe, PRESETS)}"
+        raise typer.BadParameter(problem, param_hint="--recipe")
+    groups: Groups = {}
+    if recipe or "recipe" not in told:
+        groups["recipe"] = PRESETS[recipe or "balanced"].as_json()
+        told = {name: fields for name, fields in told.items() if name != "recipe" or not recipe}
+    if recipe in PRESET_INVERSIONS:
+        groups["inversion"] = PRESET_INVERSIONS[recipe].as_json()
+    for layer in (told, given, parse_sets(sets)):
+        for group, fields in layer.items():
+            groups[group] = groups.get(group, {}) | fields
+    return {name: group_of(name, groups.get(name, {})) for name in GROUPS}
+
+
+def group_of(name: str, fields: dict[str, Any]) -> Spec:
+    """One group of settings; what is wrong is said as `group.field: problem`."""
+    try:
+        return GROUPS[name](**fields)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, (name, *e['loc'])))}: {_problem(name, e)}" for e in error.errors()]
+        raise typer.BadParameter("; ".join(lines)) from error
+
+
+def _problem(name: str, error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"no such field{nearest(str(error['loc'][0]), GROUPS[name].model_fields)}"
+    given = f", not {error['input']!r}" if error["type"] != "value_error" and len(repr(error["input"])) < 60 else ""
+    return f"{error['msg']}{given}"
+
+
+def described(name: str) -> list[tuple[str, str, str, str]]:
+    """(field, default, what is allowed, description) of each field of a group."""
+    schema = GROUPS[name].model_json_schema()
+    rows = []
+    for field, about in schema["properties"].items():
+        rows.append((field, json.dumps(about.get("default")), _allowed(about), about.get("description", "")))
+    return rows
+
+
+BOUNDS = {
+    "minimum": ">= {}",
+    "maximum": "<= {}",
+    "exclusiveMinimum": "> {}",
+    "exclusiveMaximum": "< {}",
+    "minLength": "at least {} characters",
+    "minItems": "at least {}",
+    "maxItems": "at most {}",
+    "pattern": "as {}",
+}
+
+
+def _allowed(about: dict[str, Any]) -> str:
+    """What a field's JSON schema lets pass, in a few words."""
+    if "enum" in about:
+        return ", ".join(map(str, about["enum"]))
+    kind = {"string": "text", "boolean": "true, false", "array": "list"}.get(
+        about.get("type", ""), about.get("type", "")
+    )
+    return " ".join([kind, *(text.format(about[word]) for word, text in BOUNDS.items() if word in about)])
