@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 
 import diffusers
+from huggingface_hub import snapshot_download
 
+from cogvideo_core.checkpoint_files import read_json
+from cogvideo_core.components import check_all_weights, check_configs, check_tokenizer
 from cogvideo_core.errors import ModelError
+from cogvideo_core.file_hashes import sha256_of
 from cogvideo_core.options import check_config
 from cogvideo_core.specs import ModelSpec
 
@@ -19,46 +22,78 @@ COMPONENTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
-def model_folder(spec: ModelSpec) -> Path:
-    """A local diffusers folder: the shipped one for "shapes", the one given, or the hub's download of safetensors."""
+CONFIGS = ("model_index.json", "*/*.json", "tokenizer/*", "*/*.txt")
+
+
+def model_folder(spec: ModelSpec, weights: bool = True) -> Path:
+    """A local diffusers folder: the shipped one for "shapes", the one given, or the hub's download of safetensors.
+
+    Without `weights` a hub id costs its configurations alone. Raises ModelError.
+    """
     if spec.path == "shapes":
-        return Path(str(resources.files("cogvideo_core.shapes"))) / "model"
-    folder = Path(spec.path)
-    if folder.exists():
-        return folder
-    if spec.path.count("/") != 1 or spec.path.startswith((".", "/")):
+        folder = Path(str(resources.files("cogvideo_core.shapes"))) / "model"
+    elif (folder := Path(spec.path)).exists():
+        pass
+    elif spec.path.count("/") != 1 or spec.path.startswith((".", "/")):
         raise ModelError(
             f"field model: {spec.path!r} is no folder and no hub id; give shapes, a diffusers folder or a hub id"
         )
+    else:
+        return _from_hub(spec, weights)
+    if spec.revision:
+        raise ModelError(
+            f"field model.revision: {spec.revision!r} is given with {spec.path!r}, which is a folder and has no "
+            "revisions; leave it empty, or give a hub id"
+        )
+    return folder
+
+
+def _from_hub(spec: ModelSpec, weights: bool) -> Path:
+    revision = spec.revision or None
     try:
+        if not weights:
+            return Path(snapshot_download(spec.path, revision=revision, allow_patterns=list(CONFIGS)))
         return Path(
             diffusers.DiffusionPipeline.download(
-                spec.path, revision=spec.revision or None, use_safetensors=True, trust_remote_code=False
+                spec.path, revision=revision, use_safetensors=True, trust_remote_code=False
             )
         )
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
+        which = f"revision {spec.revision!r} of {spec.path!r}" if revision else repr(spec.path)
         raise ModelError(
-            f"field model: {spec.path!r} could not be had from the hub ({type(error).__name__}); "
-            "check the id and the network, or download it and give the folder"
+            f"field model: {which} is not in the local cache and could not be had from the hub "
+            f"({type(error).__name__}); check id, revision and network, or download it and give the folder"
         ) from error
 
 
-def check_folder(folder: Path) -> str:
-    """The pipeline class named in model_index.json, after the checks that need no weights. Raises ModelError."""
+def check_folder(folder: Path, weights: bool = True) -> str:
+    """The pipeline class named in model_index.json, after all checks of the folder's components.
+
+    Without `weights`, the configurations alone are looked at. Raises ModelError.
+    """
     index = folder / "model_index.json"
     if not index.is_file():
         raise ModelError(f"field model: {str(folder)!r} has no model_index.json; give a folder in the diffusers layout")
-    name = json.loads(index.read_text()).get("_class_name")
+    name = read_json(index).get("_class_name")
     if name not in PIPELINES:
         raise ModelError(f"field model: {str(folder)!r} is a {name}; supported are {', '.join(PIPELINES)}")
+    if weights:
+        _check_safe(folder)
+    check_configs(folder)
+    check_layout(folder, name)
+    check_config(folder)
+    if weights:
+        check_tokenizer(folder)
+        check_all_weights(folder)
+    return str(name)
+
+
+def _check_safe(folder: Path) -> None:
     for part in ("vae", "transformer", "text_encoder"):
         files = [file.suffix for file in (folder / part).glob("*")]
         if ".safetensors" not in files:
             found = "only pickled weights, which are never loaded" if PICKLED & set(files) else "no weights"
             raise ModelError(f"field model: {str(folder / part)!r} holds {found}; convert or download safetensors")
-    check_layout(folder, name)
-    check_config(folder)
-    return str(name)
 
 
 def component_fingerprints(folder: Path) -> dict[str, str]:
@@ -70,8 +105,7 @@ def component_fingerprints(folder: Path) -> dict[str, str]:
             if file.suffix in PICKLED or file.name.startswith(".") or not file.is_file():
                 continue
             digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(file)))
         found[part] = digest.hexdigest()
     return found
 
@@ -93,9 +127,4 @@ def check_layout(folder: Path, pipeline: str) -> None:
 
 def _config(part: Path, name: str) -> int:
     """A whole number of a component's config.json; 16 where it is left out, as diffusers has it."""
-    try:
-        return int(json.loads((part / "config.json").read_text()).get(name, 16))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"field model: {str(part / 'config.json')!r} can't be read ({type(error).__name__}); download it again"
-        ) from error
+    return int(read_json(part / "config.json").get(name, 16))

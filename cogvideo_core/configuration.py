@@ -59,8 +59,8 @@ class Configured:
 
 def configured(spec: ModelSpec) -> Configured:
     """Of a model that is not loaded, after the checks that need no weights. Raises ModelError."""
-    folder = model_folder(spec)
-    check_folder(folder)
+    folder = model_folder(spec, weights=False)
+    check_folder(folder, weights=False)
     parts = {"transformer": diffusers.CogVideoXTransformer3DModel, "vae": diffusers.AutoencoderKLCogVideoX}
     return Configured(*(_config(folder / part, kind) for part, kind in parts.items()))
 

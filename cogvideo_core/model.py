@@ -18,6 +18,7 @@ from torch import Tensor
 from cogvideo_core import options, processors
 from cogvideo_core.attention import Reference
 from cogvideo_core.checkpoint import check_folder, component_fingerprints, model_folder
+from cogvideo_core.checkpoint_files import unreadable
 from cogvideo_core.configuration import Configured
 from cogvideo_core.configuration import VideoShape as VideoShape
 from cogvideo_core.image_to_video import OFS, Images
@@ -189,9 +190,12 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
     spec = placed(spec, shape)
     device, lora_file = chosen_device(spec), options.lora_file(spec)
     dtypes = {"vae": getattr(torch, spec.vae_dtype), "default": getattr(torch, spec.dtype)}
-    pipe = getattr(diffusers, name).from_pretrained(
-        folder, dtype=dtypes, use_safetensors=True, local_files_only=True, text_encoder=None
-    )
+    try:
+        pipe = getattr(diffusers, name).from_pretrained(
+            folder, dtype=dtypes, use_safetensors=True, local_files_only=True, text_encoder=None
+        )
+    except Exception as error:
+        raise unreadable(folder, error) from error
     pipe.set_progress_bar_config(disable=True)
     lora = options.add_lora(pipe, lora_file, spec.lora_scale)
     if spec.vae_tiling == "on":

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from cogvideo_core import memory
-from cogvideo_core.checkpoint import check_folder, model_folder
+from cogvideo_core.checkpoint import model_folder
 from cogvideo_core.configuration import VideoShape, configured
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.specs import ModelSpec
@@ -50,7 +50,6 @@ def placed(spec: ModelSpec, shape: VideoShape | None = None) -> ModelSpec:
     if "auto" not in (spec.dtype, spec.vae_tiling):
         return spec
     folder, device = model_folder(spec), chosen_device(spec)
-    check_folder(folder)
     dtype: str = spec.dtype
     if dtype == "auto":
         dtype = stored_precision(folder / "transformer") if device.type == "cuda" else "float32"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import T5EncoderModel
 
+from cogvideo_core.checkpoint_files import unreadable
 from cogvideo_core.errors import OutOfMemory
 from cogvideo_core.failures import ran_out_of_memory
 from cogvideo_core.memory import give_back
@@ -59,7 +60,10 @@ class TextEncoder:
     def _load(self) -> None:
         if self.pipe.text_encoder is None and self.folder is not None:
             self.pipe.maybe_free_model_hooks()  # with CPU offload: what was used last makes room
-            encoder = T5EncoderModel.from_pretrained(self.folder, dtype=self.pipe.transformer.dtype)
+            try:
+                encoder = T5EncoderModel.from_pretrained(self.folder, dtype=self.pipe.transformer.dtype)
+            except Exception as error:
+                raise unreadable(self.folder, error) from error
             self.pipe.register_modules(text_encoder=encoder.to(self.device).eval())
 
     def drop(self) -> None:
