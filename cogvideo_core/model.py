@@ -22,6 +22,7 @@ from cogvideo_core.checkpoint_files import unreadable
 from cogvideo_core.configuration import Configured
 from cogvideo_core.configuration import VideoShape as VideoShape
 from cogvideo_core.image_to_video import OFS, Images
+from cogvideo_core.lora import add_loras, lora_files
 from cogvideo_core.memory import Room
 from cogvideo_core.placement import chosen_device as chosen_device
 from cogvideo_core.placement import placed
@@ -188,7 +189,7 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
     folder = model_folder(spec)
     name = check_folder(folder)
     spec = placed(spec, shape)
-    device, lora_file = chosen_device(spec), options.lora_file(spec)
+    device, loras = chosen_device(spec), lora_files(spec)
     dtypes = {"vae": getattr(torch, spec.vae_dtype), "default": getattr(torch, spec.dtype)}
     try:
         pipe = getattr(diffusers, name).from_pretrained(
@@ -197,7 +198,7 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
     except Exception as error:
         raise unreadable(folder, error) from error
     pipe.set_progress_bar_config(disable=True)
-    lora = options.add_lora(pipe, lora_file, spec.lora_scale)
+    lora = add_loras(pipe, loras)
     if spec.vae_tiling == "on":
         pipe.vae.enable_tiling()
     if spec.vae_slicing:

@@ -79,7 +79,8 @@ class ModelSpec(Spec):
     lora: str = Field(
         "",
         title="LoRA",
-        description="A safetensors file, a folder with one, or a hub id. Empty: none. Pickles are refused.",
+        description="A safetensors file, a folder with one, or a hub id; several with commas between, each with *0.5 "
+        "for a strength of its own. Empty: none. Pickles are refused.",
     )
     lora_scale: float = Field(1.0, title="LoRA scale", ge=-4, le=4, description="Strength of the LoRA.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
