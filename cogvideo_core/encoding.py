@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cogvideo_core import sources, video
+from cogvideo_core import clip_files, video
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.first_frame import encode_first_frame
 from cogvideo_core.ledger import Commit
@@ -60,8 +60,8 @@ def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
     """Opens the file; the same content under another path finds its units here."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        path = sources.fetch(clip, folder, work.dataset.max_megabytes * 10**6)  # type: ignore[arg-type]
-        content = sources.content_sha256(path)
+        path = clip_files.fetch(clip, folder, work.dataset.max_megabytes * 10**6)
+        content = clip_files.content_sha256(path)
         units = _encoded(work, clip, content) or _encode_new(work, clip, path, folder, content)
     if clip["stamp"]:
         alias = {"source_id": clip["source_id"]}

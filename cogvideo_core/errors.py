@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, format and direction marks, surrogates, line separators
+
+
+def one_line(text: str) -> str:
+    """The text as it may stand in a log, a table or a page: what is invisible or would break a line is escaped."""
+    if text.isprintable():
+        return text
+    escaped = (repr(c)[1:-1] if unicodedata.category(c) in UNSHOWN and c != "\u200d" else c for c in text)
+    return "".join(escaped)
 
 
 class EditError(Exception):
@@ -16,6 +27,9 @@ class EditError(Exception):
     kind = "bug"
     retryable = False
     ran = False  # whether work was done before it was raised
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ClipError(EditError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cogvideo_core.errors import EditError, OutOfMemory
+from cogvideo_core.errors import EditError, OutOfMemory, one_line
 from cogvideo_core.uris import unsigned
 
 Record = dict[str, Any]
@@ -55,7 +55,7 @@ def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record
         "stage": stage,
         "error": type(error).__name__,
         "kind": kind,
-        "message": unsigned(str(error))[:MESSAGE_CHARS] or type(error).__name__,
+        "message": one_line(unsigned(str(error)))[:MESSAGE_CHARS] or type(error).__name__,
         "attempts": attempts + clip.get("attempts_before", 0),
         "retryable": retryable,
         "timings": clip.get("timings", []),

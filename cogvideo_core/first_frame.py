@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from cogvideo_core import sources
+from cogvideo_core import clip_files
 from cogvideo_core.errors import ClipError, ClipTooLarge, NotAnImage, about_field
 from cogvideo_core.specs import fingerprint
 from cogvideo_core.units import first_frame_spec, shape_of
@@ -49,7 +49,7 @@ def _bytes(clip: Record) -> bytes:
     named: Any = {"clip": clip["first_frame_uri"], "uri": clip["image_uri"], "size": 0, "source_id": "first-frame"}
     try:
         with tempfile.TemporaryDirectory() as folder:
-            return sources.fetch(named, Path(folder), MAX_BYTES).read_bytes()
+            return clip_files.fetch(named, Path(folder), MAX_BYTES).read_bytes()
     except ClipTooLarge as error:
         raise ClipTooLarge(error.clip, error.problem, "give a smaller image") from error
 

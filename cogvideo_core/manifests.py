@@ -6,20 +6,23 @@ A row that can't be used is yielded as the error it raised; a file that can't be
 from __future__ import annotations
 
 import csv
-import io
 import json
+import math
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cogvideo_core.errors import BadManifest, ClipError, EditError
-from cogvideo_core.uris import has_control, is_remote, local_path, open_store, path_part, printable, scrubbed
+from cogvideo_core.errors import BadManifest, ClipError, EditError, one_line
+from cogvideo_core.lines import lines, opened
+from cogvideo_core.uris import has_control, path_part, printable, scrubbed
 
-ENDINGS = (".jsonl", ".csv", ".parquet")
+ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
+DELIMITERS = ",;\t"
 ALIASES = {
     "clip": ("clip", "file_name", "video", "uri"),
     "source_prompt": ("source_prompt", "caption"),
@@ -28,7 +31,9 @@ ALIASES = {
 }
 MAX_PROMPT = 2_000  # characters
 MAX_PROMPTS = 1_000  # of one clip
-MAX_LINE_BYTES = 1 << 20
+BREAKS = re.compile(r"\s*[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # line breaks and tabs, with the spaces around them
+Values = dict[str, list[Any]]
+"""field -> what its columns hold: several where a manifest has several columns for it."""
 
 
 class Row(NamedTuple):
@@ -61,7 +66,7 @@ def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True
     Adjacent rows that differ in target prompts alone become one, their target prompts in order, without duplicates.
     Rows further apart stay apart, so memory stays flat. Raises BadManifest while iterating.
     """
-    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
+    readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows}
     held: Row | None = None
     for place, fields in readers[ending(uri)](uri):
         row = _checked(place, fields, extra, need_targets)
@@ -82,7 +87,7 @@ def text_prompts(uri: str) -> list[str]:
     Raises BadManifest.
     """
     prompts: dict[str, None] = {}
-    for place, line in _lines(uri):
+    for place, line in lines(uri):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
                 prompts[_prompt(place, "prompt", line)] = None
@@ -100,27 +105,51 @@ def _same(a: Row, b: Row) -> bool:
     return room and a._replace(target_prompts=()) == b._replace(target_prompts=())
 
 
-def _checked(place: str, fields: dict[str, Any] | EditError, extra: Sequence[str], need_targets: bool) -> Row | BadRow:
+def _checked(place: str, fields: Values | EditError, extra: Sequence[str], need_targets: bool) -> Row | BadRow:
     clip = place
     try:
         if isinstance(fields, EditError):
             raise fields
-        if not isinstance(fields.get("clip"), str) or not fields["clip"].strip():
+        named = _one(place, "clip", fields)
+        if not isinstance(named, str) or not named.strip():
             raise ClipError(place, "the field clip is missing or no text", "give a path or URL", field="row")
-        clip = fields["clip"]
-        source = _prompt(clip, "source_prompt", fields.get("source_prompt") or "")
-        targets = _targets(clip, fields.get("target_prompts"), extra)
+        clip = named
+        source = _prompt(clip, "source_prompt", _one(clip, "source_prompt", fields) or "")
+        targets = _targets(clip, fields.get("target_prompts", []), extra)
         if need_targets and not targets:
             raise ClipError(_short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
-        return Row(clip, source, targets, _uri(clip, fields.get("first_frame_uri")))
+        return Row(clip, source, targets, _uri(clip, _one(clip, "first_frame_uri", fields)))
     except EditError as error:
         return BadRow(printable(clip[:200]), error)
 
 
-def _targets(clip: str, value: Any, extra: Sequence[str]) -> tuple[str, ...]:
-    own = [value] if isinstance(value, str) else value or []
-    if not isinstance(own, list):
-        raise ClipError(_short(clip), "target_prompts is no list of texts", "write a list such as ['a blue circle']")
+def _is_missing(value: Any) -> bool:
+    """Also what other tools write for nothing: NaN, as a number or as text."""
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
+    )
+
+
+def _one(clip: str, field: str, fields: Values) -> Any:
+    """What a row says in a field; None where it says nothing. Raises ClipError where two columns differ."""
+    given = [value for value in fields.get(field, []) if not _is_missing(value)]
+    if any(value != given[0] for value in given[1:]):
+        names = " and ".join(ALIASES[field])
+        problem = f"two columns for {field} ({names} mean the same) hold different values"
+        raise ClipError(_short(clip), problem, "keep one of them", field="row" if field == "clip" else "clip")
+    return given[0] if given else None
+
+
+def _targets(clip: str, values: list[Any], extra: Sequence[str]) -> tuple[str, ...]:
+    own: list[Any] = []
+    for value in values:
+        if (isinstance(value, _Pairs) or not isinstance(value, list | str)) and not _is_missing(value):
+            problem = "target_prompts is no list of texts"
+            raise ClipError(_short(clip), problem, "write a list such as ['a blue circle']")
+        own += value if isinstance(value, list) else [value]
+    own = [value for value in own if not _is_missing(value)]
     if len(own) + len(extra) > MAX_PROMPTS:
         raise ClipError(_short(clip), f"it has more than {MAX_PROMPTS} target prompts", "split them over several rows")
     prompts = [_prompt(clip, "target prompt", one) for one in own] + list(extra)
@@ -134,9 +163,10 @@ def _uri(clip: str, value: Any) -> str:
 
 
 def _prompt(clip: str, field: str, value: Any) -> str:
+    """A prompt on one line: line breaks and tabs become spaces. Raises ClipError."""
     if not isinstance(value, str):
         raise ClipError(_short(clip), f"its {field} is no text", "write it as text")
-    text = value.strip()
+    text = BREAKS.sub(" ", value.strip()).strip()
     if len(text) > MAX_PROMPT:
         raise ClipError(_short(clip), f"its {field} has {len(text)} characters", f"shorten it to {MAX_PROMPT}")
     if has_control(text):
@@ -148,35 +178,42 @@ def _short(clip: str) -> str:
     return printable(clip[:200])
 
 
-def _columns(uri: str, header: Sequence[str]) -> dict[str, int]:
-    """Where each known field stands. Raises BadManifest when there is no clip column."""
-    names = [name.strip() for name in header]
-    columns = {field: next((names.index(a) for a in ALIASES[field] if a in names), -1) for field in ALIASES}
-    if columns["clip"] < 0:
-        found = printable(", ".join(names))[:200]
+def _columns(uri: str, header: Sequence[str]) -> dict[str, list[int]]:
+    """Where each known field stands, in all columns that mean it, whatever their case. Raises BadManifest when there is
+    no clip column."""
+    names = [name.strip().lower() for name in header]
+    columns = {field: [at for at, name in enumerate(names) if name in ALIASES[field]] for field in ALIASES}
+    if not columns["clip"]:
+        found = one_line(printable(", ".join(name.strip() for name in header)))[:200]
         raise BadManifest(
             f"manifest {uri!r} has no column clip (found: {found}); name it clip, file_name, video or uri"
         )
-    return {field: at for field, at in columns.items() if at >= 0}
+    return columns
 
 
-def _jsonl_rows(uri: str) -> Iterator[tuple[str, dict[str, Any] | EditError]]:
-    for place, line in _lines(uri):
+def _jsonl_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
+    for place, line in lines(uri):
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_Pairs)
         except (ValueError, RecursionError) as error:
             yield place, ClipError(place, f"it is not JSON ({str(error)[:80]})", "correct it", field="row")
             continue
-        if isinstance(value, dict):
-            yield place, {f: next((value[a] for a in ALIASES[f] if value.get(a) is not None), None) for f in ALIASES}
+        if isinstance(value, _Pairs):
+            yield place, {f: [v for name, v in value if name.strip().lower() in ALIASES[f]] for f in ALIASES}
         else:
             yield place, ClipError(place, "it is no JSON object", "write {...} with clip in it", field="row")
 
 
-def _csv_rows(uri: str) -> Iterator[tuple[str, dict[str, Any] | EditError]]:
-    reader = csv.reader(line for _, line in _lines(uri))
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it is written, so that a name that stands twice is seen."""
+
+
+def _csv_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
+    texts = (line for _, line in lines(uri))
+    first = next(texts, "")
+    reader = csv.reader(chain([first], texts), delimiter=max(DELIMITERS, key=first.count))
     try:
         header = next(reader, [])
     except csv.Error as error:
@@ -190,57 +227,38 @@ def _csv_rows(uri: str) -> Iterator[tuple[str, dict[str, Any] | EditError]]:
             continue
         if cells is None:
             return
-        if cells:
+        if any(cell.strip() for cell in cells):
             yield f"line {reader.line_num}", _csv_fields(f"line {reader.line_num}", cells, len(header), columns)
 
 
-def _csv_fields(place: str, cells: list[str], width: int, columns: dict[str, int]) -> dict[str, Any] | EditError:
+def _csv_fields(place: str, cells: list[str], width: int, columns: dict[str, list[int]]) -> Values | EditError:
+    while len(cells) > width and not cells[-1].strip():  # a spreadsheet's empty columns
+        cells = cells[:-1]
     if len(cells) != width:  # an unquoted comma in a prompt would cut it short in silence
         problem = f"it has {len(cells)} cells, the header {width}"
         return ClipError(place, problem, 'put texts with commas in "quotes"', field="row")
-    fields: dict[str, Any] = {field: cells[at].strip() for field, at in columns.items()}
-    return fields | {"target_prompts": fields.get("target_prompts", "").split("|")}
+    fields: Values = {field: [cells[at].strip() for at in found] for field, found in columns.items()}
+    return fields | {"target_prompts": [part for text in fields["target_prompts"] for part in text.split("|")]}
 
 
-def _parquet_rows(uri: str) -> Iterator[tuple[str, dict[str, Any] | EditError]]:
-    with _opened(uri) as file:
+def _parquet_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
+    with opened(uri) as file:
         try:
             table = pq.ParquetFile(file)
-            names = list(table.schema_arrow.names)
-            columns = _columns(uri, names)
+            columns = _columns(uri, table.schema_arrow.names)
+            wanted = {field: [table.schema_arrow.names[at] for at in found] for field, found in columns.items()}
             row = 0
-            for batch in table.iter_batches(batch_size=256, columns=[names[at] for at in columns.values()]):
-                for values in batch.to_pylist():
+            for batch in table.iter_batches(
+                batch_size=256, columns=sorted({n for names in wanted.values() for n in names})
+            ):
+                held = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+                for index in range(batch.num_rows):
                     row += 1
-                    yield f"row {row}", {field: values[names[at]] for field, at in columns.items()}
-        except (pa.ArrowException, OSError, ValueError) as error:
+                    yield (
+                        f"row {row}",
+                        {field: [held[name][index] for name in names] for field, names in wanted.items()},
+                    )
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise BadManifest(
                 f"manifest {uri!r} is no readable Parquet file ({scrubbed(error)}); write it anew"
             ) from error
-
-
-def _lines(uri: str) -> Iterator[tuple[str, str]]:
-    """("line 1", text): bytes that are no UTF-8 become lone surrogates, which the row's check refuses."""
-    with _opened(uri) as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                raise BadManifest(f"file {uri!r}: line {number} is longer than {MAX_LINE_BYTES} bytes; split it")
-            yield f"line {number}", line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
-
-
-@contextmanager
-def _opened(uri: str) -> Iterator[BinaryIO]:
-    try:
-        if is_remote(uri):
-            store, path = open_store(uri)
-            file = io.BufferedReader(store.open(path, "rb"))
-        else:
-            file = open(local_path(uri), "rb")  # noqa: SIM115 - closed by the with below
-    except FileNotFoundError as error:
-        raise BadManifest(f"file {uri!r} does not exist; check the path") from error
-    except Exception as error:  # every store has its own classes
-        raise BadManifest(f"file {uri!r} can't be read ({scrubbed(error)}); check address and access") from error
-    with file:
-        yield file

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cogvideo_core import sources, video
+from cogvideo_core import clip_files, sources, video
 from cogvideo_core.configuration import Configured
 from cogvideo_core.errors import BadSpec, ClipError
 from cogvideo_core.failures import attempt, is_failure
@@ -65,9 +65,9 @@ def _opened(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
     """The clip with what its file says of itself and the sha256 of its bytes; `windows` counts those it is cut into."""
     shape, limits = shape_of(dataset, model), video.Limits.of(dataset)
     with tempfile.TemporaryDirectory() as folder:
-        path = sources.fetch(clip, Path(folder), dataset.max_megabytes * 10**6)  # type: ignore[arg-type]
+        path = clip_files.fetch(clip, Path(folder), dataset.max_megabytes * 10**6)
         found = video.probe(path, clip["clip"], limits)
         windows = len(video.windows(found, clip["clip"], shape.frames, shape.fps, dataset.window))
-        about: Record = {"content": sources.content_sha256(path), "seconds": found.seconds, "windows": windows}
+        about: Record = {"content": clip_files.content_sha256(path), "seconds": found.seconds, "windows": windows}
     sizes = {"source_frames": found.frames, "source_height": found.height, "source_width": found.width}
     return clip | about | sizes | {"source_fps": float(found.fps)}

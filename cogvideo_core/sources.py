@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import os
 import posixpath
-import stat
-import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+from cogvideo_core.clip_files import local_stat, remote_stat
 from cogvideo_core.errors import (
     BadManifest,
-    ClipTooLarge,
     EditError,
     ForbiddenUri,
-    MissingClip,
-    NotAVideo,
     StorageError,
     about_field,
 )
@@ -25,6 +21,7 @@ from cogvideo_core.manifests import BadRow, Row, ending, is_manifest, manifest_r
 from cogvideo_core.specs import DatasetSpec, fingerprint
 from cogvideo_core.uris import (
     check_uri,
+    is_hidden,
     is_remote,
     is_video,
     local_path,
@@ -37,11 +34,13 @@ from cogvideo_core.uris import (
     walk_videos,
 )
 
+logger = logging.getLogger(__name__)
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
+# video files that are not read: named when a folder is gone through, so that nobody misses them
+OTHER_ENDINGS = frozenset(
+    {".3gp", ".asf", ".flv", ".gif", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv"}
+)
 FOLDER_FILES = ("prompts.txt", "prompts.jsonl", "manifest.jsonl", "manifest.csv", "manifest.parquet")
-CHUNK_BYTES = 1 << 20
-ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
-DATES = ("Last-Modified", "mtime", "LastModified", "last_modified", "created")
 
 
 class Clip(TypedDict):
@@ -109,32 +108,6 @@ def at_window(clip: Clip, window: int) -> Clip:
     return {**clip, "window": window, "source_id": _source_id(clip["uri"], clip["size"], clip["stamp"], window)}
 
 
-def fetch(clip: Clip, folder: Path, max_bytes: int) -> Path:
-    """A local path to the clip's bytes: a local file itself, a remote one downloaded into `folder` (made if missing).
-
-    Raises MissingClip, NotAVideo, ForbiddenUri (the path has become a symlink), ClipTooLarge (more than `max_bytes`),
-    StorageError (the download broke off, or the object has changed since it was listed).
-    """
-    if not is_remote(clip["uri"]):
-        path = Path(clip["uri"])
-        if os.path.realpath(path) != clip["uri"]:
-            raise ForbiddenUri(clip["clip"], "its path has changed since it was listed", "run again")
-        _limit(clip, _local_stat(clip["clip"], clip["uri"])[0], max_bytes)
-        return path
-    _limit(clip, clip["size"], max_bytes)
-    path = folder / f"{clip['source_id']}{ending(clip['uri'])[:8]}"
-    if not (clip["size"] and path.is_file() and path.stat().st_size == clip["size"]):
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(clip, path, max_bytes)
-    return path
-
-
-def content_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _rows(spec: DatasetSpec, need_targets: bool) -> tuple[Iterator[Row | BadRow], _Place]:
     source, prompts = check_uri(spec.source), spec.prompts and check_uri(spec.prompts)
     if is_manifest(source):
@@ -152,6 +125,8 @@ def _rows(spec: DatasetSpec, need_targets: bool) -> tuple[Iterator[Row | BadRow]
 
 
 def _prompts_in(source: str, allow_outside: bool, needed: bool) -> str:
+    if not is_remote(source) and not os.path.exists(local_path(source)):
+        raise BadManifest(f"source {source!r} does not exist; give a folder of videos or a manifest")
     names = [name for name in FOLDER_FILES if _exists(f"{source.rstrip('/')}/{name}")]
     if len(names) > 1:
         raise BadManifest(f"source {source!r} holds {' and '.join(names)}; keep one of them, or say which in prompts")
@@ -183,12 +158,20 @@ def _folder_rows(source: str, prompts: tuple[str, ...]) -> Iterator[Row | BadRow
         return
     if not os.path.isdir(local_path(source)):
         raise BadManifest(f"source {source!r} is no folder; give a folder of videos or a manifest")
-    for found in walk_videos(local_path(source), VIDEO_ENDINGS):
+    skipped: Counter[str] = Counter()
+    for found in walk_videos(local_path(source), VIDEO_ENDINGS, skipped):
         if isinstance(found, OSError):
             problem = StorageError(f"folder {found.filename!r} can't be read ({found.strerror}); check its permissions")
             yield BadRow(printable(str(found.filename)), problem)
         else:
             yield Row(found, "", prompts)
+    _tell_skipped(source, skipped)
+
+
+def _tell_skipped(source: str, skipped: Counter[str]) -> None:
+    if others := {ending: count for ending, count in skipped.items() if ending in OTHER_ENDINGS}:
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        logger.warning("source %r: %d videos of other kinds are skipped (%s)", source, sum(others.values()), kinds)
 
 
 def _remote_names(source: str) -> list[str]:
@@ -197,6 +180,7 @@ def _remote_names(source: str) -> list[str]:
         names = [posixpath.relpath(name, path) for name in store.find(path)]
     except Exception as error:  # every store has its own classes
         raise BadManifest(f"source {source!r} can't be listed ({scrubbed(error)}); check address and access") from error
+    _tell_skipped(source, Counter(ending(name) for name in names if not is_hidden(name)))
     return sorted(name for name in names if is_video(name, VIDEO_ENDINGS))
 
 
@@ -205,7 +189,7 @@ def _clip(row: Row, place: _Place) -> Clip | Failure:
         uri = resolve(row.clip, *place)
         with about_field(row.clip, "first_frame_uri"):
             image_uri = resolve(row.first_frame_uri, *place) if row.first_frame_uri else ""
-        size, stamp = _remote_stat(row.clip, uri) if is_remote(uri) else _local_stat(row.clip, uri)
+        size, stamp = remote_stat(row.clip, uri) if is_remote(uri) else local_stat(row.clip, uri)
     except EditError as error:
         return _failed(row.clip, error)
     return Clip(
@@ -236,65 +220,3 @@ def _failed(clip: str, error: EditError) -> Failure:
         message=printable(str(error)),
         retryable=error.retryable,
     )
-
-
-def _local_stat(clip: str, path: str) -> tuple[int, str]:
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingClip(clip, "there is no such file", "correct the path or remove the row") from error
-    except OSError as error:
-        raise StorageError(f"clip {clip!r}: can't be read ({error.strerror}); check its permissions") from error
-    if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for ever
-        raise NotAVideo(clip, "it is no regular file", "remove the row")
-    return found.st_size, str(found.st_mtime_ns)
-
-
-def _remote_stat(clip: str, uri: str) -> tuple[int, str]:
-    store, path = open_store(uri)
-    try:
-        info = store.info(path)
-    except FileNotFoundError as error:
-        raise MissingClip(clip, "there is no such object", "correct the URL or remove the row") from error
-    except Exception as error:  # every store has its own classes
-        raise StorageError(
-            f"clip {clip!r}: its store does not answer ({scrubbed(error)}); check access, try again"
-        ) from error
-    if info.get("type") == "directory":
-        raise NotAVideo(clip, "it is a folder", "name the files in it")
-    stamps = (str(info[key]).strip('"') for key in (*ETAGS, *DATES) if info.get(key))
-    return int(info.get("size") or 0), next(stamps, "")
-
-
-def _limit(clip: Clip, size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        problem = f"it has more than {max_bytes / 1e6:,.0f} MB"
-        raise ClipTooLarge(clip["clip"], problem, "raise max_megabytes or shorten the clip")
-
-
-def _download(clip: Clip, path: Path, max_bytes: int) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".fetch-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            size = 0
-            for chunk in _chunks(clip):
-                size += len(chunk)
-                _limit(clip, size, max_bytes)
-                file.write(chunk)
-        if clip["size"] and size != clip["size"]:
-            raise StorageError(f"clip {clip['clip']!r}: {size} bytes came instead of {clip['size']}; run again")
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _chunks(clip: Clip) -> Iterator[bytes]:
-    store, path = open_store(clip["uri"])
-    try:
-        with store.open(path, "rb") as remote:
-            while chunk := remote.read(CHUNK_BYTES):
-                yield chunk
-    except FileNotFoundError as error:
-        raise MissingClip(clip["clip"], "the object is gone", "correct the URL or remove the row") from error
-    except Exception as error:  # every store has its own classes
-        raise StorageError(f"clip {clip['clip']!r}: the download broke off ({scrubbed(error)}); run again") from error

@@ -9,9 +9,10 @@ import os
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -71,13 +72,16 @@ def local_path(uri: str) -> str:
     return os.path.realpath(_plain(uri))
 
 
-def check_uri(uri: str) -> str:
-    """The URI itself. Raises ForbiddenUri for a protocol, form or character that is not allowed."""
+def check_uri(uri: str, is_clip: bool = False) -> str:
+    """The URI itself. Raises ForbiddenUri for a protocol, form or character that is not allowed.
+
+    A clip's local path may hold `::`, for it is never given to fsspec, which would take it for a chain.
+    """
     if not uri.strip() or len(uri) > MAX_URI:
         raise _forbidden(uri, "it is empty or too long", f"give 1 to {MAX_URI} characters")
     if has_control(uri):
         raise _forbidden(uri, "it has control characters or is not UTF-8", "rename the file")
-    if "::" in uri:
+    if "::" in uri and not (is_clip and "://" not in uri):
         raise _forbidden(uri, "chained URLs are not allowed", "name the file itself")
     kind = protocol(uri)
     if kind and kind not in REMOTE | {"file"}:
@@ -94,7 +98,7 @@ def resolve(clip: str, base: str, allow_outside: bool = False, from_remote: bool
     remote manifest names the clip: it may not name absolute local paths, and never leaves `base`.
     Raises ForbiddenUri.
     """
-    clip = check_uri(clip)
+    clip = check_uri(clip, is_clip=True)
     if is_remote(clip):
         return clip
     absolute = protocol(clip) == "file" or clip.startswith("/")
@@ -106,7 +110,13 @@ def resolve(clip: str, base: str, allow_outside: bool = False, from_remote: bool
     path = os.path.realpath(local_path(clip) if absolute else os.path.join(root, clip))
     if not (allow_outside and not from_remote) and os.path.commonpath([root, path]) != root:
         raise _forbidden(clip, "it lies outside the source folder", "move it inside, or set allow_outside")
-    return path
+    return path if os.path.lexists(path) else _in_other_form(path)
+
+
+def _in_other_form(path: str) -> str:
+    """The path in Unicode's composed or decomposed form, where a file is called so: macOS writes names decomposed."""
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.isfile(form) and not os.path.islink(form)), path)
 
 
 def safe_name(clip: str) -> str:
@@ -133,9 +143,10 @@ def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
         raise StorageError(f"{problem}; check address and credentials") from error
 
 
-def walk_videos(folder: str, endings: frozenset[str]) -> Iterator[str | OSError]:
+def walk_videos(folder: str, endings: frozenset[str], skipped: Counter[str] | None = None) -> Iterator[str | OSError]:
     """Relative POSIX paths of videos below a local folder, in sorted order; hidden names and linked folders are not
-    entered. Holds one folder's names at a time. A folder that can't be read yields its OSError.
+    entered. Holds one folder's names at a time. A folder that can't be read yields its OSError. `skipped` counts the
+    endings of all other files.
     """
     waiting = [(folder, "")]
     while waiting:
@@ -147,16 +158,27 @@ def walk_videos(folder: str, endings: frozenset[str]) -> Iterator[str | OSError]
                 yield error
         elif is_video(relative, endings):
             yield relative
+        elif skipped is not None and not is_hidden(relative):
+            skipped[posixpath.splitext(relative)[1].lower()] += 1
 
 
 def is_video(relative: str, endings: frozenset[str]) -> bool:
     """By its ending, and no part of its path is hidden."""
-    hidden = any(part.startswith(".") for part in relative.split("/"))
-    return not hidden and posixpath.splitext(relative)[1].lower() in endings
+    return not is_hidden(relative) and posixpath.splitext(relative)[1].lower() in endings
+
+
+def is_hidden(relative: str) -> bool:
+    """Whether a part of the path begins with a dot."""
+    return any(part.startswith(".") for part in relative.split("/"))
 
 
 def _plain(uri: str) -> str:
-    return uri.partition("://")[2] if protocol(uri) == "file" else uri
+    """A plain path of a local path or a file URL, whose %20 means a space (RFC 8089), unless a file is called so."""
+    if protocol(uri) != "file":
+        return uri
+    written = uri.partition("://")[2]
+    meant = unquote(written)
+    return written if meant != written and os.path.lexists(written) and not os.path.lexists(meant) else meant
 
 
 def _entries(path: str) -> list[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from cogvideo_core import sources
+from cogvideo_core import clip_files, sources
 from cogvideo_core.errors import BadManifest, ClipTooLarge, ForbiddenUri, MissingClip, NotAVideo, StorageError
 from cogvideo_core.specs import DatasetSpec
 
@@ -199,21 +199,21 @@ def test_source_id_follows_the_file_and_the_window(folder: Path) -> None:
 def test_fetch_uses_a_local_file_in_place(folder: Path, tmp_path: Path) -> None:
     """Nothing is copied; too large, missing and swapped files are refused."""
     record: Any = read(jsonl(folder / "m.jsonl", {"clip": "b.mp4", "target_prompts": ["x"]}))[0]
-    path = sources.fetch(record, tmp_path / "down", 100)
+    path = clip_files.fetch(record, tmp_path / "down", 100)
     assert path == (folder / "b.mp4").resolve() and not (tmp_path / "down").exists()
-    assert sources.content_sha256(path) == hashlib.sha256(b"b.mp4").hexdigest()
+    assert clip_files.content_sha256(path) == hashlib.sha256(b"b.mp4").hexdigest()
     with pytest.raises(ClipTooLarge):
-        sources.fetch(record, tmp_path, 4)
+        clip_files.fetch(record, tmp_path, 4)
     (folder / "b.mp4").unlink()
     with pytest.raises(MissingClip):
-        sources.fetch(record, tmp_path, 100)
+        clip_files.fetch(record, tmp_path, 100)
     (folder / "b.mp4").symlink_to("/etc/passwd")
     with pytest.raises(ForbiddenUri):
-        sources.fetch(record, tmp_path, 100_000)
+        clip_files.fetch(record, tmp_path, 100_000)
     (folder / "b.mp4").unlink()
     (folder / "b.mp4").mkdir()
     with pytest.raises(NotAVideo):
-        sources.fetch(record, tmp_path, 100)
+        clip_files.fetch(record, tmp_path, 100)
 
 
 def test_fetch_downloads_within_the_limit(folder: Path, tmp_path: Path, remote: Callable[[str, bytes], str]) -> None:
@@ -221,24 +221,24 @@ def test_fetch_downloads_within_the_limit(folder: Path, tmp_path: Path, remote: 
     url = remote("a.mp4", b"1234")
     record: Any = read(jsonl(folder / "m.jsonl", {"clip": url, "target_prompts": ["x"]}))[0]
     down = tmp_path / "down"
-    path = sources.fetch(record, down, 4)
+    path = clip_files.fetch(record, down, 4)
     assert path.read_bytes() == b"1234" and path.suffix == ".mp4" and path.parent == down
     stamp = path.stat().st_mtime_ns
-    assert sources.fetch(record, down, 4).stat().st_mtime_ns == stamp
+    assert clip_files.fetch(record, down, 4).stat().st_mtime_ns == stamp
     path.unlink()
     unknown: Any = {**record, "size": 0}
     with pytest.raises(ClipTooLarge):
-        sources.fetch(record, down, 3)
+        clip_files.fetch(record, down, 3)
     with pytest.raises(ClipTooLarge):
-        sources.fetch(unknown, down, 3)
-    assert sources.fetch(unknown, down, 4).read_bytes() == b"1234"
+        clip_files.fetch(unknown, down, 3)
+    assert clip_files.fetch(unknown, down, 4).read_bytes() == b"1234"
     path.unlink()
     remote("a.mp4", b"12345")
     with pytest.raises(StorageError, match="5 bytes came instead of 4"):
-        sources.fetch(record, down, 100)
+        clip_files.fetch(record, down, 100)
     fsspec.filesystem("memory").rm("/sources/a.mp4")
     with pytest.raises(MissingClip):
-        sources.fetch(record, down, 100)
+        clip_files.fetch(record, down, 100)
     assert list(down.iterdir()) == []
 
 
@@ -250,3 +250,16 @@ def test_a_folder_without_prompts_is_enough_where_none_are_needed(folder: Path) 
     assert {tuple(clip["target_prompts"]) for clip in found} == {()}
     with pytest.raises(BadManifest, match="prompts"):
         list(sources.read_clips(spec))
+
+
+def test_videos_of_other_kinds_are_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder's files of kinds that are not read are counted by ending in one warning; hidden and other files are not
+    spoken of. Local and remote folders do the same."""
+    for name in ("x.ts", "deep/y.WMV", "z.ts", ".hidden.ts", "notes.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    (folder / "prompts.list").write_text("x\n")
+    spec = DatasetSpec(source=str(folder), prompts=str(folder / "prompts.list"))
+    assert all("error" not in record for record in sources.read_clips(spec))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("3 videos of other kinds are skipped (2 .ts, 1 .wmv)")
