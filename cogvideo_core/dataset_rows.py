@@ -35,6 +35,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "height": pa.int32(),
     "width": pa.int32(),
     "fps": pa.int32(),
+    "damaged_frames": pa.int32(),
     "model": pa.string(),
     "source_id": pa.string(),
     "source_key": pa.string(),
@@ -85,6 +86,7 @@ MEANING = {
     "height": "in pixels",
     "width": "in pixels",
     "fps": "frames a second",
+    "damaged_frames": "of the source's window, which its decoder had to mend or could not make",
     "model": "folder or hub id, and its LoRA",
     "source_id": "hash of the clip's address, size, stamp and window",
     "source_key": "hash of what determines the source's video",
@@ -225,7 +227,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
-    added = {"first_frame_uri": "", "strength": 1.0}  # rows that earlier runs left may lack them
+    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}  # rows that earlier runs left may lack them
     return (
         added
         | row

@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cogvideo_core import clip_files, video
-from cogvideo_core.errors import CorruptObject
+from cogvideo_core.errors import CorruptObject, DamagedClip
 from cogvideo_core.first_frame import encode_first_frame
 from cogvideo_core.ledger import Commit
 from cogvideo_core.specs import fingerprint
 from cogvideo_core.units import frames_spec, latents_spec, shape_of, source_spec
 from cogvideo_core.vae import finite
+from cogvideo_core.video_timeline import Picks
 from cogvideo_core.work import Record, Work, timed
 
 
@@ -74,7 +75,9 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
     found = video.probe(path, name, limits)
     window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
-    frames = video.decode(path, name, found, window, shape.height, shape.width, shape.fps, work.dataset.fit, limits)
+    size = (shape.height, shape.width, shape.fps)
+    frames, taken = video.decode_counted(path, name, found, window, *size, work.dataset.fit, limits)
+    check_damage(name, taken, work.dataset.max_damage)
     latents_of, source_of = _specs(work, clip, content)
     latents = work.find("latents", fingerprint(latents_of))
     if latents is None:
@@ -84,9 +87,16 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     audio = (path, found, window) if found.has_audio and work.output.audio == "copy" else None
     video.encode(frames, folder / "source.mp4", shape.fps, work.output.crf, audio)
     record: Record = {"frames": shape.frames, "height": shape.height, "width": shape.width, "fps": shape.fps}
-    record |= {"has_audio": audio is not None, "probe": found.as_json()}
+    record |= {"has_audio": audio is not None, "probe": found.as_json(), "damaged_frames": taken.damaged}
     files = {"source.mp4": folder / "source.mp4"}
     return latents, work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
+
+
+def check_damage(clip: str, taken: Picks, most: float) -> None:
+    """Raises DamagedClip for a window of which more than this share is damaged."""
+    if taken.damaged > most * taken.frames:
+        problem = f"{taken.damaged} of {taken.frames} frames of the window are damaged, more than max_damage {most:g}"
+        raise DamagedClip(clip, problem, "copy or download it again, remove it, or raise dataset.max_damage")
 
 
 def _tensors(work: Work, frames: np.ndarray) -> dict[str, Tensor]:

@@ -78,6 +78,10 @@ class TruncatedClip(ClipError):
     """The file ends before its video does."""
 
 
+class DamagedClip(ClipError):
+    """More of its frames are damaged than `dataset.max_damage` allows."""
+
+
 class ClipTooLarge(ClipError):
     """More bytes, pixels, frames or seconds than the limits allow."""
 

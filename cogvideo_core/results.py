@@ -54,6 +54,7 @@ def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
     return {
         **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
         **edit,
+        "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
         "first_frame_uri": shown_clip(record["first_frame_uri"]),
         "negative_prompt": work.recipe.negative_prompt,
         "recipe": work.recipe.name,

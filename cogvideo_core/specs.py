@@ -51,6 +51,12 @@ class DatasetSpec(Spec):
         3840 * 2160, title="Largest frame", ge=256, description="Pixels a frame; larger clips are refused."
     )
     max_megabytes: int = Field(4096, title="Largest file", ge=1, description="Megabytes; larger files are refused.")
+    max_damage: Fraction01 = Field(
+        0.05,
+        title="Most damage",
+        description="Share of a window's frames that the decoder had to mend or could not make; beyond, the clip is "
+        "refused.",
+    )
     timeout_s: float = Field(300, title="Time-out", gt=0, description="Seconds that reading one clip may take.")
     allow_outside: bool = Field(
         False,

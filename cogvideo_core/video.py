@@ -20,6 +20,7 @@ from PIL import Image
 
 from cogvideo_core.errors import BadSpec, ClipError, ClipTooShort, NotAVideo, StorageError, TruncatedClip
 from cogvideo_core.video_probe import Probe, probe
+from cogvideo_core.video_timeline import Picks, picks
 from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
 
 __all__ = ["Limits", "Probe", "Window", "decode", "encode", "poster", "probe", "windows"]
@@ -65,16 +66,25 @@ def decode(
     clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). Primaries and transfer stay.
     Raises TruncatedClip, NotAVideo, ClipTimeout and what check_file raises.
     """
+    return decode_counted(path, clip, probe, window, height, width, fps, fit, limits)[0]
+
+
+def decode_counted(
+    path: Path, clip: str, probe: Probe, window: Window, height: int, width: int, fps: int, fit: Fit, limits: Limits
+) -> tuple[np.ndarray, Picks]:
+    """What `decode` gives, and which of the file's frames it has taken."""
     check_file(path, clip, limits)
-    graph = _decode_graph(path, probe, window, height, width, fps, fit, limits)
+    taken = picks(path, clip, probe, window.start_s, window.frames, fps, limits)
+    graph = _decode_graph(path, probe, taken, height, width, fit, limits)
     ran = run(ffmpeg.compile(graph, cmd=_ffmpeg()), clip, limits.timeout_s)
     got = len(ran.output) // (height * width * 3)
     if not got and ran.status:
         raise NotAVideo(clip, f"it can't be decoded ({reason(ran.stderr, path)})", "re-encode it as H.264")
-    if got < window.frames:
-        problem = f"only {got} of {window.frames} frames could be read from {window.start_s:g} s on"
+    if got != len(taken.times):
+        problem = f"only {got} of {len(taken.times)} frames could be read again from {window.start_s:g} s on"
         raise TruncatedClip(clip, problem, "copy or download it again, or remove it")
-    return np.frombuffer(ran.output, np.uint8).reshape(window.frames, height, width, 3).copy()
+    frames = np.frombuffer(ran.output, np.uint8).reshape(got, height, width, 3)
+    return frames[taken.places], taken
 
 
 def encode(
@@ -84,15 +94,18 @@ def encode(
 
     yuv420p, BT.709, limited range: the tags are written and the pixels are converted by that matrix. Bit-exact and on
     one thread; crf 0 counts as 1, because browsers refuse lossless H.264. `audio_from` adds that window's audio,
-    copied when mp4 can hold it, else as AAC.
+    copied when the muxer takes it, else as AAC.
     The file appears whole or not at all. Raises BadSpec, ClipError (its audio can't be used), StorageError.
     """
     _check_frames(frames)
     audio = audio_from if audio_from is not None and audio_from[1].has_audio else None
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        graph = _encode_graph(frames.shape, part, fps, crf, audio)
-        ran = run(ffmpeg.compile(graph, cmd=_ffmpeg()), path.name, ENCODE_TIMEOUT_S, frames.tobytes())
+        for copy in (True, False):  # what mp4 can't hold, the muxer says: MP3 below 16 kHz is one such
+            graph = _encode_graph(frames.shape, part, fps, crf, audio, copy)
+            ran = run(ffmpeg.compile(graph, cmd=_ffmpeg()), path.name, ENCODE_TIMEOUT_S, frames.tobytes())
+            if not ran.status or audio is None:
+                break
         if ran.status:
             raise _encode_error(path, audio, reason(ran.stderr, part))
         os.replace(part, path)
@@ -115,26 +128,17 @@ def _ffmpeg() -> list[str]:
     return [ffmpeg_exe(), "-nostdin", "-hide_banner", "-v", "error", "-y"]
 
 
-def _decode_graph(
-    path: Path, probe: Probe, window: Window, height: int, width: int, fps: int, fit: Fit, limits: Limits
-) -> Any:
-    source_frame_s = float(1 / probe.fps)
-    options = source_options(limits.max_pixels) | {"fflags": "+genpts"}
-    if seek := max(0.0, _from_origin(probe, window) - source_frame_s):
-        # inaccurate: frames from the key frame on pass through, so the one shown at the window's start is there
-        options |= {"ss": f"{seek:.6f}", "noaccurate_seek": None}
+def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: int, fit: Fit, limits: Limits) -> Any:
+    """The chosen frames, by their times: ffmpeg makes its filters anew where a stream changes its size, pixel format or
+    range, so none may remember what came before."""
+    options = source_options(limits.max_pixels) | taken.options
     source = ffmpeg.input(file_url(path), copyts=None, **options)
-    # avi counts in whole frames: too coarse for the half frames of the next line
-    video = source[str(probe.stream)].filter("settb", "AVTB")
-    # rounding up, half a source frame early: the output frame at time t is the source frame nearest to t
-    video = video.filter("setpts", f"PTS-({probe.start_s + window.start_s + source_frame_s / 2:.6f})/TB")
-    # the last frame is shown for its full length, whatever the container's rounding
-    video = video.filter("tpad", stop_mode="clone", stop_duration=f"{source_frame_s:.6f}")
-    video = video.filter("fps", fps=fps, round="up", start_time=0)
-    video = _resize(video, probe, height, width, fit)
-    return ffmpeg.output(
-        video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", **{"frames:v": window.frames}
+    video = source[str(probe.stream)].filter("settb", "AVTB").filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}")
+    video = video.filter("select", "+".join(f"eq(pts,{time})" for time in taken.times))
+    video = (
+        _resize(video, probe, height, width, fit) if taken.one_size else _resize_any(video, probe, height, width, fit)
     )
+    return ffmpeg.output(video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
 
 
 def _from_origin(probe: Probe, window: Window) -> float:
@@ -150,10 +154,25 @@ def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
         video = video.filter("crop", crop_w, crop_h)
     elif fit == "pad":
         box_w, box_h = pad_size(probe, height, width)
+    return _scaled(video, probe, (box_w, box_h), (height, width))
+
+
+def _resize_any(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
+    """The same in expressions of each frame's own size, for streams that change it."""
+    box: tuple[object, object] = (width, height)
+    if fit == "crop":
+        sides = (f"min(iw,ih*{width}/{height}/sar)", f"min(ih,iw*sar*{height}/{width})")
+        video = video.filter("crop", *(f"max(2,2*round({side}/2))" for side in sides))
+    elif fit == "pad":
+        box = (f"max(1,min({width},round({height}*iw*sar/ih)))", f"max(1,min({height},round({width}*ih/iw/sar)))")
+    return _scaled(video, probe, box, (height, width))
+
+
+def _scaled(video: Any, probe: Probe, box: tuple[object, object], shape: tuple[int, int]) -> Any:
     colours = {"in_color_matrix": probe.matrix, "in_range": "full" if probe.full_range else "limited"}
-    video = video.filter("scale", box_w, box_h, flags=EXACT, out_range="full", **colours).filter("format", "rgb24")
-    if (box_w, box_h) != (width, height):
-        video = video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black")
+    video = video.filter("scale", *box, flags=EXACT, out_range="full", **colours).filter("format", "rgb24")
+    if box != (shape[1], shape[0]):
+        video = video.filter("pad", shape[1], shape[0], "(ow-iw)/2", "(oh-ih)/2", "black")
     return video
 
 
@@ -187,7 +206,12 @@ def _check_frames(frames: np.ndarray) -> None:
 
 
 def _encode_graph(
-    shape: tuple[int, ...], part: Path, fps: int, crf: int, audio: tuple[Path, Probe, Window] | None
+    shape: tuple[int, ...],
+    part: Path,
+    fps: int,
+    crf: int,
+    audio: tuple[Path, Probe, Window] | None,
+    copy: bool,
 ) -> Any:
     count, height, width, _ = shape
     source = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
@@ -198,7 +222,7 @@ def _encode_graph(
     if audio is not None:
         seconds = count / fps
         streams.append(_audio_stream(audio, seconds))
-        options |= _audio_options(audio[1], seconds)
+        options |= _audio_options(audio[1], seconds, copy)
     return ffmpeg.output(*streams, file_url(part), **options)
 
 
@@ -221,8 +245,8 @@ def _audio_stream(audio: tuple[Path, Probe, Window], seconds: float) -> Any:
     return ffmpeg.input(file_url(path), **options)[str(probe.audio_stream)]
 
 
-def _audio_options(probe: Probe, seconds: float) -> dict[str, object]:
-    codec = "copy" if probe.audio_codec in AUDIO_FOR_MP4 else "aac"
+def _audio_options(probe: Probe, seconds: float, copy: bool) -> dict[str, object]:
+    codec = "copy" if copy and probe.audio_codec in AUDIO_FOR_MP4 else "aac"
     return {"c:a": codec, "flags:a": "+bitexact", "t": f"{seconds:.6f}", "map_chapters": -1, "copypriorss:a": 0}
 
 

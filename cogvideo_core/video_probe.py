@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from cogvideo_core.video_boxes import truncation
 from cogvideo_core.video_tools import Limits, check_file, ffprobe_exe, file_url, reason, run, source_options
 
 ENTRIES = (
-    "format=duration,start_time:stream=index,codec_type,codec_name,width,height,pix_fmt,sample_aspect_ratio,"
+    "format=duration,start_time,format_name:stream=index,codec_type,codec_name,width,height,pix_fmt,sample_aspect_ratio,"
     "avg_frame_rate,r_frame_rate,duration,start_time,nb_frames,color_space,color_range:"
-    "stream_disposition=attached_pic:stream_tags=DURATION:stream_side_data=rotation"
+    "stream_disposition=attached_pic,timed_thumbnails,default:stream_tags=DURATION:stream_side_data=rotation"
 )
 MATRICES = {
     "bt709": "bt709",
@@ -39,8 +39,9 @@ class Probe:
     """One clip's video stream. width, height: stored pixels, before `rotation` (degrees clockwise) and `sample_aspect`.
 
     frames is an estimate where the container does not count. On the file's own clock the video's first frame is at
-    start_s, and the first frame or sound of all streams at origin_s. matrix (bt709, bt601, bt2020 ...) and full_range
-    say how its YCbCr becomes RGB.
+    start_s, and the first frame or sound of all streams at origin_s. clock_us: the first frame's time as the decoder
+    tells it, in microseconds; it differs from start_s where the container keeps no times of frames (avi). matrix
+    (bt709, bt601, bt2020 ...) and full_range say how its YCbCr becomes RGB.
     """
 
     width: int
@@ -58,6 +59,7 @@ class Probe:
     audio_codec: str = ""
     matrix: str = "bt709"
     full_range: bool = False
+    clock_us: int = 0
 
     def as_json(self) -> Json:
         return asdict(self) | {"sample_aspect": str(self.sample_aspect), "fps": str(self.fps)}
@@ -85,11 +87,22 @@ def probe(path: Path, clip: str, limits: Limits) -> Probe:
         raise TruncatedClip(clip, problem, "copy or download it again, or remove it")
     report = _report(path, clip, limits)
     streams = report.get("streams", [])
-    audio: Json = next((s for s in streams if s.get("codec_type") == "audio" and "codec_name" in s), {})
+    audio = _chosen([s for s in streams if s.get("codec_type") == "audio" and "codec_name" in s]) or {}
     found = _parse(_video_stream(streams, clip), report.get("format", {}), audio, path, clip, limits)
     _check_size(found.width * found.height, f"{found.width}x{found.height}", clip, limits)
     _check_seconds(found.seconds, clip, limits)
-    return found
+    return _with_clock(found, path, clip, limits, str(report.get("format", {}).get("format_name", "")))
+
+
+def _with_clock(found: Probe, path: Path, clip: str, limits: Limits, container: str) -> Probe:
+    """The first frame's true time. avi counts packets, whose first is the first frame, however late a decoder with
+    B-frames gives it."""
+    from cogvideo_core.video_timeline import first_frame  # which reads probes
+
+    first = first_frame(path, clip, found.stream, limits)
+    if first is None:
+        return replace(found, clock_us=round(found.start_s * 1e6))
+    return replace(found, clock_us=first, start_s=found.start_s if container == "avi" else first / 1e6)
 
 
 def _ffprobe(path: Path, limits: Limits, entries: str, *more: str) -> list[str]:
@@ -111,11 +124,19 @@ def _report(path: Path, clip: str, limits: Limits) -> Json:
 
 
 def _video_stream(streams: list[Json], clip: str) -> Json:
+    """The default video track, else the first; cover art and thumbnails are no video. Raises NoVideoStream."""
+    stills = ("attached_pic", "timed_thumbnails")
     videos = [s for s in streams if s.get("codec_type") == "video"]
-    for stream in videos:
-        if not stream.get("disposition", {}).get("attached_pic"):  # cover art is no video
-            return stream
-    raise NoVideoStream(clip, "it has no video stream", "use a file with video or remove the clip")
+    found = _chosen([s for s in videos if not any(s.get("disposition", {}).get(still) for still in stills)])
+    if found is None:
+        raise NoVideoStream(clip, "it has no video stream", "use a file with video or remove the clip")
+    return found
+
+
+def _chosen(streams: list[Json]) -> Json | None:
+    """The first that is flagged as default, else the first."""
+    flagged = [stream for stream in streams if stream.get("disposition", {}).get("default")]
+    return next(iter(flagged or streams), None)
 
 
 def _parse(stream: Json, container: Json, audio: Json, path: Path, clip: str, limits: Limits) -> Probe:

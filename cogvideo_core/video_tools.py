@@ -9,6 +9,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,7 @@ from cogvideo_core.specs import DatasetSpec
 
 CONTAINERS = "mov,mp4,matroska,webm,avi"
 STDERR_BYTES = 4096
+LINE_BYTES = 1 << 16
 REASON_CHARS = 160
 
 
@@ -104,13 +107,51 @@ def run(command: list[str], clip: str, timeout_s: float, data: bytes | None = No
                 command, input=data, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
-            remedy = "cut the clip or raise dataset.timeout_s"
-            raise ClipTimeout(clip, f"reading it took longer than timeout_s = {timeout_s:g}", remedy) from None
+            raise _too_long(clip, timeout_s) from None
         except OSError as error:
-            problem = f"{command[0]!r} can't be started ({error.strerror})"
-            raise BadSpec(f"{problem}; set COGVIDEO_FFMPEG and COGVIDEO_FFPROBE to working binaries") from None
+            raise _no_tool(command, error) from None
         errors.seek(0)
         return Ran(done.returncode, done.stdout, errors.read(STDERR_BYTES).decode("utf-8", "replace"))
+
+
+def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
+    """Lines of a tool's standard error as they come; it is killed when it takes longer or nobody listens any more.
+
+    Raises ClipTimeout, and BadSpec when the binary can't be started.
+    """
+    try:
+        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as error:
+        raise _no_tool(command, error) from None
+    assert tool.stderr is not None
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        tool.kill()
+
+    clock = threading.Timer(timeout_s, end)
+    clock.start()
+    try:
+        while line := tool.stderr.readline(LINE_BYTES):
+            yield line.decode("utf-8", "replace").rstrip()
+        if late.is_set():
+            raise _too_long(clip, timeout_s)
+    finally:
+        clock.cancel()
+        tool.kill()
+        tool.wait()
+        tool.stderr.close()
+
+
+def _no_tool(command: list[str], error: OSError) -> BadSpec:
+    problem = f"{command[0]!r} can't be started ({error.strerror})"
+    return BadSpec(f"{problem}; set COGVIDEO_FFMPEG and COGVIDEO_FFPROBE to working binaries")
+
+
+def _too_long(clip: str, timeout_s: float) -> ClipTimeout:
+    remedy = "cut the clip or raise dataset.timeout_s"
+    return ClipTimeout(clip, f"reading it took longer than timeout_s = {timeout_s:g}", remedy)
 
 
 def reason(stderr: str, path: Path) -> str:

@@ -95,6 +95,7 @@ def install(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     patch(video, "probe", lambda *_: found)
     patch(video, "windows", lambda *_: [video.Window(0, 0.0, 9)])
     patch(video, "decode", toy_decode)
+    patch(video, "decode_counted", lambda *given: (video.decode(*given), SimpleNamespace(damaged=0, frames=9)))
     patch(video, "encode", toy_encode)
     patch(clips, "batch_size", lambda work, record: EDITS_PER_BATCH)
 

@@ -1,0 +1,180 @@
+"""When a clip's frames are shown, which of them a window takes, and how many the decoder could not make whole.
+
+Containers tell times in their own ways, and some wrongly, so the frames are decoded once and asked: ffmpeg's showinfo
+prints each frame's time, size and checksum between the decoder's own complaints. The second pass (video.decode) takes
+the chosen frames by these times.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+
+from cogvideo_core.errors import NotAVideo, TruncatedClip
+from cogvideo_core.video_probe import Probe
+from cogvideo_core.video_tools import Limits, ffmpeg_exe, file_url, reason, run_lines, source_options
+
+US = 1_000_000  # microseconds: ffmpeg's AVTB
+TIE_US = 2  # rounding of two times that are equally far
+BEFORE_S = 1.0  # sought earlier than a window begins, so that the frame shown at its beginning is there
+AFTER_S = (1.0, 60.0)  # looked at behind a window: the frame nearest to its end may come after it
+MOST_FRAMES = 100_000  # of a window's stretch of the file
+SHOWN = re.compile(
+    r"\bn: *\d+ pts: *(?P<pts>-?\d+|NOPTS) .*?duration: *(?P<duration>-?\d+|NOPTS) .*?s:(?P<size>\d+x\d+) "
+    r".*?checksum:(?P<sum>\w+)"
+)
+COMPLAINT = re.compile(r"\[(warning|error|fatal)\] ?")
+MOST_SAID = 20
+PACKET_LOST = ("Error submitting packet to decoder",)
+FRAME_HURT = ("corrupt decoded frame", "concealing ")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its size, its picture's
+    checksum, and the complaints that came before it."""
+
+    pts: int
+    duration: int
+    size: str
+    checksum: str
+    lost: int
+    hurt: int
+
+
+@dataclass(frozen=True)
+class Picks:
+    """What a window takes: `times` of the distinct frames in order (microseconds on the file's clock), for each output
+    frame its place in them, whether all have one size, and how many of the window's frames are damaged. `options`: how
+    the file is to be opened to find the same times again."""
+
+    times: list[int]
+    places: list[int]
+    one_size: bool
+    damaged: int
+    frames: int
+    options: dict[str, object]
+
+
+def first_frame(path: Path, clip: str, stream: int, limits: Limits) -> int | None:
+    """When the first frame is shown, in microseconds on the file's own clock; None where none can be decoded."""
+    options: dict[str, object] = {"frames:v": 1}
+    return next((frame.pts for frame in _decoded(path, clip, stream, limits, {}, options)), None)
+
+
+def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: int, limits: Limits) -> Picks:
+    """The frames nearest in time to start_s + k / fps seconds after the first frame, k = 0 .. count - 1.
+
+    Of two that are equally near, the later. The last frame is shown for its full length. Raises NotAVideo,
+    TruncatedClip, ClipTimeout.
+    """
+    begin = probe.clock_us + round(start_s * US)
+    wanted = [begin + round(k * Fraction(US, fps)) for k in range(count)]
+    frames, said, options = list[Frame](), list[str](), dict[str, object]()
+    for after in AFTER_S:
+        frames, options = _stretch(path, clip, probe, wanted, after, limits, said)
+        if not frames or frames[-1].pts >= wanted[-1] or 2 * wanted[-1] - frames[-1].pts < wanted[-1] + after * US:
+            break
+    if not frames:
+        why = reason("\n".join(said), path)
+        raise NotAVideo(clip, f"no frame can be decoded from {start_s:g} s on ({why})", "re-encode it as H.264")
+    chosen = nearest(sorted(frame.pts for frame in frames), wanted)
+    _check_end(clip, frames, probe, wanted, start_s)
+    times = sorted(set(chosen))
+    damaged, among = damage(frames, times[0], times[-1])
+    sizes = {frame.size for frame in frames if times[0] <= frame.pts <= times[-1]}
+    return Picks(times, [bisect_left(times, time) for time in chosen], len(sizes) == 1, damaged, among, options)
+
+
+def nearest(times: list[int], wanted: Iterable[int]) -> list[int]:
+    """For each wanted time the nearest of the sorted `times`; the later of two that are equally near."""
+    chosen = []
+    for time in wanted:
+        at = bisect_left(times, time)
+        around = times[max(0, at - 1) : at + 1]
+        after = len(around) == 2 and around[1] - time <= time - around[0] + TIE_US
+        chosen.append(around[-1] if after or len(around) == 1 else around[0])
+    return chosen
+
+
+def _check_end(clip: str, frames: list[Frame], probe: Probe, wanted: list[int], start_s: float) -> None:
+    last = max(frames, key=lambda frame: frame.pts)
+    usual = float(US / probe.fps)
+    end = last.pts + max(float(last.duration), usual) + usual / 2  # containers round
+    if wanted[-1] > end:
+        got = sum(time <= end for time in wanted)
+        problem = f"only {got} of {len(wanted)} frames could be read from {start_s:g} s on"
+        raise TruncatedClip(clip, problem, "copy or download it again, or remove it")
+
+
+def damage(frames: list[Frame], first: int, last: int) -> tuple[int, int]:
+    """(damaged, all) frames shown from `first` to `last`: those that the decoder has mended, and those that it could
+    not make at all. What is said before the first may be due to the seek, and counts only at the file's start."""
+    inside = [frame for frame in frames if first <= frame.pts <= last]
+    told = inside if frames[0].pts < first else frames[: frames.index(inside[-1]) + 1]
+    told = told[1:] if frames[0].pts < first else told
+    lost = sum(frame.lost for frame in told)
+    return lost + sum(bool(frame.hurt) for frame in told), len(inside) + lost
+
+
+def _stretch(
+    path: Path, clip: str, probe: Probe, wanted: list[int], after: float, limits: Limits, said: list[str]
+) -> tuple[list[Frame], dict[str, object]]:
+    """The decoded frames around the wanted times, and how the file was opened; from its start where seeking comes out
+    behind them."""
+    end = (wanted[-1] / US) + after
+    for options in seek_options(probe, wanted[0]):
+        found = list(_decoded(path, clip, probe.stream, limits, options, {}, end, said))
+        if found and (min(frame.pts for frame in found) <= wanted[0] or "ss" not in options):
+            return found, options
+    return [], {}
+
+
+def seek_options(probe: Probe, first: int) -> Iterator[dict[str, object]]:
+    """Input options to begin at a time on the file's clock: at a key frame before it, then without seeking."""
+    # ffmpeg counts from the container's start
+    seek = first / US - probe.origin_s - BEFORE_S
+    if seek > 0:
+        yield {"ss": f"{seek:.6f}", "noaccurate_seek": None}
+    yield {}
+
+
+def _decoded(
+    path: Path,
+    clip: str,
+    stream: int,
+    limits: Limits,
+    given: dict[str, Any],
+    wanted: dict[str, Any],
+    end_s: float = 0.0,
+    said: list[str] | None = None,
+) -> Iterator[Frame]:
+    """Each frame as showinfo prints it, with the complaints before it. One thread, so that they come in order."""
+    options = source_options(limits.max_pixels) | {"threads": 1} | given
+    source = ffmpeg.input(file_url(path), copyts=None, **options)
+    video = source[str(stream)].filter("settb", "AVTB")
+    video = video.filter("trim", end=f"{end_s:.6f}") if end_s else video
+    output = ffmpeg.output(video.filter("showinfo", checksum=1), "-", format="null", fps_mode="passthrough", **wanted)
+    command = [ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+info"]
+    lost = hurt = count = 0
+    for line in run_lines(ffmpeg.compile(output, cmd=command), clip, limits.timeout_s):
+        if shown := SHOWN.search(line):
+            pts, duration = shown["pts"], shown["duration"]
+            if pts != "NOPTS":
+                length = int(duration) if duration != "NOPTS" else 0
+                yield Frame(int(pts), max(0, length), shown["size"], shown["sum"], lost, hurt)
+            lost = hurt = 0
+            if (count := count + 1) > MOST_FRAMES:
+                raise NotAVideo(clip, f"it has more than {MOST_FRAMES} frames in a window", "re-encode it at 60 fps")
+        elif complaint := COMPLAINT.search(line):
+            lost += any(words in line for words in PACKET_LOST)
+            hurt += any(words in line for words in FRAME_HURT)
+            if said is not None and len(said) < MOST_SAID:
+                said.append(line[complaint.end() :])
