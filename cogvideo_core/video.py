@@ -30,6 +30,7 @@ EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s would be cut too roughly
 ENCODE_TIMEOUT_S = 900.0
 POSTER_PX = 320
+GROUP = 40
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: in
     options = source_options(limits.max_pixels) | taken.options
     source = ffmpeg.input(file_url(path), copyts=None, **options)
     video = source[str(probe.stream)].filter("settb", "AVTB").filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}")
-    video = video.filter("select", "+".join(f"eq(pts,{time})" for time in taken.times))
+    video = video.filter("select", _any_of(taken.times))
     video = (
         _resize(video, probe, height, width, fit) if taken.one_size else _resize_any(video, probe, height, width, fit)
     )
@@ -144,6 +145,13 @@ def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: in
 def _from_origin(probe: Probe, window: Window) -> float:
     """Seconds from the container's start to the window's: what ffmpeg's `-ss` counts."""
     return max(0.0, probe.start_s - probe.origin_s + window.start_s)
+
+
+def _any_of(times: list[int]) -> str:
+    """A condition of ffmpeg's select, in groups: its expressions may not be nested a hundred deep, as a long sum is."""
+    terms = [f"eq(pts,{time})" for time in times]
+    groups = ("+".join(terms[start : start + GROUP]) for start in range(0, len(terms), GROUP))
+    return "+".join(f"({group})" for group in groups)
 
 
 def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:

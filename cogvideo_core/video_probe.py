@@ -125,12 +125,17 @@ def _report(path: Path, clip: str, limits: Limits) -> Json:
 
 def _video_stream(streams: list[Json], clip: str) -> Json:
     """The default video track, else the first; cover art and thumbnails are no video. Raises NoVideoStream."""
-    stills = ("attached_pic", "timed_thumbnails")
-    videos = [s for s in streams if s.get("codec_type") == "video"]
-    found = _chosen([s for s in videos if not any(s.get("disposition", {}).get(still) for still in stills)])
+    found = _chosen([s for s in streams if s.get("codec_type") == "video" and not _is_cover(s)])
     if found is None:
         raise NoVideoStream(clip, "it has no video stream", "use a file with video or remove the clip")
     return found
+
+
+def _is_cover(stream: Json) -> bool:
+    """A picture beside the video: flagged so, or a track of one picture, as mp4 files hold it."""
+    flags = stream.get("disposition", {})
+    one = stream.get("codec_name") in ("png", "mjpeg", "bmp", "webp") and str(stream.get("nb_frames")) == "1"
+    return bool(flags.get("attached_pic") or flags.get("timed_thumbnails") or one)
 
 
 def _chosen(streams: list[Json]) -> Json | None:

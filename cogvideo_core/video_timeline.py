@@ -1,21 +1,23 @@
 """When a clip's frames are shown, which of them a window takes, and how many the decoder could not make whole.
 
 Containers tell times in their own ways, and some wrongly, so the frames are decoded once and asked: ffmpeg's showinfo
-prints each frame's time, size and checksum between the decoder's own complaints. The second pass (video.decode) takes
+prints each frame's time and size between the decoder's own complaints. The second pass (video.decode) takes
 the chosen frames by these times.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import ffmpeg
+import numpy as np
 
 from cogvideo_core.errors import NotAVideo, TruncatedClip
 from cogvideo_core.video_probe import Probe
@@ -24,13 +26,12 @@ from cogvideo_core.video_tools import Limits, ffmpeg_exe, file_url, reason, run_
 US = 1_000_000  # microseconds: ffmpeg's AVTB
 TIE_US = 2  # rounding of two times that are equally far
 BEFORE_S = 1.0  # sought earlier than a window begins, so that the frame shown at its beginning is there
-AFTER_S = (1.0, 60.0)  # looked at behind a window: the frame nearest to its end may come after it
 MOST_FRAMES = 100_000  # of a window's stretch of the file
-SHOWN = re.compile(
-    r"\bn: *\d+ pts: *(?P<pts>-?\d+|NOPTS) .*?duration: *(?P<duration>-?\d+|NOPTS) .*?s:(?P<size>\d+x\d+) "
-    r".*?checksum:(?P<sum>\w+)"
-)
+# two pieces of what showinfo prints: a line of another thread may stand between them
+SHOWN = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) +pts_time:\S+ +duration: *(-?\d+|NOPTS)")
+SIZE = re.compile(r"\bs:(\d+x\d+) i:")
 COMPLAINT = re.compile(r"\[(warning|error|fatal)\] ?")
+OURS = "[null @"  # our own output, which counts in the first frame's steps and minds times that are nearer
 MOST_SAID = 20
 PACKET_LOST = ("Error submitting packet to decoder",)
 FRAME_HURT = ("corrupt decoded frame", "concealing ")
@@ -38,15 +39,15 @@ FRAME_HURT = ("corrupt decoded frame", "concealing ")
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its size, its picture's
-    checksum, and the complaints that came before it."""
+    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its size, and the complaints
+    before it: packets lost, frames mended, errors of any kind."""
 
     pts: int
     duration: int
     size: str
-    checksum: str
     lost: int
     hurt: int
+    errors: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class Picks:
 
 def first_frame(path: Path, clip: str, stream: int, limits: Limits) -> int | None:
     """When the first frame is shown, in microseconds on the file's own clock; None where none can be decoded."""
-    options: dict[str, object] = {"frames:v": 1}
-    return next((frame.pts for frame in _decoded(path, clip, stream, limits, {}, options)), None)
+    with closing(_decoded(path, clip, stream, limits, {}, [])) as frames:
+        return next((frame.pts for frame in frames), None)
 
 
 def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: int, limits: Limits) -> Picks:
@@ -77,11 +78,8 @@ def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: 
     """
     begin = probe.clock_us + round(start_s * US)
     wanted = [begin + round(k * Fraction(US, fps)) for k in range(count)]
-    frames, said, options = list[Frame](), list[str](), dict[str, object]()
-    for after in AFTER_S:
-        frames, options = _stretch(path, clip, probe, wanted, after, limits, said)
-        if not frames or frames[-1].pts >= wanted[-1] or 2 * wanted[-1] - frames[-1].pts < wanted[-1] + after * US:
-            break
+    said = list[str]()
+    frames, options = _stretch(path, clip, probe, wanted, limits, said)
     if not frames:
         why = reason("\n".join(said), path)
         raise NotAVideo(clip, f"no frame can be decoded from {start_s:g} s on ({why})", "re-encode it as H.264")
@@ -116,23 +114,38 @@ def _check_end(clip: str, frames: list[Frame], probe: Probe, wanted: list[int], 
 
 def damage(frames: list[Frame], first: int, last: int) -> tuple[int, int]:
     """(damaged, all) frames shown from `first` to `last`: those that the decoder has mended, and those that it could
-    not make at all. What is said before the first may be due to the seek, and counts only at the file's start."""
-    inside = [frame for frame in frames if first <= frame.pts <= last]
-    told = inside if frames[0].pts < first else frames[: frames.index(inside[-1]) + 1]
-    told = told[1:] if frames[0].pts < first else told
-    lost = sum(frame.lost for frame in told)
-    return lost + sum(bool(frame.hurt) for frame in told), len(inside) + lost
+    not make at all. A gap in time counts once the reader has complained, for it may pass over what it can't read.
+
+    What is said before the first may be due to the seek, and counts only at the file's start.
+    """
+    start = next(at for at, frame in enumerate(frames) if frame.pts >= first)
+    inside = [frame for frame in frames[start:] if frame.pts <= last]
+    usual = float(np.median(np.diff([frame.pts for frame in inside]))) if len(inside) > 1 else math.inf
+    hurt = lost = errors = gaps = 0
+    for before, frame in zip([None, *inside], inside, strict=False):
+        if before is None and start:
+            continue
+        errors += frame.errors
+        gaps += round((frame.pts - before.pts) / usual) - 1 if before and errors else 0
+        lost += frame.lost
+        hurt += bool(frame.hurt)
+    lost = max(lost, gaps)  # one and the same, told by two threads
+    return hurt + lost, len(inside) + lost
 
 
 def _stretch(
-    path: Path, clip: str, probe: Probe, wanted: list[int], after: float, limits: Limits, said: list[str]
+    path: Path, clip: str, probe: Probe, wanted: list[int], limits: Limits, said: list[str]
 ) -> tuple[list[Frame], dict[str, object]]:
-    """The decoded frames around the wanted times, and how the file was opened; from its start where seeking comes out
-    behind them."""
-    end = (wanted[-1] / US) + after
+    """The decoded frames around the wanted times, up to the first that is not before the last of them, and how the file
+    was opened; from its start where seeking comes out behind them."""
     for options in seek_options(probe, wanted[0]):
-        found = list(_decoded(path, clip, probe.stream, limits, options, {}, end, said))
-        if found and (min(frame.pts for frame in found) <= wanted[0] or "ss" not in options):
+        found = list[Frame]()
+        with closing(_decoded(path, clip, probe.stream, limits, options, said)) as frames:
+            for frame in frames:
+                found.append(frame)
+                if frame.pts >= wanted[-1]:
+                    break
+        if found and (found[0].pts <= wanted[0] or "ss" not in options):
             return found, options
     return [], {}
 
@@ -147,34 +160,42 @@ def seek_options(probe: Probe, first: int) -> Iterator[dict[str, object]]:
 
 
 def _decoded(
-    path: Path,
-    clip: str,
-    stream: int,
-    limits: Limits,
-    given: dict[str, Any],
-    wanted: dict[str, Any],
-    end_s: float = 0.0,
-    said: list[str] | None = None,
-) -> Iterator[Frame]:
-    """Each frame as showinfo prints it, with the complaints before it. One thread, so that they come in order."""
+    path: Path, clip: str, stream: int, limits: Limits, given: dict[str, object], said: list[str]
+) -> Generator[Frame, None, None]:
+    """Each frame as showinfo prints it, with the complaints before it. One thread, so that they come in order. `said`
+    gets the first complaints."""
     options = source_options(limits.max_pixels) | {"threads": 1} | given
     source = ffmpeg.input(file_url(path), copyts=None, **options)
-    video = source[str(stream)].filter("settb", "AVTB")
-    video = video.filter("trim", end=f"{end_s:.6f}") if end_s else video
-    output = ffmpeg.output(video.filter("showinfo", checksum=1), "-", format="null", fps_mode="passthrough", **wanted)
+    video = source[str(stream)].filter("settb", "AVTB").filter("showinfo", checksum=0)
+    output = ffmpeg.output(video, "-", format="null", fps_mode="passthrough")
     command = [ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+info"]
-    lost = hurt = count = 0
+    told = Complaints()
+    pts: int | None = None
+    length = count = 0
     for line in run_lines(ffmpeg.compile(output, cmd=command), clip, limits.timeout_s):
         if shown := SHOWN.search(line):
-            pts, duration = shown["pts"], shown["duration"]
-            if pts != "NOPTS":
-                length = int(duration) if duration != "NOPTS" else 0
-                yield Frame(int(pts), max(0, length), shown["size"], shown["sum"], lost, hurt)
-            lost = hurt = 0
+            pts, length = _number(shown[1]), max(0, _number(shown[2]) or 0)
             if (count := count + 1) > MOST_FRAMES:
                 raise NotAVideo(clip, f"it has more than {MOST_FRAMES} frames in a window", "re-encode it at 60 fps")
-        elif complaint := COMPLAINT.search(line):
-            lost += any(words in line for words in PACKET_LOST)
-            hurt += any(words in line for words in FRAME_HURT)
-            if said is not None and len(said) < MOST_SAID:
-                said.append(line[complaint.end() :])
+        elif (complaint := COMPLAINT.search(line)) and OURS not in line:
+            told.add(complaint[1], line[complaint.end() :])
+            said += [line[complaint.end() :]] if len(said) < MOST_SAID else []
+        if pts is not None and (size := SIZE.search(line)):
+            yield Frame(pts, length, size[1], told.lost, told.hurt, told.errors)
+            told, pts = Complaints(), None
+
+
+def _number(text: str) -> int | None:
+    return None if text == "NOPTS" else int(text)
+
+
+class Complaints:
+    """What stands in the log between two frames."""
+
+    def __init__(self) -> None:
+        self.lost = self.hurt = self.errors = 0
+
+    def add(self, level: str, text: str) -> None:
+        self.lost += any(words in text for words in PACKET_LOST)
+        self.hurt += any(words in text for words in FRAME_HURT)
+        self.errors += level != "warning"
