@@ -19,13 +19,14 @@ import numpy as np
 from PIL import Image
 
 from cogvideo_core.errors import BadSpec, ClipError, ClipTooShort, NotAVideo, StorageError, TruncatedClip
+from cogvideo_core.video_colour import EXACT, scaled
+from cogvideo_core.video_picture import input_options, shown
 from cogvideo_core.video_probe import Probe, probe
 from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
 
 __all__ = ["Limits", "Probe", "Window", "decode", "encode", "poster", "probe", "windows"]
 
 Fit = Literal["crop", "pad", "stretch"]
-EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s would be cut too roughly
 ENCODE_TIMEOUT_S = 900.0
 POSTER_PX = 320
@@ -119,7 +120,7 @@ def _decode_graph(
     path: Path, probe: Probe, window: Window, height: int, width: int, fps: int, fit: Fit, limits: Limits
 ) -> Any:
     source_frame_s = float(1 / probe.fps)
-    options = source_options(limits.max_pixels) | {"fflags": "+genpts"}
+    options = source_options(limits.max_pixels) | {"fflags": "+genpts"} | input_options(probe)
     if seek := max(0.0, _from_origin(probe, window) - source_frame_s):
         # inaccurate: frames from the key frame on pass through, so the one shown at the window's start is there
         options |= {"ss": f"{seek:.6f}", "noaccurate_seek": None}
@@ -131,7 +132,7 @@ def _decode_graph(
     # the last frame is shown for its full length, whatever the container's rounding
     video = video.filter("tpad", stop_mode="clone", stop_duration=f"{source_frame_s:.6f}")
     video = video.filter("fps", fps=fps, round="up", start_time=0)
-    video = _resize(video, probe, height, width, fit)
+    video = _resize(shown(video, probe), probe, height, width, fit)
     return ffmpeg.output(
         video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", **{"frames:v": window.frames}
     )
@@ -150,8 +151,7 @@ def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
         video = video.filter("crop", crop_w, crop_h)
     elif fit == "pad":
         box_w, box_h = pad_size(probe, height, width)
-    colours = {"in_color_matrix": probe.matrix, "in_range": "full" if probe.full_range else "limited"}
-    video = video.filter("scale", box_w, box_h, flags=EXACT, out_range="full", **colours).filter("format", "rgb24")
+    video = scaled(video, probe, box_w, box_h)
     if (box_w, box_h) != (width, height):
         video = video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black")
     return video
@@ -215,7 +215,7 @@ def _video_options(crf: int) -> dict[str, object]:
 
 def _audio_stream(audio: tuple[Path, Probe, Window], seconds: float) -> Any:
     path, probe, window = audio
-    options = source_options(probe.width * probe.height) | {"t": f"{seconds:.6f}"}
+    options = source_options(probe.stored_pixels) | {"t": f"{seconds:.6f}"}
     if begin := _from_origin(probe, window):
         options["ss"] = f"{begin:.6f}"
     return ffmpeg.input(file_url(path), **options)[str(probe.audio_stream)]
