@@ -20,6 +20,7 @@ from PIL import Image
 
 from cogvideo_core.errors import BadSpec, ClipError, ClipTooShort, NotAVideo, StorageError, TruncatedClip
 from cogvideo_core.video_colour import EXACT, scaled
+from cogvideo_core.video_fields import deinterlaced
 from cogvideo_core.video_picture import input_options, shown
 from cogvideo_core.video_probe import Probe, probe
 from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
@@ -62,8 +63,10 @@ def decode(
 ) -> np.ndarray:
     """The window's frames as the model sees them: uint8 [window.frames,height,width,3], full-range RGB, at `fps`.
 
-    Each is the source frame nearest in time. Rotation and non-square pixels are honoured; YCbCr becomes RGB by the
-    clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). Primaries and transfer stay.
+    Each is the source frame nearest in time. Clean aperture, rotation and non-square pixels are honoured; YCbCr becomes
+    RGB by the clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). What
+    `probe.picture` says is done: fields made whole, HDR brought to SDR, alpha laid over black. Else primaries and
+    transfer stay.
     Raises TruncatedClip, NotAVideo, ClipTimeout and what check_file raises.
     """
     check_file(path, clip, limits)
@@ -126,7 +129,7 @@ def _decode_graph(
         options |= {"ss": f"{seek:.6f}", "noaccurate_seek": None}
     source = ffmpeg.input(file_url(path), copyts=None, **options)
     # avi counts in whole frames: too coarse for the half frames of the next line
-    video = source[str(probe.stream)].filter("settb", "AVTB")
+    video = deinterlaced(source[str(probe.stream)], probe.picture).filter("settb", "AVTB")
     # rounding up, half a source frame early: the output frame at time t is the source frame nearest to t
     video = video.filter("setpts", f"PTS-({probe.start_s + window.start_s + source_frame_s / 2:.6f})/TB")
     # the last frame is shown for its full length, whatever the container's rounding

@@ -22,7 +22,7 @@ ENTRIES = (  # what ffprobe is asked for beside what video_probe needs
     "stream_tags=alpha_mode,ALPHA_MODE:stream_side_data=rotation,displaymatrix,"
     "crop_top,crop_bottom,crop_left,crop_right,dv_profile,dv_bl_signal_compatibility_id",
 )
-INTERLACED = ("tt", "bb", "tb", "bt")
+INTERLACED = ("tt", "bb", "tb", "bt", "unknown")  # unknown: avi says nothing, but its frames may
 ALPHA = ("ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # how their pixel formats begin
 RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the alpha layer of these
@@ -36,6 +36,7 @@ TURNS = {  # (degrees clockwise, mirrored) -> filter; as ffmpeg turns pictures b
     (0, True): ("vflip",),
 }
 Json = dict[str, Any]
+Order = Literal["", "flagged", "tff", "bff"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Picture:
     mirrored: bool = False
     pixels: str = ""
     field_order: str = ""
-    deinterlaced: Literal["", "flagged", "tff", "bff"] = ""
+    deinterlaced: Order = ""
     transfer: str = ""
     primaries: str = ""
     tone_mapped: bool = False
