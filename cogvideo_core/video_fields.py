@@ -49,16 +49,16 @@ def treated(
 def looked_at(path: Path, clip: str, probe: Probe, start_s: float, seconds: float, limits: Limits) -> Order:
     """How a clip's fields are to be met, from its frames of `seconds`, start_s after the video's first one.
 
-    Moving without combs: not at all, whatever the flags say. Combs, and nearly all frames in one order: by that order.
-    Else as the flags have it. Raises ClipTimeout.
+    Moving without combs, or nearly all frames whole to idet: not at all, whatever the flags say. Combs, and nearly all
+    fields in one order: by that order. Else as the flags have it. Raises ClipTimeout.
     """
-    span = min(MOST_FRAMES, max(2, round(seconds * probe.fps)))
+    flagged, span = probe.picture.deinterlaced, min(MOST_FRAMES, max(2, round(seconds * probe.fps)))
     combs, moving = combing(_pairs(path, clip, probe, start_s, span, limits))
-    if moving >= MOVING and combs < SMOOTH:
+    if moving < MOVING:
+        return flagged
+    if combs < SMOOTH:
         return ""
-    if moving >= MOVING and combs >= COMBED:
-        return _order(_orders(path, clip, probe, start_s, span, limits)) or probe.picture.deinterlaced
-    return probe.picture.deinterlaced
+    return _order(_orders(path, clip, probe, start_s, span, limits), combs, flagged)
 
 
 def combing(pairs: np.ndarray) -> tuple[float, float]:
@@ -104,13 +104,15 @@ def _orders(path: Path, clip: str, probe: Probe, start_s: float, span: int, limi
     return Counter(line.removeprefix(f"{key}=") for line in lines if line.startswith(key))
 
 
-def _order(seen: Counter[str]) -> Order:
-    """The order of those that have one; film brought to 30 fps by repeated fields has whole frames in between."""
-    fields = seen["tff"] + seen["bff"]
+def _order(seen: Counter[str], combs: float, flagged: Order) -> Order:
+    """The order of those frames that have one; film brought to 30 fps by repeated fields has whole ones in between."""
+    fields, whole = seen["tff"] + seen["bff"], seen["progressive"]
+    if whole >= LEAST_FRAMES and whole >= AGREEING * (fields + whole):
+        return ""
     for order in ("tff", "bff"):
-        if fields >= LEAST_FRAMES and seen[order] >= AGREEING * fields and fields > seen["progressive"]:
+        if combs >= COMBED and fields >= max(LEAST_FRAMES, whole) and seen[order] >= AGREEING * fields:
             return order
-    return ""
+    return flagged
 
 
 def _source(path: Path, probe: Probe, start_s: float, limits: Limits) -> Any:

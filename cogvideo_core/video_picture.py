@@ -23,7 +23,7 @@ ENTRIES = (  # what ffprobe is asked for beside what video_probe needs
     "crop_top,crop_bottom,crop_left,crop_right,dv_profile,dv_bl_signal_compatibility_id",
 )
 INTERLACED = ("tt", "bb", "tb", "bt", "unknown")  # unknown: avi says nothing, but its frames may
-ALPHA = ("ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # how their pixel formats begin
+ALPHA = ("yuva", "ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # how their pixel formats begin
 RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the alpha layer of these
 STRANGE_MATRICES = ("ictcp", "ipt-c2", "ycgco", "smpte2085", "bt2020c", "chroma-derived")
@@ -160,12 +160,13 @@ def _aperture(stream: Json, clip: str) -> tuple[int, int, int, int]:
 
 
 def _turn(stream: Json, clip: str) -> tuple[int, bool]:
-    """(degrees clockwise, mirrored) of the display matrix; a matrix that maps everything to a line is none."""
+    """(degrees clockwise, mirrored) of the display matrix; a matrix of zeros, as some cameras write, is none."""
     side = _side_data(stream)
     a, b, c, d = _matrix(str(side.get("displaymatrix", ""))) or (1, 0, 0, 1)
-    if not a * d - b * c:
+    across, down = math.hypot(a, c), math.hypot(b, d)
+    if not across or not down:
         return 0, False
-    degrees = math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c)))
+    degrees = math.degrees(math.atan2(b / down, a / across))
     quarter = round(degrees / 90)
     if abs(degrees - 90 * quarter) >= 1:
         problem = f"it is to be shown turned by {degrees:.0f} degrees, which is no quarter turn"
