@@ -109,6 +109,9 @@ def _apertures() -> Iterator[Case]:
     for end in ("mp4", "mkv"):
         for fit, size in wide.items():
             yield _case(f"aperture.{end}.{fit}", "its clean part", _aperture, middle, clap(64, 48), fit, size, end=end)
+    tall = (40, 16, 48, 64)  # another shape than the frame's
+    for fit, size in {"crop": (48, 48), "pad": (64, 64)}.items():
+        yield _case(f"aperture.tall.{fit}", "its clean part", _aperture, tall, clap(48, 64), fit, size)
     moved = clap(80, 60, -16, -14)
     yield _case("aperture.moved", "its clean part", _aperture, corner, moved, "stretch", (80, 60))
     yield _case("aperture.moved.mkv", "its clean part", _aperture, corner, moved, "crop", (60, 60), end="mkv")
