@@ -21,6 +21,7 @@ from cogvideo_core.video_probe import Probe
 from cogvideo_core.video_tools import Limits, ffmpeg_exe, file_url, run, source_options
 
 PAIRS, MOST_FRAMES, MOST_COLUMNS = 12, 300, 1024
+MOST_LINES = 1088  # interlaced formats have no more: larger frames without a flag are not looked at
 STEP = 8  # of 255: smaller differences are noise
 MOVING = 0.002  # share of pixels that must move before anything is concluded
 # Share of combs among moving pixels. In real clips: made interlaced 0.013 and more, progressive 0.0006 at most.
@@ -53,6 +54,8 @@ def looked_at(path: Path, clip: str, probe: Probe, start_s: float, seconds: floa
     fields in one order: by that order. Else as the flags have it. Raises ClipTimeout.
     """
     flagged, span = probe.picture.deinterlaced, min(MOST_FRAMES, max(2, round(seconds * probe.fps)))
+    if not flagged and probe.height + probe.picture.top + probe.picture.bottom > MOST_LINES:
+        return ""
     combs, moving = combing(_pairs(path, clip, probe, start_s, span, limits))
     if moving < MOVING:
         return flagged

@@ -268,6 +268,18 @@ def test_looking_survives_what_can_not_be_decoded(tmp_path: Path) -> None:
     assert video_fields.looked_at(path, "a", found, 0.0, 1.0, LIMITS) == ""
 
 
+def test_frames_too_large_for_fields_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 4K clip without a flag is not decoded to look for fields; one with a flag is."""
+    looked: list[Path] = []
+    monkeypatch.setattr(
+        video_fields, "_pairs", lambda path, *_: looked.append(path) or np.zeros((0, 2, 8, 8), np.uint8)
+    )
+    found = video.Probe(3840, 2160, Fraction(1), Fraction(25), 25, 1.0, False, 0)
+    assert video_fields.looked_at(Path("a"), "a", found, 0.0, 1.0, LIMITS) == "" and not looked
+    flagged = replace(found, picture=Picture(deinterlaced="flagged"))
+    assert video_fields.looked_at(Path("a"), "a", flagged, 0.0, 1.0, LIMITS) == "flagged" and looked
+
+
 def test_flags_stand_where_nothing_moves(tmp_path: Path) -> None:
     """A still that is flagged as interlaced shows no combs: the flag is believed, and the picture is not harmed."""
     still = np.repeat(pf.detailed(1), 18, 0)
