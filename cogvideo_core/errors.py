@@ -74,6 +74,10 @@ class NoVideoStream(ClipError):
     """The file holds audio or data, but no video."""
 
 
+class UnreadablePicture(ClipError):
+    """The picture is stored in a way that would be shown wrongly: its colours, its turn or its clean aperture."""
+
+
 class TruncatedClip(ClipError):
     """The file ends before its video does."""
 

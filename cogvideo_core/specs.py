@@ -43,6 +43,14 @@ class DatasetSpec(Spec):
     fit: Literal["crop", "pad", "stretch"] = Field(
         "crop", title="Fit", description="How a clip of another aspect ratio becomes the model's size."
     )
+    deinterlace: Literal["auto", "off"] = Field(
+        "auto",
+        title="Deinterlace",
+        description="auto: clips whose flags and frames say that they are interlaced. off: none.",
+    )
+    tone_map: Literal["auto", "off"] = Field(
+        "auto", title="Tone mapping", description="auto: HDR clips (PQ, HLG) become SDR. off: they stay pale."
+    )
     frames: int = Field(0, title="Frames", ge=0, le=241, description="Per window, 8k+1. 0: the model's own.")
     height: int = Field(0, title="Height", ge=0, le=2160, description="Pixels. 0: the model's own.")
     width: int = Field(0, title="Width", ge=0, le=3840, description="Pixels. 0: the model's own.")

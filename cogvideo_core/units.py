@@ -37,7 +37,9 @@ def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
 def frames_spec(dataset: DatasetSpec, model: VideoModel, content: str, window: int) -> dict[str, Any]:
     """What determines the frames. `content` is the file's sha256; the first of all windows is the first window."""
     shape = shape_of(dataset, model)
-    return {
+    # only what is switched off is named
+    switches = {"deinterlace": dataset.deinterlace, "tone_map": dataset.tone_map}
+    return {name: value for name, value in switches.items() if value != "auto"} | {
         "format": FORMAT,
         "content": content,
         "window": "middle" if dataset.window == "middle" else window,

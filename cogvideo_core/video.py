@@ -19,6 +19,9 @@ import numpy as np
 from PIL import Image
 
 from cogvideo_core.errors import BadSpec, ClipError, ClipTooShort, NotAVideo, StorageError, TruncatedClip
+from cogvideo_core.video_colour import EXACT, scaled
+from cogvideo_core.video_fields import deinterlaced
+from cogvideo_core.video_picture import input_options, shown
 from cogvideo_core.video_probe import Probe, probe
 from cogvideo_core.video_timeline import Picks, picks
 from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
@@ -26,7 +29,6 @@ from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, 
 __all__ = ["Limits", "Probe", "Window", "decode", "encode", "poster", "probe", "windows"]
 
 Fit = Literal["crop", "pad", "stretch"]
-EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s would be cut too roughly
 ENCODE_TIMEOUT_S = 900.0
 POSTER_PX = 320
@@ -63,8 +65,10 @@ def decode(
 ) -> np.ndarray:
     """The window's frames as the model sees them: uint8 [window.frames,height,width,3], full-range RGB, at `fps`.
 
-    Each is the source frame nearest in time. Rotation and non-square pixels are honoured; YCbCr becomes RGB by the
-    clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). Primaries and transfer stay.
+    Each is the source frame nearest in time. Clean aperture, rotation and non-square pixels are honoured; YCbCr becomes
+    RGB by the clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). What
+    `probe.picture` says is done: fields made whole, HDR brought to SDR, alpha laid over black. Else primaries and
+    transfer stay.
     Raises TruncatedClip, NotAVideo, ClipTimeout and what check_file raises.
     """
     return decode_counted(path, clip, probe, window, height, width, fps, fit, limits)[0]
@@ -131,14 +135,13 @@ def _ffmpeg() -> list[str]:
 
 def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: int, fit: Fit, limits: Limits) -> Any:
     """The chosen frames, by their times: ffmpeg makes its filters anew where a stream changes its size, pixel format or
-    range, so none may remember what came before."""
-    options = source_options(limits.max_pixels) | taken.options
+    range, so none behind the choice may remember what came before."""
+    # one thread: several have been seen to show a frame twice where a stream changes its size
+    options = source_options(limits.max_pixels) | {"threads": 1} | input_options(probe) | taken.options
     source = ffmpeg.input(file_url(path), copyts=None, **options)
-    video = source[str(probe.stream)].filter("settb", "AVTB").filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}")
-    video = video.filter("select", _any_of(taken.times))
-    video = (
-        _resize(video, probe, height, width, fit) if taken.one_size else _resize_any(video, probe, height, width, fit)
-    )
+    video = deinterlaced(source[str(probe.stream)], probe.picture).filter("settb", "AVTB")
+    video = video.filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}").filter("select", _any_of(taken.times))
+    video = (_resize if taken.one_size else _resize_any)(shown(video, probe), probe, height, width, fit)
     return ffmpeg.output(video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
 
 
@@ -162,7 +165,7 @@ def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
         video = video.filter("crop", crop_w, crop_h)
     elif fit == "pad":
         box_w, box_h = pad_size(probe, height, width)
-    return _scaled(video, probe, (box_w, box_h), (height, width))
+    return _boxed(scaled(video, probe, box_w, box_h), (box_w, box_h), height, width)
 
 
 def _resize_any(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
@@ -173,14 +176,12 @@ def _resize_any(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> 
         video = video.filter("crop", *(f"max(2,2*round({side}/2))" for side in sides))
     elif fit == "pad":
         box = (f"max(1,min({width},round({height}*iw*sar/ih)))", f"max(1,min({height},round({width}*ih/iw/sar)))")
-    return _scaled(video, probe, box, (height, width))
+    return _boxed(scaled(video, probe, *box), box, height, width)
 
 
-def _scaled(video: Any, probe: Probe, box: tuple[object, object], shape: tuple[int, int]) -> Any:
-    colours = {"in_color_matrix": probe.matrix, "in_range": "full" if probe.full_range else "limited"}
-    video = video.filter("scale", *box, flags=EXACT, out_range="full", **colours).filter("format", "rgb24")
-    if box != (shape[1], shape[0]):
-        video = video.filter("pad", shape[1], shape[0], "(ow-iw)/2", "(oh-ih)/2", "black")
+def _boxed(video: Any, box: tuple[object, object], height: int, width: int) -> Any:
+    if box != (width, height):
+        video = video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black")
     return video
 
 
@@ -247,7 +248,7 @@ def _video_options(crf: int) -> dict[str, object]:
 
 def _audio_stream(audio: tuple[Path, Probe, Window], seconds: float) -> Any:
     path, probe, window = audio
-    options = source_options(probe.width * probe.height) | {"t": f"{seconds:.6f}"}
+    options = source_options(probe.stored_pixels) | {"t": f"{seconds:.6f}"}
     if begin := _from_origin(probe, window):
         options["ss"] = f"{begin:.6f}"
     return ffmpeg.input(file_url(path), **options)[str(probe.audio_stream)]

@@ -12,12 +12,15 @@ from typing import Any
 
 from cogvideo_core.errors import ClipTooLarge, NotAVideo, NoVideoStream, TruncatedClip
 from cogvideo_core.video_boxes import truncation
+from cogvideo_core.video_picture import ENTRIES as PICTURE_ENTRIES
+from cogvideo_core.video_picture import PLAIN, RGB, Picture, picture_of
 from cogvideo_core.video_tools import Limits, check_file, ffprobe_exe, file_url, reason, run, source_options
 
 ENTRIES = (
     "format=duration,start_time,format_name:stream=index,codec_type,codec_name,width,height,pix_fmt,sample_aspect_ratio,"
-    "avg_frame_rate,r_frame_rate,duration,start_time,nb_frames,color_space,color_range:"
-    "stream_disposition=attached_pic,timed_thumbnails,default:stream_tags=DURATION:stream_side_data=rotation"
+    "avg_frame_rate,r_frame_rate,duration,start_time,nb_frames,color_space,color_range,"
+    f"{PICTURE_ENTRIES[0]}:stream_disposition=attached_pic,timed_thumbnails,default:stream_tags=DURATION:"
+    f"{PICTURE_ENTRIES[1]}"
 )
 MATRICES = {
     "bt709": "bt709",
@@ -26,7 +29,6 @@ MATRICES = {
     "fcc": "fcc",
     "smpte240m": "smpte240m",
     "bt2020nc": "bt2020",
-    "bt2020c": "bt2020",
 }
 MAX_FPS = 1000
 MAX_SECONDS = 1e9  # what a file may claim before it is refused
@@ -36,7 +38,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Probe:
-    """One clip's video stream. width, height: stored pixels, before `rotation` (degrees clockwise) and `sample_aspect`.
+    """One clip's video stream. width, height: stored pixels inside the clean aperture, before `rotation` (degrees
+    clockwise) and `sample_aspect`.
 
     frames is an estimate where the container does not count. On the file's own clock the video's first frame is at
     start_s, and the first frame or sound of all streams at origin_s. clock_us: the first frame's time as the decoder
@@ -60,14 +63,21 @@ class Probe:
     matrix: str = "bt709"
     full_range: bool = False
     clock_us: int = 0
+    picture: Picture = PLAIN
 
     def as_json(self) -> Json:
         return asdict(self) | {"sample_aspect": str(self.sample_aspect), "fps": str(self.fps)}
 
     @classmethod
     def from_json(cls, record: Json) -> Probe:
-        fractions = {name: Fraction(record[name]) for name in ("sample_aspect", "fps")}
-        return cls(**(record | fractions))
+        parsed: Json = {name: Fraction(record[name]) for name in ("sample_aspect", "fps")}
+        return cls(**(record | parsed | {"picture": Picture(**record.get("picture", {}))}))
+
+    @property
+    def stored_pixels(self) -> int:
+        """Pixels of a whole stored frame."""
+        cut = self.picture
+        return (self.width + cut.left + cut.right) * (self.height + cut.top + cut.bottom)
 
     @property
     def shown(self) -> tuple[int, int, Fraction]:
@@ -89,7 +99,7 @@ def probe(path: Path, clip: str, limits: Limits) -> Probe:
     streams = report.get("streams", [])
     audio = _chosen([s for s in streams if s.get("codec_type") == "audio" and "codec_name" in s]) or {}
     found = _parse(_video_stream(streams, clip), report.get("format", {}), audio, path, clip, limits)
-    _check_size(found.width * found.height, f"{found.width}x{found.height}", clip, limits)
+    _check_size(found.stored_pixels, f"{found.width}x{found.height}", clip, limits)
     _check_seconds(found.seconds, clip, limits)
     return _with_clock(found, path, clip, limits, str(report.get("format", {}).get("format_name", "")))
 
@@ -155,15 +165,16 @@ def _parse(stream: Json, container: Json, audio: Json, path: Path, clip: str, li
     if not seconds or not fps or fps > MAX_FPS:
         frames, seconds = _measure(path, clip, int(stream["index"]), limits)
         fps = Fraction(frames / seconds).limit_denominator(1001)
+    picture, rotation = picture_of(stream, clip)
     return Probe(
-        width=width,
-        height=height,
+        width=width - picture.left - picture.right,
+        height=height - picture.top - picture.bottom,
         sample_aspect=ratio(stream.get("sample_aspect_ratio")) or Fraction(1),
         fps=fps,
         frames=max(1, frames),
         seconds=seconds,
         has_audio=bool(audio),
-        rotation=_rotation(stream),
+        rotation=rotation,
         stream=int(stream["index"]),
         start_s=number(stream.get("start_time")),
         origin_s=number(container.get("start_time")),
@@ -171,6 +182,7 @@ def _parse(stream: Json, container: Json, audio: Json, path: Path, clip: str, li
         audio_codec=audio.get("codec_name", ""),
         matrix=_matrix(stream, height),
         full_range=_full_range(stream),
+        picture=picture,
     )
 
 
@@ -185,11 +197,6 @@ def _measure(path: Path, clip: str, stream: int, limits: Limits) -> tuple[int, f
     return len(times), span * len(times) / (len(times) - 1)
 
 
-def _rotation(stream: Json) -> int:
-    degrees = next((number(d["rotation"]) for d in stream.get("side_data_list", []) if "rotation" in d), 0.0)
-    return round(-degrees) % 360
-
-
 def _matrix(stream: Json, height: int) -> str:
     untagged = "bt709" if height >= 720 else "bt601"
     return MATRICES.get(stream.get("color_space", ""), untagged)
@@ -197,7 +204,7 @@ def _matrix(stream: Json, height: int) -> str:
 
 def _full_range(stream: Json) -> bool:
     pixels = str(stream.get("pix_fmt", ""))
-    implied = pixels.startswith(("yuvj", "rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "pal8"))
+    implied = pixels.startswith(("yuvj", *RGB))
     return stream.get("color_range") == "pc" or implied
 
 

@@ -1,6 +1,6 @@
 """When a clip's frames are shown, which of them a window takes, and how many the decoder could not make whole.
 
-Containers tell times in their own ways, and some wrongly, so the frames are decoded once and asked: ffmpeg's showinfo
+Containers tell times in their own ways, and some wrongly, so the frames are decoded once and asked: ffmpeg's framecrc
 prints each frame's time and size between the decoder's own complaints. The second pass (video.decode) takes
 the chosen frames by these times.
 """
@@ -20,6 +20,7 @@ import ffmpeg
 import numpy as np
 
 from cogvideo_core.errors import NotAVideo, TruncatedClip
+from cogvideo_core.video_picture import input_options
 from cogvideo_core.video_probe import Probe
 from cogvideo_core.video_tools import Limits, ffmpeg_exe, file_url, reason, run_lines, source_options
 
@@ -27,24 +28,23 @@ US = 1_000_000  # microseconds: ffmpeg's AVTB
 TIE_US = 2  # rounding of two times that are equally far
 BEFORE_S = 1.0  # sought earlier than a window begins, so that the frame shown at its beginning is there
 MOST_FRAMES = 100_000  # of a window's stretch of the file
-# two pieces of what showinfo prints: a line of another thread may stand between them
-SHOWN = re.compile(r"\bn: *\d+ pts: *(-?\d+|NOPTS) +pts_time:\S+ +duration: *(-?\d+|NOPTS)")
-SIZE = re.compile(r"\bs:(\d+x\d+) i:")
+# a line of framecrc, written at once: other threads may have begun a line of the log before it
+SHOWN = re.compile(r"\b0, *-?\d+, *(-?\d+), *(-?\d+), *(\d+), 0x[0-9a-f]{8}$")
 COMPLAINT = re.compile(r"\[(warning|error|fatal)\] ?")
-OURS = "[null @"  # our own output, which counts in the first frame's steps and minds times that are nearer
+OURS = ("[framecrc @", "[out#0", "[vost#0")  # our own output, which minds times that are too near each other
 MOST_SAID = 20
 PACKET_LOST = ("Error submitting packet to decoder",)
-FRAME_HURT = ("corrupt decoded frame", "concealing ")
+FRAME_HURT = ("corrupt decoded frame",)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its size, and the complaints
+    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its bytes, and the complaints
     before it: packets lost, frames mended, errors of any kind."""
 
     pts: int
     duration: int
-    size: str
+    size: int
     lost: int
     hurt: int
     errors: int
@@ -128,7 +128,7 @@ def damage(frames: list[Frame], first: int, last: int) -> tuple[int, int]:
         errors += frame.errors
         gaps += round((frame.pts - before.pts) / usual) - 1 if before and errors else 0
         lost += frame.lost
-        hurt += bool(frame.hurt)
+        hurt += frame.hurt
     lost = max(lost, gaps)  # one and the same, told by two threads
     return hurt + lost, len(inside) + lost
 
@@ -140,7 +140,7 @@ def _stretch(
     was opened; from its start where seeking comes out behind them."""
     for options in seek_options(probe, wanted[0]):
         found = list[Frame]()
-        with closing(_decoded(path, clip, probe.stream, limits, options, said)) as frames:
+        with closing(_decoded(path, clip, probe.stream, limits, input_options(probe) | options, said)) as frames:
             for frame in frames:
                 found.append(frame)
                 if frame.pts >= wanted[-1]:
@@ -162,31 +162,37 @@ def seek_options(probe: Probe, first: int) -> Iterator[dict[str, object]]:
 def _decoded(
     path: Path, clip: str, stream: int, limits: Limits, given: dict[str, object], said: list[str]
 ) -> Generator[Frame, None, None]:
-    """Each frame as showinfo prints it, with the complaints before it. One thread, so that they come in order. `said`
+    """Each frame as framecrc prints it, with the complaints before it. One thread, so that they come in order. `said`
     gets the first complaints."""
     options = source_options(limits.max_pixels) | {"threads": 1} | given
     source = ffmpeg.input(file_url(path), copyts=None, **options)
-    video = source[str(stream)].filter("settb", "AVTB").filter("showinfo", checksum=0)
-    output = ffmpeg.output(video, "-", format="null", fps_mode="passthrough")
-    command = [ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+info"]
-    told = Complaints()
-    pts: int | None = None
-    length = count = 0
-    for line in run_lines(ffmpeg.compile(output, cmd=command), clip, limits.timeout_s):
+    video = source[str(stream)].filter("settb", "AVTB")
+    how = {
+        "format": "framecrc",
+        "fps_mode": "passthrough",
+        "enc_time_base": "filter",
+        "noautoscale": None,
+        "flush_packets": 1,
+    }
+    command = [ffmpeg_exe(), "-nostdin", "-hide_banner", "-nostats", "-v", "repeat+level+warning"]
+    told, count = Complaints(), 0
+    for line in run_lines(ffmpeg.compile(ffmpeg.output(video, "pipe:1", **how), cmd=command), clip, limits.timeout_s):
+        for text in complaints(line):
+            told.add(*text)
+            said += [text[1]] if len(said) < MOST_SAID else []
         if shown := SHOWN.search(line):
-            pts, length = _number(shown[1]), max(0, _number(shown[2]) or 0)
             if (count := count + 1) > MOST_FRAMES:
                 raise NotAVideo(clip, f"it has more than {MOST_FRAMES} frames in a window", "re-encode it at 60 fps")
-        elif (complaint := COMPLAINT.search(line)) and OURS not in line:
-            told.add(complaint[1], line[complaint.end() :])
-            said += [line[complaint.end() :]] if len(said) < MOST_SAID else []
-        if pts is not None and (size := SIZE.search(line)):
-            yield Frame(pts, length, size[1], told.lost, told.hurt, told.errors)
-            told, pts = Complaints(), None
+            yield Frame(int(shown[1]), max(0, int(shown[2])), int(shown[3]), told.lost, told.hurt, told.errors)
+            told = Complaints()
 
 
-def _number(text: str) -> int | None:
-    return None if text == "NOPTS" else int(text)
+def complaints(line: str) -> list[tuple[str, str]]:
+    """(level, text) of all that a line complains of: threads do not wait for each other's line ends."""
+    found = list(COMPLAINT.finditer(line))
+    ends = [*(match.start() for match in found[1:]), len(line)]
+    told = [(match[1], line[match.end() : end]) for match, end in zip(found, ends, strict=False)]
+    return [one for one in told if not any(ours in line for ours in OURS)]
 
 
 class Complaints:

@@ -115,15 +115,15 @@ def run(command: list[str], clip: str, timeout_s: float, data: bytes | None = No
 
 
 def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
-    """Lines of a tool's standard error as they come; it is killed when it takes longer or nobody listens any more.
+    """Lines of a tool's output and errors as they come; it is killed when it takes longer or nobody listens any more.
 
     Raises ClipTimeout, and BadSpec when the binary can't be started.
     """
     try:
-        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError as error:
         raise _no_tool(command, error) from None
-    assert tool.stderr is not None
+    assert tool.stdout is not None
     late = threading.Event()
 
     def end() -> None:
@@ -133,7 +133,7 @@ def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
     clock = threading.Timer(timeout_s, end)
     clock.start()
     try:
-        while line := tool.stderr.readline(LINE_BYTES):
+        while line := tool.stdout.readline(LINE_BYTES):
             yield line.decode("utf-8", "replace").rstrip()
         if late.is_set():
             raise _too_long(clip, timeout_s)
@@ -141,7 +141,7 @@ def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
         clock.cancel()
         tool.kill()
         tool.wait()
-        tool.stderr.close()
+        tool.stdout.close()
 
 
 def _no_tool(command: list[str], error: OSError) -> BadSpec:
