@@ -40,6 +40,7 @@ TINTS = np.array([[0.5, 0.45, 0.42], [0.5, 0.55, 0.5], [0.4, 0.4, 0.5], [0.7, 0.
 STRONG = np.array([[0.7, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.7], [0.6, 0.6, 0.1], [0.9, 0.7, 0.7]])
 COLOURS = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0.5], [0.9, 0.6, 0.2], [0, 0, 0]], float)
 NITS = {"smpte2084": pq_nits, "arib-std-b67": hlg_nits}
+EIGHT = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
 Judge = Callable[[Path], str]
 
 
@@ -122,7 +123,9 @@ def _apertures() -> Iterator[Case]:
         yield _case(
             f"aperture.turned.{fit}", "its clean part", _aperture, middle, clap(64, 48), fit, size, matrix=quarter
         )
-    yield _case("aperture.mirrored", "turned", _aperture, corner, moved, "stretch", (80, 60), matrix=(-1, 0, 0, 1))
+    for matrix in EIGHT[1:]:
+        size = (80, 60) if matrix[0] else (60, 80)
+        yield _case(f"aperture.{_signs(matrix)}", "turned", _aperture, corner, moved, "stretch", size, matrix=matrix)
     yield _case("aperture.squeezed", "a shape of 128:48", _squeezed)
     for name, box in {
         "larger": clap(256, 192),
@@ -145,10 +148,9 @@ def _turn(matrix: tuple[int, int, int, int], fit: str, size: tuple[int, int], fo
 
 
 def _turns() -> Iterator[Case]:
-    eight = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
-    for matrix in eight:
-        name, size = "turn." + "".join("0+-"[n] for n in matrix), (64, 48) if matrix[0] else (48, 64)
-        yield _case(name, "as the matrix says", _turn, matrix, "stretch", size)
+    for matrix in EIGHT:
+        size = (64, 48) if matrix[0] else (48, 64)
+        yield _case(f"turn.{_signs(matrix)}", "as the matrix says", _turn, matrix, "stretch", size)
     yield _case("turn.crop", "as the matrix says", _turn, (0, 1, -1, 0), "crop", (48, 48))
     yield _case("turn.pad", "as the matrix says", _turn, (0, 1, 1, 0), "pad", (64, 64))
     yield _case("turn.zeros", "a matrix of zeros is none", _turn_none)
@@ -156,6 +158,10 @@ def _turns() -> Iterator[Case]:
     for name, matrix in {"slanted": (half, half, -half, half), "line": (1.0, 1.0, 1.0, 1.0)}.items():
         make = partial(_matrix_clip, matrix)
         yield _case(f"turn.{name}", "refused", _refused, make, "turned by 45 degrees", "upright")
+
+
+def _signs(matrix: tuple[int, int, int, int]) -> str:
+    return "".join("0+-"[n] for n in matrix)
 
 
 def _turn_none(folder: Path) -> str:
@@ -213,6 +219,7 @@ def _hdr() -> Iterator[Case]:
         yield _case(f"{short}.420", expected, _light, transfer, TINTS, pixels="yuv420p10le")
         yield _case(f"{short}.422.12", expected, _light, transfer, TINTS, pixels="yuv422p12le", bits=12)
         yield _case(f"{short}.8-bit", expected, _light, transfer, GREYS, pixels="yuv420p", bits=8)
+        yield _case(f"{short}.8-bit.full", expected, _light, transfer, TINTS, pixels="yuv444p", bits=8, full=True)
         yield _case(f"{short}.rgb", expected, _light, transfer, TINTS, pixels="gbrp10le")
     yield _case("pq.p3", "P3's primaries", _light, "smpte2084", TINTS, primaries="smpte432")
     yield _case("hlg.off", "by its matrix alone", _left_alone)
