@@ -106,7 +106,7 @@ def credits_roll(count: int, step: int = 2) -> np.ndarray:
 
 
 def _test_card(folder: Path) -> str:
-    """ffmpeg's test card, rolling by two lines a frame: idet takes every frame for interlaced, for its doubled lines."""
+    """ffmpeg's test card, rolling by two lines a frame: idet takes all its doubled lines for fields."""
     path, card = folder / "clip.mkv", "testsrc2=s=320x240:r=25:d=0.04"
     ff("-f", "lavfi", "-i", card, "-vf", "loop=75:1,scroll=v=0.0083334", "-t", 2, "-c:v", "ffv1", path)
     found, alone = (watched(path, 25, (320, 240), deinterlace=wish) for wish in ("auto", "off"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from odd_cases import Case
 
 from cogvideo_core import errors, video, video_fields, video_tools
 from cogvideo_core.specs import DatasetSpec
@@ -58,6 +60,17 @@ def refused(make: Callable[[Path], Path], folder: Path, *words: str) -> str:
         missing = [word for word in (path.name, *words) if word not in str(error)]
         return f"{missing} not in {error}" if missing or not str(error).isprintable() else "refused"
     return "accepted"
+
+
+def odd_case(name: str, expected: str, judge: Callable[..., str], *arguments: object, **more: object) -> Case:
+    return Case("clips", name, expected, partial(judge, *arguments, **more))
+
+
+def refuse(make: Callable[[Path], Path], *more: object) -> str:
+    """A judge: made like this, the clip is refused with these words."""
+    *words, folder = more
+    assert isinstance(folder, Path)
+    return refused(make, folder, *map(str, words))
 
 
 # Geometry
