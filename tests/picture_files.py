@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from odd_cases import Case
 
-from cogvideo_core import errors, video, video_fields, video_tools
+from cogvideo_core import errors, video, video_tools
 from cogvideo_core.specs import DatasetSpec
 
 LIMITS = video.Limits(max_seconds=600, max_pixels=3840 * 2160, max_bytes=10**9, timeout_s=60)
@@ -41,7 +41,7 @@ def seen(
     """The clip as encoding sees it: uint8 [frames,H,W,3]; size is (width, height)."""
     window, dataset = video.Window(0, 0.0, frames), DatasetSpec(**wishes)  # type: ignore[arg-type]
     found = video.probe(path, path.name, LIMITS)
-    found = video_fields.treated(path, path.name, found, 0.0, frames / fps, dataset, LIMITS)
+    found = video.treated(path, path.name, found, 0.0, frames / fps, dataset, LIMITS)
     return video.decode(path, path.name, found, window, size[1], size[0], fps, fit, LIMITS)  # type: ignore[arg-type]
 
 

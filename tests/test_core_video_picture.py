@@ -72,7 +72,7 @@ def interlaced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarr
 
 def treated(path: Path, **wishes: Any) -> video.Probe:
     found = video.probe(path, path.name, LIMITS)
-    return video_fields.treated(path, path.name, found, 0.0, 1.0, DatasetSpec(**wishes), LIMITS)
+    return video.treated(path, path.name, found, 0.0, 1.0, DatasetSpec(**wishes), LIMITS)
 
 
 def hdr_clip(folder: Path) -> Path:
