@@ -17,7 +17,6 @@ from cogvideo_core.ledger import Commit
 from cogvideo_core.specs import fingerprint
 from cogvideo_core.units import frames_spec, latents_spec, shape_of, source_spec
 from cogvideo_core.vae import finite
-from cogvideo_core.video_fields import treated
 from cogvideo_core.video_timeline import Picks
 from cogvideo_core.work import Record, Work, timed
 
@@ -76,7 +75,7 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
     found = video.probe(path, name, limits)
     window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
-    found = treated(path, name, found, window.start_s, shape.frames / shape.fps, work.dataset, limits)
+    found = video.treated(path, name, found, window.start_s, shape.frames / shape.fps, work.dataset, limits)
     size = (shape.height, shape.width, shape.fps)
     frames, taken = video.decode_counted(path, name, found, window, *size, work.dataset.fit, limits)
     check_damage(name, taken, work.dataset.max_damage)

@@ -20,13 +20,13 @@ from PIL import Image
 
 from cogvideo_core.errors import BadSpec, ClipError, ClipTooShort, NotAVideo, StorageError, TruncatedClip
 from cogvideo_core.video_colour import EXACT, scaled
-from cogvideo_core.video_fields import deinterlaced
+from cogvideo_core.video_fields import deinterlaced, treated
 from cogvideo_core.video_picture import input_options, shown
 from cogvideo_core.video_probe import Probe, probe
 from cogvideo_core.video_timeline import Picks, picks
 from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
 
-__all__ = ["Limits", "Probe", "Window", "decode", "encode", "poster", "probe", "windows"]
+__all__ = ["Limits", "Probe", "Window", "decode", "encode", "poster", "probe", "treated", "windows"]
 
 Fit = Literal["crop", "pad", "stretch"]
 AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s would be cut too roughly

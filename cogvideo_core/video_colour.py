@@ -18,9 +18,7 @@ HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 WHITE_NITS, PEAK_NITS, KEPT = 203, 1000, 0.5
 ZSCALE_MATRICES = {"bt2020": "bt2020nc", "bt601": "smpte170m"}  # where zscale has another word
 PRIMARIES = ("bt709", "bt2020", "smpte431", "smpte432", "bt470bg", "smpte170m", "smpte240m", "bt470m")
-RGB_PLANES = "gbrp|gbrp10le|gbrp12le|gbrp16le"
-# the scaler raises the depth by a shift, which is right for limited range alone
-PLANES = {"limited": f"yuv444p16le|{RGB_PLANES}", "full": f"yuv444p|yuv444p10le|yuv444p12le|{RGB_PLANES}"}
+PLANES = "yuv444p16le|gbrp|gbrp10le|gbrp12le|gbrp16le"
 
 
 def yuv_options(probe: Probe) -> dict[str, str]:
@@ -34,7 +32,7 @@ def scaled(video: Any, probe: Probe, width: object, height: object) -> Any:
         video = video.filter("scale", width, height, flags=EXACT, **yuv_options(probe))
         return video.filter("format", "rgb24")
     ranges = {"in_range": _range(probe), "out_range": _range(probe)}
-    video = video.filter("scale", width, height, flags=EXACT, **ranges).filter("format", PLANES[_range(probe)])
+    video = video.filter("scale", width, height, flags=EXACT, **ranges).filter("format", PLANES)
     return _sdr(_light(video, probe)).filter("format", "rgb24")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from odd_cases import Case
 
-from cogvideo_core import errors, video, video_fields, video_tools
+from cogvideo_core import errors, video, video_tools
 from cogvideo_core.specs import DatasetSpec
 
 LIMITS = video.Limits(max_seconds=600, max_pixels=3840 * 2160, max_bytes=10**9, timeout_s=60)
@@ -39,7 +41,7 @@ def seen(
     """The clip as encoding sees it: uint8 [frames,H,W,3]; size is (width, height)."""
     window, dataset = video.Window(0, 0.0, frames), DatasetSpec(**wishes)  # type: ignore[arg-type]
     found = video.probe(path, path.name, LIMITS)
-    found = video_fields.treated(path, path.name, found, 0.0, frames / fps, dataset, LIMITS)
+    found = video.treated(path, path.name, found, 0.0, frames / fps, dataset, LIMITS)
     return video.decode(path, path.name, found, window, size[1], size[0], fps, fit, LIMITS)  # type: ignore[arg-type]
 
 
@@ -58,6 +60,17 @@ def refused(make: Callable[[Path], Path], folder: Path, *words: str) -> str:
         missing = [word for word in (path.name, *words) if word not in str(error)]
         return f"{missing} not in {error}" if missing or not str(error).isprintable() else "refused"
     return "accepted"
+
+
+def odd_case(name: str, expected: str, judge: Callable[..., str], *arguments: object, **more: object) -> Case:
+    return Case("clips", name, expected, partial(judge, *arguments, **more))
+
+
+def refuse(make: Callable[[Path], Path], *more: object) -> str:
+    """A judge: made like this, the clip is refused with these words."""
+    *words, folder = more
+    assert isinstance(folder, Path)
+    return refused(make, folder, *map(str, words))
 
 
 # Geometry

@@ -27,6 +27,7 @@ from picture_files import (
     pq_nits,
     raw,
     seen,
+    shown_sdr,
     signals,
     tags,
     to_rgb709,
@@ -34,7 +35,7 @@ from picture_files import (
 )
 from test_core_video import real_clips
 
-from cogvideo_core import errors, model, video, video_fields, video_picture, video_tools
+from cogvideo_core import errors, model, video, video_colour, video_fields, video_picture, video_tools
 from cogvideo_core.encoding import encode_clip
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.shapes import world
@@ -71,7 +72,7 @@ def interlaced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarr
 
 def treated(path: Path, **wishes: Any) -> video.Probe:
     found = video.probe(path, path.name, LIMITS)
-    return video_fields.treated(path, path.name, found, 0.0, 1.0, DatasetSpec(**wishes), LIMITS)
+    return video.treated(path, path.name, found, 0.0, 1.0, DatasetSpec(**wishes), LIMITS)
 
 
 def hdr_clip(folder: Path) -> Path:
@@ -226,6 +227,15 @@ def test_hdr_in_every_fit(tmp_path: Path, fit: str) -> None:
     right = 255 * (50.697 / 203) ** (1 / 2.4)
     assert np.abs(frame[24] - right).max() < 1.5
     assert (frame[2].max() == 0) == (fit == "pad")
+
+
+def test_the_page_on_clips_says_what_is_done() -> None:
+    """Reference white, the light that stays, the peak and the largest interlaced frame are as the page gives them."""
+    page = (Path(__file__).parents[1] / "docs/clips.md").read_text("utf-8")
+    white = round(float(shown_sdr(np.full((1, 3), 203.0))[0, 0]))
+    told = (f"{white} of 255", f"to {video_colour.KEPT} stays", f"{video_colour.PEAK_NITS} nits become white")
+    for words in (*told, f"white, {video_colour.WHITE_NITS} nits", f"more than {video_fields.MOST_LINES} lines"):
+        assert words in " ".join(page.split()), words
 
 
 def test_hue_is_kept_above_white(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ def install(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     """Videos without ffmpeg, and batches of a fixed size."""
     found = SimpleNamespace(has_audio=False, as_json=lambda: {})
     patch(video, "probe", lambda *_: found)
+    patch(video, "treated", lambda path, clip, found, *_: found)
     patch(video, "windows", lambda *_: [video.Window(0, 0.0, 9)])
     patch(video, "decode", toy_decode)
     patch(video, "decode_counted", lambda *given: (video.decode(*given), SimpleNamespace(damaged=0, frames=9)))
