@@ -287,10 +287,12 @@ def test_inverting_first_leaves_only_the_editing(run: Run, shapes: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("field", "value"), [("height", 50), ("width", 20)])
-def test_wrong_sizes_are_refused_before_anything_is_read(run: Run, tmp_path: Path, field: str, value: int) -> None:
-    """The manifest does not even exist."""
+def test_wrong_sizes_are_refused_before_a_clip_is_opened(
+    run: Run, clips: Path, tmp_path: Path, field: str, value: int
+) -> None:
+    """Nothing is written down, not even the plan."""
     with pytest.raises(BadSpec, match=rf"field {field}: {value} is no multiple of 8"):
-        run(tmp_path / "none.jsonl", tmp_path / "run", dataset={field: value})
+        run(clips / "manifest.jsonl", tmp_path / "run", dataset={field: value})
     assert not (tmp_path / "run").exists()
 
 
