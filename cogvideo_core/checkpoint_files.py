@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from cogvideo_core.errors import ModelError
-from cogvideo_core.failures import ran_out_of_memory
+from cogvideo_core.memory import ran_out_of_memory
 
 LFS = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes, as the library has it

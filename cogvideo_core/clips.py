@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import editing, gate, memory
-from cogvideo_core.dataset_rows import shown_clip
+from cogvideo_core import batching, editing, gate, memory
 from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject, FrozenEdit
 from cogvideo_core.inverting import inverted, judged_anew, source_frames, stepping, write_inversion
@@ -33,6 +32,7 @@ from cogvideo_core.units import (
     planned_edits,
     trajectory_spec,
 )
+from cogvideo_core.uris import shown_clip
 from cogvideo_core.work import Record, Work, timed
 
 
@@ -117,8 +117,8 @@ def edit_clip(work: Work, record: Record) -> Record:
 
 
 def batch_size(work: Work, record: Record) -> int:
-    latents = memory.latents_of(work.model, record["frames"], record["height"], record["width"])
-    return memory.edits_per_batch(work.model, work.engine, work.recipe, latents)
+    latents = batching.latents_of(work.model, record["frames"], record["height"], record["width"])
+    return batching.edits_per_batch(work.model, work.engine, work.recipe, latents)
 
 
 def edit_batch(

@@ -17,7 +17,6 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from cogvideo_core.dataset_rows import (
-    ERROR_FIELDS,
     TABLE_FIELDS,
     TIMING_FIELDS,
     Row,
@@ -26,12 +25,12 @@ from cogvideo_core.dataset_rows import (
     failure_rows,
     metadata_bytes,
     parquet_bytes,
-    shown_clip,
 )
 from cogvideo_core.errors import CorruptObject
+from cogvideo_core.failures import ERROR_FIELDS
 from cogvideo_core.gallery import render_gallery
 from cogvideo_core.stores.objects import storing
-from cogvideo_core.uris import open_store
+from cogvideo_core.uris import open_store, shown_clip
 
 OWN_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(-source)?\.mp4")
 TEMPORARY = ".collect-"

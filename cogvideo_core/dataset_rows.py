@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cogvideo_core.failures import ERROR_FIELDS
 from cogvideo_core.gallery import escape_markdown, markdown_table, settings
-from cogvideo_core.uris import path_part, plain_name, printable, unsigned
+from cogvideo_core.uris import plain_name, printable, shown_clip, unsigned
 
 Row = dict[str, Any]
 
@@ -46,18 +47,6 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "model_fingerprint": pa.string(),
 }
 TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
-ERROR_FIELDS: dict[str, pa.DataType] = {
-    "clip": pa.string(),
-    "stage": pa.string(),
-    "error": pa.string(),
-    "kind": pa.string(),
-    "message": pa.string(),
-    "attempts": pa.int32(),
-    "retryable": pa.bool_(),
-    "source_id": pa.string(),
-    "window": pa.int32(),
-    "parked": pa.bool_(),
-}
 TIMING_FIELDS: dict[str, pa.DataType] = {
     "clip": pa.string(),
     "source_id": pa.string(),
@@ -127,11 +116,6 @@ def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 def _message(text: str) -> str:
     return unsigned(text)[:MAX_MESSAGE]
-
-
-def shown_clip(clip: str) -> str:
-    """The clip as written, without the query of an HTTP URL: that may hold a signature, and tables are published."""
-    return printable(path_part(clip))
 
 
 def parquet_bytes(rows: Sequence[Row], fields: Mapping[str, pa.DataType]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from cogvideo_core import memory
+from cogvideo_core import batching, memory
 from cogvideo_core.attention import Reference
 from cogvideo_core.editing import edit_evaluations
 from cogvideo_core.gate import gate_evaluations
@@ -37,8 +37,8 @@ class Measured(NamedTuple):
 
 def measure(model: VideoModel, shape: VideoShape, recipe: RecipeSpec, engine: EngineSpec, repeats: int = 2) -> Measured:
     """Times the model on noise of the clips' size; the first call of each kind warms up and is not counted."""
-    latents = memory.latents_of(model, shape.frames, shape.height, shape.width)
-    edits = memory.edits_per_batch(model, engine, recipe, latents)
+    latents = batching.latents_of(model, shape.frames, shape.height, shape.width)
+    edits = batching.edits_per_batch(model, engine, recipe, latents)
     rows, x = memory.most_rows(recipe, edits), torch.zeros(latents)
     text = torch.zeros(1, model.text_tokens, model.transformer.config.text_embed_dim)
     velocity = model.conditioned(x[0] if model.image_to_video else None)
@@ -102,7 +102,7 @@ def estimate(
     clips = planned["clips"]
     levels = levels_kept(inversion, recipe, model.layers)
     states = 1 if inversion.method == "none" else len(levels) if levels else inversion.steps + 1
-    size = math.prod(memory.latents_of(model, shape.frames, shape.height, shape.width))
+    size = math.prod(batching.latents_of(model, shape.frames, shape.height, shape.width))
     itemsize = getattr(torch, inversion.dtype).itemsize
     return Estimate(
         clips * (evaluations(inversion) + gate_evaluations(inversion)) * measured.step_s,

@@ -8,13 +8,27 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
+import pyarrow as pa
 
-from cogvideo_core.errors import EditError, OutOfMemory, one_line
+from cogvideo_core.errors import EditError, one_line
+from cogvideo_core.memory import ran_out_of_memory
 from cogvideo_core.uris import unsigned
 
 Record = dict[str, Any]
 MESSAGE_CHARS = 500
+ERROR_FIELDS: dict[str, pa.DataType] = {
+    "clip": pa.string(),
+    "stage": pa.string(),
+    "error": pa.string(),
+    "kind": pa.string(),
+    "message": pa.string(),
+    "attempts": pa.int32(),
+    "retryable": pa.bool_(),
+    "source_id": pa.string(),
+    "window": pa.int32(),
+    "parked": pa.bool_(),
+}
+"""Columns of the error table."""
 STAGES = ("discover", "encode", "invert", "edit", "collect")
 
 
@@ -24,14 +38,6 @@ def is_failure(record: Record) -> bool:
 
 LONGEST_PAUSE_S = 60.0
 LOST_WORKERS = ("KilledWorker", "CancelledError", "FutureCancelledError")  # of Dask, which the core does not import
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether memory was too small, on the GPU or on the CPU, where torch says so in words alone."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError, OutOfMemory)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def kind_of(error: Exception) -> tuple[str, bool]:

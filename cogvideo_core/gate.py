@@ -22,9 +22,8 @@ from torch import Tensor
 
 from cogvideo_core.ddim import Velocity, sample
 from cogvideo_core.errors import OutOfMemory, PoorReconstruction, PoorVae
-from cogvideo_core.failures import ran_out_of_memory
 from cogvideo_core.inversion import stronger
-from cogvideo_core.memory import SMALLER
+from cogvideo_core.memory import SMALLER, ran_out_of_memory
 from cogvideo_core.model import VideoModel
 from cogvideo_core.quality import psnr
 from cogvideo_core.schedule import Schedule

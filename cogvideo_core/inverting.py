@@ -13,18 +13,17 @@ import numpy as np
 from torch import Tensor
 
 from cogvideo_core import gate, video
-from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.ddim import Velocity
 from cogvideo_core.encoding import read_latents
 from cogvideo_core.errors import CorruptObject, OutOfMemory
-from cogvideo_core.failures import ran_out_of_memory
 from cogvideo_core.inversion import evaluations, invert
 from cogvideo_core.ledger import Commit
-from cogvideo_core.memory import SMALLER
+from cogvideo_core.memory import SMALLER, ran_out_of_memory
 from cogvideo_core.prompts import embeddings
 from cogvideo_core.stores import open_trajectory, write_trajectory
 from cogvideo_core.stores.virtual import virtual_record
 from cogvideo_core.units import INVERTER_FIELDS
+from cogvideo_core.uris import shown_clip
 from cogvideo_core.work import Record, Work
 
 Kept = TypeVar("Kept")

@@ -18,7 +18,8 @@ from cogvideo_core.errors import CorruptObject, StorageError
 from cogvideo_core.keys import Stage, check_name, check_stage, is_key, unit_folder
 from cogvideo_core.specs import canonical
 from cogvideo_core.stores.commit import Commit, StoredObject, make_commit, plain
-from cogvideo_core.stores.objects import Objects, open_objects
+from cogvideo_core.stores.objects import Objects
+from cogvideo_core.stores.opening import open_objects
 
 __all__ = ["Commit", "Ledger", "Stage", "StoredObject", "Verify"]
 

@@ -21,7 +21,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -29,11 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cogvideo_core.errors import OutOfMemory
-from cogvideo_core.failures import ran_out_of_memory
-from cogvideo_core.specs import EngineSpec, RecipeSpec
-
-if TYPE_CHECKING:
-    from cogvideo_core.model import VideoModel
+from cogvideo_core.specs import RecipeSpec
 
 logger = logging.getLogger(__name__)
 Latents = tuple[int, int, int, int]
@@ -45,6 +41,7 @@ EDITS = (1, 2, 4, 8, 16)
 """What the automatic choice takes: powers of two, so that a little more or less free memory changes nothing. 16 edits
 are within 2.1 % of the cost of endlessly many (docs/performance.md), and an interruption loses the whole batch."""
 GPU_SHARE, RAM_SHARE = 0.9, 0.5  # of what is free: kernels want scratch space, and decoding and storage work beside it
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
 CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -119,35 +116,11 @@ class Room:
         logger.warning("memory ran out with %d edits in a call; going on with %d", edits, self.most)
 
 
-def latents_of(model: VideoModel, frames: int, height: int, width: int) -> Latents:
-    """Latents of a clip of so many frames and pixels."""
-    config, scale = model.transformer.config, model.pipe.vae_scale_factor_spatial
-    f = (frames - 1) // config.temporal_compression_ratio + 1 + model.front_padding
-    return f, config.out_channels, height // scale, width // scale
-
-
-def edits_per_batch(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: Latents) -> int:
-    """`EngineSpec.edits_per_batch`, or where that is 0 what memory has room for; the same in all of the process."""
-    kind = (latents, recipe.fingerprint)
-    with model.lock:  # no call is under way, so that what it takes is not missing
-        if engine.edits_per_batch == 0 and kind not in model.room.chosen:
-            per_row = row_bytes(model.transformer.config, latents, model.transformer.dtype)
-            model.room.chosen[kind] = edits_that_fit(free_bytes(model.device) - _to_come(model), per_row, recipe)
-        return engine.edits_per_batch or model.room.chosen[kind]
-
-
-def _to_come(model: VideoModel) -> int:
-    """Bytes of the weights that offloading has yet to bring to the device before a call."""
-    if model.spec.offload != "model":
-        return 0
-    return sum(p.nbytes for p in model.transformer.parameters() if p.device.type != model.device.type)
-
-
-def told(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: Latents) -> str:
-    """The plan in words, for the log: "about 1,473 MiB a row, up to 4 edits (9 rows) a call"."""
-    edits = edits_per_batch(model, engine, recipe, latents)
-    mib = row_bytes(model.transformer.config, latents, model.transformer.dtype) / 2**20
-    return f"about {mib:,.0f} MiB a row, up to {edits} edits ({most_rows(recipe, edits)} rows) a call"
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether memory was too small, on the GPU or on the CPU, where torch says so in words alone."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError, OutOfMemory)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def as_many_as_fit(items: Sequence[T], room: Room, run: Callable[[Sequence[T]], R], what: str) -> tuple[Sequence[T], R]:

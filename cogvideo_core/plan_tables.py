@@ -18,9 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cogvideo_core.dataset_rows import ERROR_FIELDS
 from cogvideo_core.errors import BadManifest, BadSpec
-from cogvideo_core.failures import is_failure
+from cogvideo_core.failures import ERROR_FIELDS, is_failure
 from cogvideo_core.specs import EngineSpec, RecipeSpec, canonical
 from cogvideo_core.stores.objects import storing
 from cogvideo_core.uris import open_store

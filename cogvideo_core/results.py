@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from cogvideo_core import video
-from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.ledger import Commit
 from cogvideo_core.lora import shown
 from cogvideo_core.units import Edit, edit_spec
+from cogvideo_core.uris import shown_clip
 from cogvideo_core.work import Record, Work
 
 Scores = dict[str, float]

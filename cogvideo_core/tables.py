@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core import dataset
-from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.failures import STAGES, failure, is_failure
 from cogvideo_core.ledger import Commit, Ledger, Verify
 from cogvideo_core.specs import OutputSpec
 from cogvideo_core.stores.objects import storing
-from cogvideo_core.uris import open_store, unsigned
+from cogvideo_core.uris import open_store, shown_clip, unsigned
 
 Record = dict[str, Any]
 logger = logging.getLogger(__name__)

@@ -13,8 +13,7 @@ from transformers import T5EncoderModel
 
 from cogvideo_core.checkpoint_files import unreadable
 from cogvideo_core.errors import OutOfMemory
-from cogvideo_core.failures import ran_out_of_memory
-from cogvideo_core.memory import give_back
+from cogvideo_core.memory import give_back, ran_out_of_memory
 from cogvideo_core.vae import finite
 
 logger = logging.getLogger(__name__)

@@ -40,6 +40,11 @@ def unsigned(text: str) -> str:
     return re.sub(r"://[^\s/@'\"]*@", "://", re.sub(r"(://[^\s'\"?#]*)[?#][^\s'\"]*", r"\1", text))
 
 
+def shown_clip(clip: str) -> str:
+    """The clip as written, without the query of an HTTP URL: that may hold a signature, and tables are published."""
+    return printable(path_part(clip))
+
+
 def has_control(text: str) -> bool:
     """Whether a character would break a line, a table or UTF-8 (lone surrogates stand for bytes that are no UTF-8)."""
     return any(unicodedata.category(c) in UNPRINTABLE for c in text)

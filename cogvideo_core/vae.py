@@ -16,8 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec, NotFinite, OutOfMemory
-from cogvideo_core.failures import ran_out_of_memory
-from cogvideo_core.memory import give_back
+from cogvideo_core.memory import give_back, ran_out_of_memory
 from cogvideo_core.specs import ModelSpec
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from PIL import Image
 
 from cogvideo_core.errors import BadSpec, ClipError, ClipTooShort, NotAVideo, StorageError, TruncatedClip
 from cogvideo_core.video_colour import EXACT, scaled
+from cogvideo_core.video_described import Probe
 from cogvideo_core.video_fields import deinterlaced, treated
 from cogvideo_core.video_picture import input_options, shown
-from cogvideo_core.video_probe import Probe, probe
+from cogvideo_core.video_probe import probe
 from cogvideo_core.video_timeline import Picks, picks
 from cogvideo_core.video_tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
 

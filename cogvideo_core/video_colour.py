@@ -8,10 +8,9 @@ becomes the signal of a display by BT.1886.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from cogvideo_core.video_probe import Probe
+from cogvideo_core.video_described import Probe
 
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")

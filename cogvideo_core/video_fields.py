@@ -16,8 +16,8 @@ import ffmpeg
 import numpy as np
 
 from cogvideo_core.specs import DatasetSpec
-from cogvideo_core.video_picture import Order, Picture, input_options
-from cogvideo_core.video_probe import Probe
+from cogvideo_core.video_described import Order, Picture, Probe
+from cogvideo_core.video_picture import input_options
 from cogvideo_core.video_tools import Limits, ffmpeg_exe, file_url, run, source_options
 
 PAIRS, MOST_FRAMES, MOST_COLUMNS = 12, 300, 1024

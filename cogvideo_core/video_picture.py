@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from cogvideo_core.errors import UnreadablePicture
 from cogvideo_core.video_colour import EXACT, HDR_TRANSFERS, yuv_options
-
-if TYPE_CHECKING:
-    from cogvideo_core.video_probe import Probe
+from cogvideo_core.video_described import Picture, Probe
 
 ENTRIES = (  # what ffprobe is asked for beside what video_probe needs
     "field_order,color_transfer,color_primaries,view_ids_available",
@@ -24,7 +22,6 @@ ENTRIES = (  # what ffprobe is asked for beside what video_probe needs
 )
 INTERLACED = ("tt", "bb", "tb", "bt", "unknown")  # unknown: avi says nothing, but its frames may
 ALPHA = ("yuva", "ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # how their pixel formats begin
-RGB = ("rgb", "bgr", "gbr", "argb", "abgr", "0rgb", "0bgr", "x2rgb", "x2bgr", "pal8")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the alpha layer of these
 STRANGE_MATRICES = ("ictcp", "ipt-c2", "ycgco", "smpte2085", "bt2020c", "chroma-derived")
 TURNS = {  # (degrees clockwise, mirrored) -> filter; as ffmpeg turns pictures by itself
@@ -36,44 +33,6 @@ TURNS = {  # (degrees clockwise, mirrored) -> filter; as ffmpeg turns pictures b
     (0, True): ("vflip",),
 }
 Json = dict[str, Any]
-Order = Literal["", "flagged", "tff", "bff"]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What a clip's picture needs beside scaling, and what is done about it.
-
-    left, top, right, bottom: stored pixels outside of the clean aperture. pixels, field_order, transfer, primaries are
-    what the file says, in ffmpeg's words. deinterlaced: "" not; "flagged" the frames that say so; "tff", "bff" every
-    frame, by that order. decoder: the one that reads the alpha layer, "" for ffmpeg's own.
-    """
-
-    left: int = 0
-    top: int = 0
-    right: int = 0
-    bottom: int = 0
-    mirrored: bool = False
-    pixels: str = ""
-    field_order: str = ""
-    deinterlaced: Order = ""
-    transfer: str = ""
-    primaries: str = ""
-    tone_mapped: bool = False
-    alpha: bool = False
-    decoder: str = ""
-
-    @property
-    def rgb(self) -> bool:
-        """Whether frames are RGB when they come to be scaled."""
-        return self.alpha or self.pixels.startswith(RGB)
-
-    @property
-    def cut(self) -> bool:
-        """Whether there is a clean aperture smaller than the frame."""
-        return bool(self.left or self.top or self.right or self.bottom)
-
-
-PLAIN = Picture()
 
 
 def picture_of(stream: Json, clip: str) -> tuple[Picture, int]:

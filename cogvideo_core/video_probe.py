@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from cogvideo_core.errors import ClipTooLarge, NotAVideo, NoVideoStream, TruncatedClip
 from cogvideo_core.video_boxes import truncation
+from cogvideo_core.video_described import RGB, Json, Probe
+from cogvideo_core.video_frames import first_frame
 from cogvideo_core.video_picture import ENTRIES as PICTURE_ENTRIES
-from cogvideo_core.video_picture import PLAIN, RGB, Picture, picture_of
+from cogvideo_core.video_picture import picture_of
 from cogvideo_core.video_tools import Limits, check_file, ffprobe_exe, file_url, reason, run, source_options
 
 ENTRIES = (
@@ -33,58 +34,6 @@ MATRICES = {
 MAX_FPS = 1000
 MAX_SECONDS = 1e9  # what a file may claim before it is refused
 USE_A_VIDEO = "use an mp4, mov, mkv, webm or avi file, or remove the clip"
-Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One clip's video stream. width, height: stored pixels inside the clean aperture, before `rotation` (degrees
-    clockwise) and `sample_aspect`.
-
-    frames is an estimate where the container does not count. On the file's own clock the video's first frame is at
-    start_s, and the first frame or sound of all streams at origin_s. clock_us: the first frame's time as the decoder
-    tells it, in microseconds; it differs from start_s where the container keeps no times of frames (avi). matrix
-    (bt709, bt601, bt2020 ...) and full_range say how its YCbCr becomes RGB.
-    """
-
-    width: int
-    height: int
-    sample_aspect: Fraction
-    fps: Fraction
-    frames: int
-    seconds: float
-    has_audio: bool
-    rotation: int
-    stream: int = 0
-    start_s: float = 0.0
-    origin_s: float = 0.0
-    audio_stream: int = 0
-    audio_codec: str = ""
-    matrix: str = "bt709"
-    full_range: bool = False
-    clock_us: int = 0
-    picture: Picture = PLAIN
-
-    def as_json(self) -> Json:
-        return asdict(self) | {"sample_aspect": str(self.sample_aspect), "fps": str(self.fps)}
-
-    @classmethod
-    def from_json(cls, record: Json) -> Probe:
-        parsed: Json = {name: Fraction(record[name]) for name in ("sample_aspect", "fps")}
-        return cls(**(record | parsed | {"picture": Picture(**record.get("picture", {}))}))
-
-    @property
-    def stored_pixels(self) -> int:
-        """Pixels of a whole stored frame."""
-        cut = self.picture
-        return (self.width + cut.left + cut.right) * (self.height + cut.top + cut.bottom)
-
-    @property
-    def shown(self) -> tuple[int, int, Fraction]:
-        """(width, height, sample aspect) after rotation."""
-        if self.rotation in (90, 270):
-            return self.height, self.width, 1 / self.sample_aspect
-        return self.width, self.height, self.sample_aspect
 
 
 def probe(path: Path, clip: str, limits: Limits) -> Probe:
@@ -107,8 +56,6 @@ def probe(path: Path, clip: str, limits: Limits) -> Probe:
 def _with_clock(found: Probe, path: Path, clip: str, limits: Limits, container: str) -> Probe:
     """The first frame's true time. avi counts packets, whose first is the first frame, however late a decoder with
     B-frames gives it."""
-    from cogvideo_core.video_timeline import first_frame  # which reads probes
-
     first = first_frame(path, clip, found.stream, limits)
     if first is None:
         return replace(found, clock_us=round(found.start_s * 1e6))

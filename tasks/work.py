@@ -17,12 +17,12 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from cogvideo_core import contact_sheet, tables
-from cogvideo_core.dataset_rows import shown_clip
 from cogvideo_core.failures import attempt, is_failure, kind_of
 from cogvideo_core.ledger import Ledger
 from cogvideo_core.outcomes import Records, spanned
 from cogvideo_core.plan_tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.specs import OutputSpec
+from cogvideo_core.uris import shown_clip
 from tasks import log_lines, stopping
 from tasks.progress import advance
 from tasks.settings import Settings
@@ -102,7 +102,7 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
 @verb("embed_prompts", retries=2)
 def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     """Embeds each distinct prompt of a wave once; returns how many were new. The text encoder is dropped then."""
-    from cogvideo_core import memory, prompts
+    from cogvideo_core import batching, prompts
     from cogvideo_core.units import inversion_prompt, shape_of
 
     wanted: dict[str, None] = {}
@@ -120,8 +120,8 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     work.model.drop_text_encoder()
     if targets:
         shape = shape_of(settings.dataset, work.model)
-        latents = memory.latents_of(work.model, shape.frames, shape.height, shape.width)
-        get_run_logger().info("memory: %s", memory.told(work.model, settings.engine, settings.recipe, latents))
+        latents = batching.latents_of(work.model, shape.frames, shape.height, shape.width)
+        get_run_logger().info("memory: %s", batching.told(work.model, settings.engine, settings.recipe, latents))
     return new
 
 

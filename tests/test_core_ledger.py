@@ -19,7 +19,8 @@ from cogvideo_core.errors import BadSpec, CorruptObject, StorageError
 from cogvideo_core.keys import STAGES
 from cogvideo_core.ledger import Commit, Ledger
 from cogvideo_core.stores import local
-from cogvideo_core.stores.objects import Objects, open_objects, redacted
+from cogvideo_core.stores.objects import Objects, redacted
+from cogvideo_core.stores.opening import open_objects
 
 KEY = "0123456789abcdef" * 4
 STAGE = "edits"

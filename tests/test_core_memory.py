@@ -12,10 +12,11 @@ import pytest
 import torch
 from diffusers import CogVideoXTransformer3DModel
 
-from cogvideo_core import attention, editing, flops, memory, processors
+from cogvideo_core import attention, batching, editing, flops, memory, processors
 from cogvideo_core.attention import Reference
 from cogvideo_core.errors import OutOfMemory
-from cogvideo_core.failures import kind_of, ran_out_of_memory
+from cogvideo_core.failures import kind_of
+from cogvideo_core.memory import ran_out_of_memory
 from cogvideo_core.model import VideoModel
 from cogvideo_core.presets import unwindowed
 from cogvideo_core.shapes import build
@@ -100,7 +101,7 @@ def of_full_size(variant: str, device: str) -> tuple[VideoModel, int]:
     """Two blocks of a released configuration in bfloat16, and the estimate of a row at 49 frames 480x720."""
     model = flops.full_size(variant, device)
     model.transformer.transformer_blocks = model.transformer.transformer_blocks[:2].requires_grad_(False)
-    latents = memory.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
+    latents = batching.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
     assert latents == (13, 16, 60, 90)
     return model, memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
 
@@ -190,15 +191,15 @@ def test_what_fits_is_a_power_of_two(rows: int, edits: int) -> None:
 
 def test_a_number_given_is_taken_and_one_chosen_stays(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is free: a number in the settings wins; the automatic one is found once a process and kind of work."""
-    latents = memory.latents_of(model, 9, 48, 48)
+    latents = batching.latents_of(model, 9, 48, 48)
     row = memory.row_bytes(model.transformer.config, latents, torch.float32)
     assert latents == (3, 8, 12, 12)
     for rows, expected in ((9, 4), (3, 4)):
         monkeypatch.setattr(memory, "free_bytes", lambda _, rows=rows: rows * row)
-        assert memory.edits_per_batch(model, EngineSpec(), SHARED, latents) == expected
-    assert memory.edits_per_batch(model, EngineSpec(edits_per_batch=7), SHARED, latents) == 7
-    assert memory.edits_per_batch(model, EngineSpec(), unwindowed(name="other"), latents) == 1
-    assert memory.told(model, EngineSpec(), SHARED, latents).endswith(" MiB a row, up to 4 edits (9 rows) a call")
+        assert batching.edits_per_batch(model, EngineSpec(), SHARED, latents) == expected
+    assert batching.edits_per_batch(model, EngineSpec(edits_per_batch=7), SHARED, latents) == 7
+    assert batching.edits_per_batch(model, EngineSpec(), unwindowed(name="other"), latents) == 1
+    assert batching.told(model, EngineSpec(), SHARED, latents).endswith(" MiB a row, up to 4 edits (9 rows) a call")
 
 
 def test_a_container_s_limit_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,8 @@ from cogvideo_core.specs import (
     fingerprint,
 )
 from cogvideo_core.units import frames_spec
-from cogvideo_core.video_picture import PLAIN, Picture, picture_of
+from cogvideo_core.video_described import PLAIN, Picture
+from cogvideo_core.video_picture import picture_of
 from cogvideo_core.work import Work
 
 HDR_TAGS = tags("bt2020nc", "smpte2084", "bt2020")

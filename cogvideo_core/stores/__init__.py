@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.stores.codecs import CODECS, Planes, compress, xored
 from cogvideo_core.stores.layout import DTYPES, Layout, Unrepresentable, make_layout
-from cogvideo_core.stores.reader import Ahead, Trajectory, open_trajectory
+from cogvideo_core.stores.reader import Ahead, Trajectory
+from cogvideo_core.stores.virtual import NoisedTrajectory
+
+if TYPE_CHECKING:
+    from cogvideo_core.ledger import Commit, Ledger
 
 __all__ = [
     "CODECS",
@@ -128,3 +132,18 @@ def _record(layout: Layout, container: str, steps: list[Step]) -> dict[str, Any]
         "timesteps": list(layout.timesteps),
         "steps": steps,
     }
+
+
+def open_trajectory(ledger: Ledger, commit: Commit, verify: bool = True) -> Trajectory:
+    """The trajectory of a commit; `verify` checks each level's sha256 when it is read.
+
+    Raises BadSpec for a commit that isn't a trajectory this version can read.
+    """
+    record = commit.record
+    codec, dtype = record.get("codec") in CODECS, record.get("dtype") in DTYPES
+    if record.get("kind") not in ("states", "noised") or not codec or not dtype:
+        raise BadSpec(f"{commit.stage} {commit.key}: not a trajectory this version can read; invert the clip anew")
+    names = {name: ledger.object_name(commit, name) for name in commit.files}
+    if record["kind"] == "noised":
+        return NoisedTrajectory(ledger.objects, commit.key, names, record, verify)
+    return Trajectory(ledger.objects, commit.key, names, record, verify)

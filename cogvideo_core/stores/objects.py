@@ -14,11 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
-import fsspec
 import numpy as np
-from fsspec.implementations.local import LocalFileSystem
 
-from cogvideo_core.errors import BadSpec, EditError, StorageError
+from cogvideo_core.errors import EditError, StorageError
 
 CHUNK = 8 << 20
 # Some file systems "create" by looking first: then at least the threads of one process must not meet.
@@ -26,22 +24,6 @@ _CREATING = Lock()
 _NO_FOLDERS = {"s3", "gs", "az", "abfs", "http", "https", "memory"}
 # Mistakes in a program are not failures of a store: they must not look as if another try could help.
 _BUGS = (AssertionError, AttributeError, MemoryError, NameError, TypeError, ValueError)
-
-
-def open_objects(root: str) -> Objects:
-    """The store at a local path or fsspec URL. Raises BadSpec for a chained URL or an unknown protocol."""
-    if "::" in root:
-        raise BadSpec("root: a chained URL ('::') can't promise to create a file only once; give the plain URL")
-    try:
-        # Cached listings would hide what other processes commit.
-        fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise BadSpec(f"root: {redacted(error)}; give a local path or an fsspec URL") from None
-    if isinstance(fs, LocalFileSystem):
-        from cogvideo_core.stores.local import LocalObjects
-
-        return LocalObjects(fs, path)
-    return Objects(fs, path)
 
 
 def redacted(error: BaseException) -> str:

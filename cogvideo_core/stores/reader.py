@@ -12,11 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec, CorruptObject
-from cogvideo_core.stores.codecs import CODECS, decompress, stands_alone
-from cogvideo_core.stores.layout import DTYPES, Layout
+from cogvideo_core.stores.codecs import decompress, stands_alone
+from cogvideo_core.stores.layout import Layout
 
 if TYPE_CHECKING:
-    from cogvideo_core.ledger import Commit, Ledger
     from cogvideo_core.stores.objects import Objects
 
 _REMEDY = "run again with verify='full', which sets it aside and inverts the clip anew"
@@ -147,20 +146,3 @@ class Trajectory:
     def _corrupt(self, step: Mapping[str, Any], problem: str) -> CorruptObject:
         where = f"trajectory {self.key}: level {step['level']} of {step['object']!r}"
         return CorruptObject(f"{where} {problem}; {_REMEDY}")
-
-
-def open_trajectory(ledger: Ledger, commit: Commit, verify: bool = True) -> Trajectory:
-    """The trajectory of a commit; `verify` checks each level's sha256 when it is read.
-
-    Raises BadSpec for a commit that isn't a trajectory this version can read.
-    """
-    record = commit.record
-    codec, dtype = record.get("codec") in CODECS, record.get("dtype") in DTYPES
-    if record.get("kind") not in ("states", "noised") or not codec or not dtype:
-        raise BadSpec(f"{commit.stage} {commit.key}: not a trajectory this version can read; invert the clip anew")
-    names = {name: ledger.object_name(commit, name) for name in commit.files}
-    if record["kind"] == "noised":
-        from cogvideo_core.stores.virtual import NoisedTrajectory
-
-        return NoisedTrajectory(ledger.objects, commit.key, names, record, verify)
-    return Trajectory(ledger.objects, commit.key, names, record, verify)

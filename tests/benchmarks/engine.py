@@ -24,7 +24,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from cogvideo_core import attention, editing, flops, memory
+from cogvideo_core import attention, batching, editing, flops, memory
 from cogvideo_core.attention import Reference
 from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
 from cogvideo_core.gate import gate_evaluations
@@ -247,7 +247,7 @@ def print_jobs(meter: flops.Meter, row: flops.Flops) -> dict[str, float]:
 
 def planned_row(model: VideoModel) -> int:
     """The estimate for a row at the model's usual size in bfloat16, bytes."""
-    latents = memory.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
+    latents = batching.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
     return memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from cogvideo_core import estimate, flops, memory, video
+from cogvideo_core import batching, estimate, flops, memory, video
 from cogvideo_core.estimate import Measured
 from cogvideo_core.model import VideoShape
 from cogvideo_core.plan_tables import Planned
@@ -67,7 +67,7 @@ def decoding_bytes(frames: int, height: int, width: int, dtype: torch.dtype, til
 
 
 def edits_on(card: int, held: int, per_row: int) -> str:
-    """Edits a call on a card of so many GiB with nothing else on it, as `memory.edits_per_batch` chooses."""
+    """Edits a call on a card of so many GiB with nothing else on it, as `batching.edits_per_batch` chooses."""
     free, recipe = int(memory.GPU_SHARE * (card * GIB - held)), PRESETS["balanced"]
     fits = memory.most_rows(recipe, 1) * per_row <= free
     return str(memory.edits_that_fit(free, per_row, recipe)) if fits else "none"
@@ -76,7 +76,7 @@ def edits_on(card: int, held: int, per_row: int) -> str:
 def memory_row(variant: str, frames: int, height: int, width: int) -> dict[str, Any]:
     """GiB on the card, by what is done; the weights of transformer and VAE stay there all the time."""
     model = flops.full_size(variant)
-    latents = memory.latents_of(model, frames, height, width)
+    latents = batching.latents_of(model, frames, height, width)
     per_row = memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
     transformer, vae = weight_bytes(model.transformer), weight_bytes(flops.full_size_vae())
     held = transformer + vae
@@ -92,7 +92,7 @@ def stored_rows(variant: str, shape: VideoShape) -> list[dict[str, Any]]:
     """GB of 1,000 clips with so many edits each; every clip another one."""
     model = flops.full_size(variant)
     planned = Planned(clips=1000, edits=1000 * EDITS, refused=0, batches=1000, waves=4, plan="")
-    f, c, h, w = memory.latents_of(model, shape.frames, shape.height, shape.width)
+    f, c, h, w = batching.latents_of(model, shape.frames, shape.height, shape.width)
     latents = 1000 * f * c * h * w * 4
     rows = []
     for what, recipe, inversion in STORED:
