@@ -29,7 +29,7 @@ TIE_US = 2  # rounding of two times that are equally far
 BEFORE_S = 1.0  # sought earlier than a window begins, so that the frame shown at its beginning is there
 MOST_FRAMES = 100_000  # of a window's stretch of the file
 # a line of framecrc, written at once: other threads may have begun a line of the log before it
-SHOWN = re.compile(r"\b0, *-?\d+, *(-?\d+), *(-?\d+), *(\d+), 0x[0-9a-f]{8}$")
+SHOWN = re.compile(r"\b0, *-?\d+, *(-?\d+), *(-?\d+), *\d+, 0x[0-9a-f]{8}$")
 COMPLAINT = re.compile(r"\[(warning|error|fatal)\] ?")
 OURS = ("[framecrc @", "[out#0", "[vost#0")  # our own output, which minds times that are too near each other
 MOST_SAID = 20
@@ -39,12 +39,11 @@ FRAME_HURT = ("corrupt decoded frame",)
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its bytes, and the complaints
+    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), and the complaints
     before it: packets lost, frames mended, errors of any kind."""
 
     pts: int
     duration: int
-    size: int
     lost: int
     hurt: int
     errors: int
@@ -53,12 +52,11 @@ class Frame:
 @dataclass(frozen=True)
 class Picks:
     """What a window takes: `times` of the distinct frames in order (microseconds on the file's clock), for each output
-    frame its place in them, whether all have one size, and how many of the window's frames are damaged. `options`: how
+    frame its place in them, and how many of the window's frames are damaged. `options`: how
     the file is to be opened to find the same times again."""
 
     times: list[int]
     places: list[int]
-    one_size: bool
     damaged: int
     frames: int
     options: dict[str, object]
@@ -87,8 +85,7 @@ def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: 
     _check_end(clip, frames, probe, wanted, start_s)
     times = sorted(set(chosen))
     damaged, among = damage(frames, times[0], times[-1])
-    sizes = {frame.size for frame in frames if times[0] <= frame.pts <= times[-1]}
-    return Picks(times, [bisect_left(times, time) for time in chosen], len(sizes) == 1, damaged, among, options)
+    return Picks(times, [bisect_left(times, time) for time in chosen], damaged, among, options)
 
 
 def nearest(times: list[int], wanted: Iterable[int]) -> list[int]:
@@ -183,7 +180,7 @@ def _decoded(
         if shown := SHOWN.search(line):
             if (count := count + 1) > MOST_FRAMES:
                 raise NotAVideo(clip, f"it has more than {MOST_FRAMES} frames in a window", "re-encode it at 60 fps")
-            yield Frame(int(shown[1]), max(0, int(shown[2])), int(shown[3]), told.lost, told.hurt, told.errors)
+            yield Frame(int(shown[1]), max(0, int(shown[2])), told.lost, told.hurt, told.errors)
             told = Complaints()
 
 
