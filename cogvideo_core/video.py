@@ -142,7 +142,7 @@ def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: in
     source = ffmpeg.input(file_url(path), copyts=None, **options)
     video = deinterlaced(source[str(probe.stream)], probe.picture).filter("settb", "AVTB")
     video = video.filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}").filter("select", _any_of(taken.times))
-    video = (_resize if taken.one_size else _resize_any)(shown(video, probe), probe, height, width, fit)
+    video = _resize(shown(video, probe), probe, height, width, fit)
     return ffmpeg.output(video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
 
 
@@ -159,31 +159,26 @@ def _any_of(times: list[int]) -> str:
 
 
 def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
-    """Cut, scale and convert to RGB in one pass of the scaler; bars of `pad` are black."""
-    box_w, box_h = width, height
-    if fit == "crop":
-        crop_w, crop_h = crop_size(probe, height, width)
-        video = video.filter("crop", crop_w, crop_h)
-    elif fit == "pad":
-        box_w, box_h = pad_size(probe, height, width)
-    return _boxed(scaled(video, probe, box_w, box_h), (box_w, box_h), height, width)
+    """Cut, scale and convert to RGB in one pass of the scaler; bars of `pad` are black.
 
-
-def _resize_any(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
-    """The same in expressions of each frame's own size, for streams that change it."""
-    box: tuple[object, object] = (width, height)
+    Frames of another size than the probe's, as streams have them that change it or that turn by themselves, are met in
+    expressions of their own size.
+    """
+    if fit == "stretch":
+        return scaled(video, probe, width, height)
     if fit == "crop":
         sides = (f"min(iw,ih*{width}/{height}/sar)", f"min(ih,iw*sar*{height}/{width})")
-        video = video.filter("crop", *(f"max(2,2*round({side}/2))" for side in sides))
-    elif fit == "pad":
-        box = (f"max(1,min({width},round({height}*iw*sar/ih)))", f"max(1,min({height},round({width}*ih/iw/sar)))")
-    return _boxed(scaled(video, probe, *box), box, height, width)
+        own = [f"min({whole},max(2,2*round({side}/2)))" for whole, side in zip(("iw", "ih"), sides, strict=True)]
+        return scaled(video.filter("crop", *_of(probe, crop_size(probe, height, width), own)), probe, width, height)
+    own = [f"max(1,min({width},round({height}*iw*sar/ih)))", f"max(1,min({height},round({width}*ih/iw/sar)))"]
+    video = scaled(video, probe, *_of(probe, pad_size(probe, height, width), own))
+    return video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black")
 
 
-def _boxed(video: Any, box: tuple[object, object], height: int, width: int) -> Any:
-    if box != (width, height):
-        video = video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black")
-    return video
+def _of(probe: Probe, known: tuple[int, int], own: list[str]) -> list[str]:
+    """Expressions of what is known for frames of the probe's size, else of their own."""
+    width, height, _ = probe.shown
+    return [f"if(eq(iw,{width})*eq(ih,{height}),{one},{other})" for one, other in zip(known, own, strict=True)]
 
 
 def crop_size(probe: Probe, height: int, width: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """When a clip's frames are shown, as its decoder tells, and what the decoder complains of between them.
 
 Containers tell times in their own ways, and some wrongly, so the frames are decoded once and asked: ffmpeg's framecrc
-prints each frame's time and size between the decoder's own complaints. The second pass (video.decode) takes the chosen
+prints each frame's time between the decoder's own complaints. The second pass (video.decode) takes the chosen
 frames by these times.
 """
 
@@ -20,7 +20,7 @@ from cogvideo_core.video_tools import Limits, ffmpeg_exe, file_url, run_lines, s
 
 MOST_FRAMES = 100_000  # of a window's stretch of the file
 # a line of framecrc, written at once: other threads may have begun a line of the log before it
-SHOWN = re.compile(r"\b0, *-?\d+, *(-?\d+), *(-?\d+), *(\d+), 0x[0-9a-f]{8}$")
+SHOWN = re.compile(r"\b0, *-?\d+, *(-?\d+), *(-?\d+), *\d+, 0x[0-9a-f]{8}$")
 COMPLAINT = re.compile(r"\[(warning|error|fatal)\] ?")
 OURS = ("[framecrc @", "[out#0", "[vost#0")  # our own output, which minds times that are too near each other
 MOST_SAID = 20
@@ -30,12 +30,11 @@ FRAME_HURT = ("corrupt decoded frame",)
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), its bytes, and the complaints
+    """One decoded frame: when it is shown and for how long (microseconds, 0 for unknown), and the complaints
     before it: packets lost, frames mended, errors of any kind."""
 
     pts: int
     duration: int
-    size: int
     lost: int
     hurt: int
     errors: int
@@ -71,7 +70,7 @@ def decoded(
         if shown := SHOWN.search(line):
             if (count := count + 1) > MOST_FRAMES:
                 raise NotAVideo(clip, f"it has more than {MOST_FRAMES} frames in a window", "re-encode it at 60 fps")
-            yield Frame(int(shown[1]), max(0, int(shown[2])), int(shown[3]), told.lost, told.hurt, told.errors)
+            yield Frame(int(shown[1]), max(0, int(shown[2])), told.lost, told.hurt, told.errors)
             told = Complaints()
 
 

@@ -20,7 +20,7 @@ ENTRIES = (  # what ffprobe is asked for beside what video_probe needs
     "stream_tags=alpha_mode,ALPHA_MODE:stream_side_data=rotation,displaymatrix,"
     "crop_top,crop_bottom,crop_left,crop_right,dv_profile,dv_bl_signal_compatibility_id",
 )
-INTERLACED = ("tt", "bb", "tb", "bt", "unknown")  # unknown: avi says nothing, but its frames may
+INTERLACED = ("tt", "bb", "tb", "bt")
 ALPHA = ("yuva", "ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # how their pixel formats begin
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the alpha layer of these
 STRANGE_MATRICES = ("ictcp", "ipt-c2", "ycgco", "smpte2085", "bt2020c", "chroma-derived")

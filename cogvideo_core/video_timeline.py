@@ -26,12 +26,11 @@ BEFORE_S = 1.0  # sought earlier than a window begins, so that the frame shown a
 @dataclass(frozen=True)
 class Picks:
     """What a window takes: `times` of the distinct frames in order (microseconds on the file's clock), for each output
-    frame its place in them, whether all have one size, and how many of the window's frames are damaged. `options`: how
+    frame its place in them, and how many of the window's frames are damaged. `options`: how
     the file is to be opened to find the same times again."""
 
     times: list[int]
     places: list[int]
-    one_size: bool
     damaged: int
     frames: int
     options: dict[str, object]
@@ -54,8 +53,7 @@ def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: 
     _check_end(clip, frames, probe, wanted, start_s)
     times = sorted(set(chosen))
     damaged, among = damage(frames, times[0], times[-1])
-    sizes = {frame.size for frame in frames if times[0] <= frame.pts <= times[-1]}
-    return Picks(times, [bisect_left(times, time) for time in chosen], len(sizes) == 1, damaged, among, options)
+    return Picks(times, [bisect_left(times, time) for time in chosen], damaged, among, options)
 
 
 def nearest(times: list[int], wanted: Iterable[int]) -> list[int]:

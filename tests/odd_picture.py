@@ -100,6 +100,9 @@ def _apertures() -> Iterator[Case]:
     yield odd_case("aperture.moved.mkv", "its clean part", _aperture, corner, moved, "crop", (60, 60), end="mkv")
     halves = clap((130, 2), (98, 2), (-1, 2), (-1, 2))
     yield odd_case("aperture.odd", "its clean part", _aperture, odd, halves, "stretch", (64, 48))
+    yield odd_case("aperture.odd.pad", "its clean part", _odd_pad)
+    whole = clap(65, 49, (-1, 2), (-1, 2))
+    yield odd_case("aperture.odd.crop", "its clean part", _aperture, odd, whole, "crop", (48, 48))
     quarter = (0, 1, -1, 0)
     for fit, size in {"crop": (48, 48), "pad": (64, 64), "stretch": (48, 64)}.items():
         yield odd_case(
@@ -135,11 +138,44 @@ def _turns() -> Iterator[Case]:
         yield odd_case(f"turn.{_signs(matrix)}", "as the matrix says", _turn, matrix, "stretch", size)
     yield odd_case("turn.crop", "as the matrix says", _turn, (0, 1, -1, 0), "crop", (48, 48))
     yield odd_case("turn.pad", "as the matrix says", _turn, (0, 1, 1, 0), "pad", (64, 64))
+    for fit, size in {"crop": (48, 48), "pad": (64, 64), "stretch": (48, 64)}.items():
+        yield odd_case(f"turn.in-stream.{fit}", "as the frames say", _turned_in_stream, fit, size)
+    yield odd_case("turn.mid-stream", "each frame by its own shape", _shape_changes)
     yield odd_case("turn.zeros", "a matrix of zeros is none", _turn_none)
     half = np.sqrt(0.5)
     for name, matrix in {"slanted": (half, half, -half, half), "line": (1.0, 1.0, 1.0, 1.0)}.items():
         make = partial(_matrix_clip, matrix)
         yield odd_case(f"turn.{name}", "refused", refuse, make, "turned by 45 degrees", "upright")
+
+
+def _turned_in_stream(fit: str, size: tuple[int, int], folder: Path) -> str:
+    """The file says nothing, but the stream's frames do (H.264, display orientation): 90 degrees anticlockwise."""
+    made, path = framed(folder, (0, 0, 128, 96)), folder / "turned.mp4"
+    ff("-i", made, "-c", "copy", "-bsf:v", "h264_metadata=display_orientation=insert:rotate=90", path)
+    frame = seen(path, size, fit)[4]
+    frame = frame[frame.any((1, 2))][:, frame.any((0, 2))]
+    if fit == "pad" and frame.shape[:2] != (64, 48):
+        return f"padded to {frame.shape[1]}x{frame.shape[0]} instead of 48x64"
+    return compared(corner_colours(frame), np.rot90(CORNERS), 4)
+
+
+def _shape_changes(folder: Path) -> str:
+    """White, upright for a second, then lying: in a square the bars are at the sides, then above and below."""
+    for name, size in {"a": "96x128", "b": "128x96"}.items():
+        white = ("-f", "lavfi", "-i", f"color=white:s={size}:r=8:d=1")
+        ff(*white, "-pix_fmt", "yuvj420p", "-c:v", "mjpeg", "-q:v", 2, folder / f"{name}.mkv")
+    (folder / "list").write_text("file a.mkv\nfile b.mkv\n")
+    ff("-f", "concat", "-i", folder / "list", "-c", "copy", folder / "clip.mkv")
+    frames = seen(folder / "clip.mkv", (96, 96), "pad", frames=15)
+    bars = [[np.argmax(frame.any((1, 2))), np.argmax(frame.any((0, 2)))] for frame in frames[[2, 12]]]
+    return compared(np.array(bars), np.array([[0, 12], [12, 0]]), 0, "bars")
+
+
+def _odd_pad(folder: Path) -> str:
+    """An odd aperture keeps its odd size: 65x49 in 130x130 leaves 16 black lines above and below."""
+    path = with_box(framed(folder, (31, 23, 65, 49)), clap(65, 49, (-1, 2), (-1, 2)))
+    frame = seen(path, (130, 130), "pad")[4]
+    return compared(np.array([np.argmax(frame.any((1, 2)))]), np.array([16]), 1, "bars")
 
 
 def _signs(matrix: tuple[int, int, int, int]) -> str:
