@@ -7,11 +7,19 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from pydantic import Field, ValidationError
 
+from cogvideo_core.dataset.outcomes import Records, added, finished
+from cogvideo_core.dataset.tables import kept_settings, read_table
 from cogvideo_core.errors import BadSpec, EditError
-from cogvideo_core.failures import STAGES
-from cogvideo_core.outcomes import Records, added, finished
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
-from cogvideo_core.tables import kept_settings, read_table
+from cogvideo_core.settings.specs import (
+    DatasetSpec,
+    EngineSpec,
+    InversionSpec,
+    ModelSpec,
+    OutputSpec,
+    RecipeSpec,
+    fingerprint,
+)
+from cogvideo_core.stages.failures import STAGES
 from flows.edit_dataset import run
 from flows.engines import check_limit
 from flows.report import finish, run_name

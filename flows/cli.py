@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cogvideo_core.specs import OutputSpec
+from cogvideo_core.settings.specs import OutputSpec
 from flows import cli_plan, cli_up, upkeep
 from flows.cli_options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source, chosen
 from flows.cli_running import execute
@@ -116,8 +116,8 @@ def collect(
 
     [dim]cogvideo-edit collect out/run[/dim]
     """
-    from cogvideo_core.ledger import Ledger
-    from cogvideo_core.tables import collect_run
+    from cogvideo_core.dataset.tables import collect_run
+    from cogvideo_core.storage.ledger import Ledger
 
     with sentences():
         counts = collect_run(OutputSpec(root=output, verify=verify.value), Ledger(output), [], {})

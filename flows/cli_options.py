@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cogvideo_core.presets import PRESETS
+from cogvideo_core.settings.presets import PRESETS
 
 OUTPUT, MODEL = "out/run", "shapes"
 Set = Annotated[

@@ -35,12 +35,12 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
 
     What needs no model comes first, for that takes no time. Raises the project's errors.
     """
-    from cogvideo_core.places import check_places, check_source
+    from cogvideo_core.inputs.places import check_places, check_source
 
     check_places(settings["dataset"], settings["output"])
     check_source(settings["dataset"], need_targets)
-    from cogvideo_core import plan
-    from cogvideo_core.configuration import configured
+    from cogvideo_core.models.configuration import configured
+    from cogvideo_core.planning import plan
 
     if not sys.stderr.isatty():
         _hide_library_bars()

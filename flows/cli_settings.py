@@ -13,8 +13,8 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
+from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 
 GROUPS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.specs import DatasetSpec
+from cogvideo_core.settings.specs import DatasetSpec
 from flows import postgres, processes
 from flows.exits import sentences
 from flows.processes import State

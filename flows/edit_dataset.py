@@ -9,10 +9,10 @@ from httpx import TransportError
 from prefect import flow, get_run_logger
 from prefect.exceptions import PrefectHTTPStatusError
 
+from cogvideo_core.dataset.outcomes import Records, added
 from cogvideo_core.errors import BadSpec, HopelessRun
-from cogvideo_core.outcomes import Records, added
-from cogvideo_core.plan_tables import Planned, read_planned
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.planning.tables import Planned, read_planned
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.engines import engine_of
 from flows.report import finish, run_name
 from flows.waves import LastStage, refused_counts, run_wave

@@ -16,7 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.callables import get_call_parameters
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.specs import EngineSpec
+from cogvideo_core.settings.specs import EngineSpec
 from tasks.stopping import event_name, stopping_with_the_body
 
 Submit = Callable[..., "PrefectFuture[Any]"]

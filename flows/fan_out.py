@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect.futures import PrefectFuture
 
-from cogvideo_core.failures import STAGES, failure, is_failure
+from cogvideo_core.stages.failures import STAGES, failure, is_failure
 
 Record = dict[str, Any]
 Futures = list["PrefectFuture[list[Record]]"]

@@ -10,10 +10,10 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from cogvideo_core.gallery import markdown_table
-from cogvideo_core.specs import OutputSpec, Spec
-from cogvideo_core.upkeep import garbage, open_root, remove
-from cogvideo_core.upkeep import retention as kept_by
+from cogvideo_core.dataset.gallery import markdown_table
+from cogvideo_core.settings.specs import OutputSpec, Spec
+from cogvideo_core.upkeep.verify import garbage, open_root, remove
+from cogvideo_core.upkeep.verify import retention as kept_by
 from flows.report import run_name, show_results
 from tasks import work
 

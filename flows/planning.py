@@ -7,8 +7,8 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from cogvideo_core.gallery import markdown_table
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.dataset.gallery import markdown_table
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.engines import workers_of
 from flows.report import run_name
 from tasks import work

@@ -21,12 +21,12 @@ from prefect.artifacts import (
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
+from cogvideo_core.dataset.gallery import markdown_table
+from cogvideo_core.dataset.outcomes import Records, Times, counts_of, times_of
 from cogvideo_core.errors import EditError, HopelessRun
-from cogvideo_core.failures import is_failure
-from cogvideo_core.gallery import markdown_table
-from cogvideo_core.outcomes import Records, Times, counts_of, times_of
-from cogvideo_core.specs import DatasetSpec, OutputSpec, RecipeSpec
-from cogvideo_core.uris import unsigned
+from cogvideo_core.settings.specs import DatasetSpec, OutputSpec, RecipeSpec
+from cogvideo_core.stages.failures import is_failure
+from cogvideo_core.storage.uris import unsigned
 from tasks import work
 from tasks.settings import Settings
 

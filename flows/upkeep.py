@@ -41,7 +41,7 @@ def inspect(
     [dim]cogvideo-edit inspect 3f9a --root out/demo[/dim]
     [dim]cogvideo-edit inspect out/demo/trajectories/3f/3f9a... --model shapes --strip strip.png[/dim]
     """
-    from cogvideo_core.inspection import describe, find_units, save_strip
+    from cogvideo_core.upkeep.inspect import describe, find_units, save_strip
 
     with sentences():
         units = find_units(target, root)
@@ -70,7 +70,7 @@ def verify(
 
     [dim]cogvideo-edit verify out/run[/dim]
     """
-    from cogvideo_core.upkeep import verify_tree
+    from cogvideo_core.upkeep.verify import verify_tree
 
     found = 0
     with sentences():
@@ -95,7 +95,7 @@ def gc(
     [dim]cogvideo-edit gc out/run[/dim]
     [dim]cogvideo-edit gc out/run --keep until_edited --older-than 48 --delete[/dim]
     """
-    from cogvideo_core.upkeep import garbage, open_root, remove, retention
+    from cogvideo_core.upkeep.verify import garbage, open_root, remove, retention
 
     with sentences():
         ledger = open_root(root)
@@ -115,7 +115,7 @@ def du(root: Root) -> None:
 
     [dim]cogvideo-edit du s3://bucket/run[/dim]
     """
-    from cogvideo_core.upkeep import open_root, usage
+    from cogvideo_core.upkeep.verify import open_root, usage
 
     with sentences():
         rows = usage(open_root(root))

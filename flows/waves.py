@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from prefect import get_run_logger
 
+from cogvideo_core.dataset.outcomes import Spool, added, parked, tried_before
 from cogvideo_core.errors import HopelessRun
-from cogvideo_core.failures import SameFailure
-from cogvideo_core.outcomes import Spool, added, parked, tried_before
-from cogvideo_core.plan_tables import Planned, read_batches
+from cogvideo_core.planning.tables import Planned, read_batches
+from cogvideo_core.stages.failures import SameFailure
 from flows.engines import Submit, in_flight
 from flows.fan_out import Futures, in_window
 from flows.report import Progress

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
-from cogvideo_core.ledger import Ledger
-from cogvideo_core.recipes import INVERSIONS, filled
-from cogvideo_core.specs import (
+from cogvideo_core.settings.recipes import INVERSIONS, filled
+from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
     InversionSpec,
@@ -20,11 +19,12 @@ from cogvideo_core.specs import (
     Spec,
     fingerprint,
 )
+from cogvideo_core.storage.ledger import Ledger
 from tasks import stopping
 from tasks.progress import tick
 
 if TYPE_CHECKING:
-    from cogvideo_core.work import Work
+    from cogvideo_core.stages.work import Work
 
 
 def _on_step(stage: str) -> None:
@@ -60,10 +60,10 @@ class Settings(Spec):
 
     def work(self) -> Work:
         """With this process's own copy of the model, loaded on first use."""
-        from cogvideo_core import model as models
-        from cogvideo_core.configuration import configured
-        from cogvideo_core.units import shape_of
-        from cogvideo_core.work import Work
+        from cogvideo_core.models import model as models
+        from cogvideo_core.models.configuration import configured
+        from cogvideo_core.stages.units import shape_of
+        from cogvideo_core.stages.work import Work
 
         sized = self.dataset.frames or self.dataset.height or self.dataset.width
         shape = shape_of(self.dataset, configured(self.model)) if sized else None

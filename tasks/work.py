@@ -16,13 +16,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from cogvideo_core import contact_sheet, tables
-from cogvideo_core.failures import attempt, is_failure, kind_of
-from cogvideo_core.ledger import Ledger
-from cogvideo_core.outcomes import Records, spanned
-from cogvideo_core.plan_tables import Planned, fill_probed, read_batches, write_plan
-from cogvideo_core.specs import OutputSpec
-from cogvideo_core.uris import shown_clip
+from cogvideo_core.dataset import contact_sheet, tables
+from cogvideo_core.dataset.outcomes import Records, spanned
+from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, write_plan
+from cogvideo_core.settings.specs import OutputSpec
+from cogvideo_core.stages.failures import attempt, is_failure, kind_of
+from cogvideo_core.storage.ledger import Ledger
+from cogvideo_core.storage.uris import shown_clip
 from tasks import log_lines, stopping
 from tasks.progress import advance
 from tasks.settings import Settings
@@ -70,8 +70,10 @@ def discover_clips(
 
     The model's configuration is enough: who plans need not be who computes, and holds no weights.
     """
-    from cogvideo_core import placement, places, plan
-    from cogvideo_core.configuration import configured
+    from cogvideo_core.inputs import places
+    from cogvideo_core.models import placement
+    from cogvideo_core.models.configuration import configured
+    from cogvideo_core.planning import plan
 
     places.check_places(settings.dataset, settings.output)
     places.check_source(settings.dataset, need_targets)  # before anything of the model is fetched
@@ -89,8 +91,8 @@ def discover_clips(
 @verb("estimate_run")
 def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[list[str]]:
     """Measures the model on this device; [what, value] pairs of what the plan will cost."""
-    from cogvideo_core import estimate
-    from cogvideo_core.units import shape_of
+    from cogvideo_core.planning import estimate
+    from cogvideo_core.stages.units import shape_of
 
     model = settings.work().model
     shape = shape_of(settings.dataset, model)
@@ -102,8 +104,9 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
 @verb("embed_prompts", retries=2)
 def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     """Embeds each distinct prompt of a wave once; returns how many were new. The text encoder is dropped then."""
-    from cogvideo_core import batching, prompts
-    from cogvideo_core.units import inversion_prompt, shape_of
+    from cogvideo_core.models import batching
+    from cogvideo_core.stages import prompts
+    from cogvideo_core.stages.units import inversion_prompt, shape_of
 
     wanted: dict[str, None] = {}
     for record in (record for batch in read_batches(settings.output.root, {wave}, settings.plan) for record in batch):
@@ -128,29 +131,29 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
 @verb("encode_batch")
 def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Clips to latents."""
-    from cogvideo_core import encoding
+    from cogvideo_core.stages import encode
 
-    step = partial(encoding.encode_clip, settings.work())
+    step = partial(encode.encode_clip, settings.work())
     return marked([tried(step, record, "encode", settings) for record in records], "encode")
 
 
 @verb("invert_batch")
 def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
     """Latents to trajectories."""
-    from cogvideo_core import clips
+    from cogvideo_core.stages import edit
 
     with settings.slot():
-        step = partial(clips.invert_clip, settings.work(), only_if_needed=only_if_needed)
+        step = partial(edit.invert_clip, settings.work(), only_if_needed=only_if_needed)
         return marked([tried(step, record, "invert", settings) for record in records], "invert")
 
 
 @verb("edit_batch")
 def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
     """Trajectories and prompts to edited clips."""
-    from cogvideo_core import clips
+    from cogvideo_core.stages import edit
 
     with settings.slot():
-        step, done = partial(clips.edit_clip, settings.work()), []
+        step, done = partial(edit.edit_clip, settings.work()), []
         for record in records:
             done.append(tried(step, record, "edit", settings))
             advance("clips")
@@ -174,8 +177,8 @@ def marked(records: list[Record], stage: str) -> list[Record]:
 def tried(step: Callable[[Record], Record], record: Record, stage: str, settings: Settings) -> Record:
     """`attempt`, unless the flow was cancelled in the meantime; how often models were loaded here, and how long they
     have computed, goes with it."""
-    from cogvideo_core import model as models
-    from cogvideo_core.work import worker
+    from cogvideo_core.models import model as models
+    from cogvideo_core.stages.work import worker
 
     stopping.check(stage)
     before = models.busy_seconds()

@@ -20,7 +20,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from cogvideo_core.ledger import Ledger
+    from cogvideo_core.storage.ledger import Ledger
 
 SCRATCH = Path(tempfile.mkdtemp(prefix="cogvideo-edit-tests-"))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
@@ -108,8 +108,8 @@ KINDS = ["file", "memory", "generic", *(pytest.param(kind, marks=pytest.mark.e2e
 @pytest.fixture(params=KINDS)
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """One ledger for each kind of file system; "generic" is a disk behind fsspec's ordinary interface."""
-    from cogvideo_core.ledger import Ledger
-    from cogvideo_core.stores.objects import Objects
+    from cogvideo_core.storage.ledger import Ledger
+    from cogvideo_core.storage.objects import Objects
 
     if request.param == "file":
         yield Ledger(str(tmp_path / "root"))

@@ -97,9 +97,9 @@ def patch_failures(module: Any) -> None:
 
 
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
-    "cogvideo_core.model": patch_model,
-    "cogvideo_core.ledger": patch_ledger,
-    "cogvideo_core.failures": patch_failures,
+    "cogvideo_core.models.model": patch_model,
+    "cogvideo_core.storage.ledger": patch_ledger,
+    "cogvideo_core.stages.failures": patch_failures,
 }
 
 

@@ -33,9 +33,10 @@ def main(batches: int) -> None:
     import psutil
     from servers import harness
 
-    from cogvideo_core import clips, encoding, prompts
+    from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, ModelSpec, OutputSpec
     from cogvideo_core.shapes.build import build_pipeline
-    from cogvideo_core.specs import DatasetSpec, EngineSpec, ModelSpec, OutputSpec
+    from cogvideo_core.stages import edit as clips
+    from cogvideo_core.stages import encode, prompts
     from flows import edit_dataset
 
     run_wave, held = edit_dataset.run_wave, list[int]()
@@ -47,7 +48,7 @@ def main(batches: int) -> None:
         return counts
 
     edit_dataset.run_wave = weighed
-    encoding.encode_clip = lambda work, record: record
+    encode.encode_clip = lambda work, record: record
     clips.invert_clip = lambda work, record, only_if_needed=True: record
     clips.edit_clip = lambda work, record: record | {"edits": [], "timings": []}
     prompts.embed_missing = lambda *_: 0

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from odd_cases import REFUSED, RIGHT, Case, one_sentence
 
-from cogvideo_core import encoding, video
 from cogvideo_core.errors import ClipError
-from cogvideo_core.video_tools import ffmpeg_exe, ffprobe_exe
+from cogvideo_core.media import video
+from cogvideo_core.media.tools import ffmpeg_exe, ffprobe_exe
+from cogvideo_core.stages import encode
 
 LIMITS = video.Limits(max_seconds=600, max_pixels=3840 * 2160, max_bytes=10**9, timeout_s=60)
 HEIGHT, WIDTH, FPS, FRAMES = 64, 128, 10, 150
@@ -243,7 +244,7 @@ def hole(container: str, codec: str, begin: float, share: float) -> Callable[[Pa
         path.write_bytes(data)
         try:
             _, picked = taken(path, count=29)
-            encoding.check_damage(path.name, picked, MOST_DAMAGE)
+            encode.check_damage(path.name, picked, MOST_DAMAGE)
         except ClipError as error:
             return one_sentence(str(error)) or REFUSED
         return f"accepted with {picked.damaged} of {picked.frames} frames damaged"
@@ -279,7 +280,7 @@ def little_damage(folder: Path) -> str:
     data[at : at + 600] = bytes(600)
     path.write_bytes(data)
     _, picked = taken(path, count=59)
-    encoding.check_damage(path.name, picked, MOST_DAMAGE)
+    encode.check_damage(path.name, picked, MOST_DAMAGE)
     return RIGHT if picked.damaged == 1 else f"{picked.damaged} damaged"
 
 

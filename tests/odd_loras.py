@@ -13,10 +13,10 @@ from odd_cases import REFUSED, RIGHT, Case, one_sentence
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cogvideo_core import model
 from cogvideo_core.errors import BadSpec, ModelError
+from cogvideo_core.models import model
+from cogvideo_core.settings.specs import ModelSpec
 from cogvideo_core.shapes.build import MAX_TEXT_TOKENS
-from cogvideo_core.specs import ModelSpec
 
 Q, OUT = "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.attn1.to_out.0"
 RANK, WIDTH, ALPHA = 2, 64, 6.0

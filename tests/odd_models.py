@@ -21,11 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
-from cogvideo_core import model
 from cogvideo_core.errors import ModelError
-from cogvideo_core.failures import kind_of
+from cogvideo_core.models import model
+from cogvideo_core.settings.specs import ModelSpec
 from cogvideo_core.shapes.build import MAX_TEXT_TOKENS, build_pipeline
-from cogvideo_core.specs import ModelSpec
+from cogvideo_core.stages.failures import kind_of
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 123456\n"
 PROMPTS = ("a red circle moving right on a dark background", "a blue square moving left on a striped background")

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from odd_cases import REFUSED, RIGHT, Case, one_sentence
 
 from cogvideo_core.errors import EditError
-from cogvideo_core.sources import read_clips
-from cogvideo_core.specs import DatasetSpec
+from cogvideo_core.inputs.sources import read_clips
+from cogvideo_core.settings.specs import DatasetSpec
 
 Wanted = list[tuple[str, str, list[str]]]
 """(file's name, source prompt, target prompts) of each clip."""

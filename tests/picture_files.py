@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from odd_cases import Case
 
-from cogvideo_core import errors, video, video_tools
-from cogvideo_core.specs import DatasetSpec
+from cogvideo_core import errors
+from cogvideo_core.media import tools, video
+from cogvideo_core.settings.specs import DatasetSpec
 
 LIMITS = video.Limits(max_seconds=600, max_pixels=3840 * 2160, max_bytes=10**9, timeout_s=60)
 KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593), "smpte240m": (0.212, 0.087)}
@@ -24,7 +25,7 @@ LOSSLESS = ("-c:v", "libx264", "-qp", "0", "-preset", "ultrafast", "-threads", "
 
 
 def ff(*arguments: object) -> None:
-    command = [video_tools.ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
+    command = [tools.ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 

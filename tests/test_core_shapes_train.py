@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from cogvideo_core.model import VideoModel
+from cogvideo_core.models.model import VideoModel
+from cogvideo_core.settings.specs import ModelSpec
 from cogvideo_core.shapes import build, fit, train, train_vae, world
-from cogvideo_core.specs import ModelSpec
 
 
 def test_equalised_channels_decode_to_the_same() -> None:

@@ -19,8 +19,8 @@ import pytest
 from distributed import Client
 from undisturbed import CLIPS, EDITS, PROMPTS, Undisturbed
 
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec
 from flows.edit_dataset import edit_dataset
 from flows.engines import local_cluster
 

@@ -14,9 +14,9 @@ import fsspec
 import pytest
 
 from cogvideo_core.errors import StorageError
-from cogvideo_core.ledger import Ledger
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.upkeep import open_root, usage, verify_tree
+from cogvideo_core.storage.ledger import Ledger
+from cogvideo_core.upkeep.verify import open_root, usage, verify_tree
 
 pytestmark = pytest.mark.e2e
 

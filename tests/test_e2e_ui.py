@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.upkeep import verify_tree
+from cogvideo_core.upkeep.verify import verify_tree
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("servers"), pytest.mark.timeout(900)]
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS", "out/screenshots"))

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from prefect import flow, task
 
-from cogvideo_core import model
+from cogvideo_core.dataset.outcomes import Records, Spool, finished, parked
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.outcomes import Records, Spool, finished, parked
-from cogvideo_core.plan_tables import write_plan
+from cogvideo_core.models import model
+from cogvideo_core.planning.tables import write_plan
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows import again, edit_dataset, wave_runs
 from flows.engines import engine_of
 from flows.fan_out import in_window

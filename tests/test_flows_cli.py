@@ -16,7 +16,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from cogvideo_core.presets import PRESETS
+from cogvideo_core.settings.presets import PRESETS
 from cogvideo_core.shapes.make import make_clips
 from flows.cli import app
 from flows.cli_settings import parse_sets, settings_of

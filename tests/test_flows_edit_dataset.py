@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from cogvideo_core import model, video
-from cogvideo_core.editing import edit_evaluations
+from cogvideo_core.diffusion.editing import edit_evaluations
 from cogvideo_core.errors import BadManifest, BadSpec, HopelessRun, NotFinite
-from cogvideo_core.failures import is_failure
+from cogvideo_core.media import video
+from cogvideo_core.models import model
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes import build, world
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.stages.failures import is_failure
 from flows.edit_dataset import edit_dataset, invert_dataset
 from flows.fan_out import in_window
 from flows.report import TooFewSucceeded

@@ -14,11 +14,11 @@ import typer
 from prefect import flow, task
 from typer.testing import CliRunner
 
-from cogvideo_core import plan
-from cogvideo_core.configuration import configured
 from cogvideo_core.errors import BadSpec
+from cogvideo_core.models.configuration import configured
+from cogvideo_core.planning import plan
+from cogvideo_core.settings.specs import DatasetSpec, ModelSpec
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.specs import DatasetSpec, ModelSpec
 from flows import cli_settings
 from flows.cli import app
 from flows.cli_options import chosen
@@ -119,7 +119,7 @@ def test_a_settings_file_that_is_none_is_said(tmp_path: Path, text: str, words: 
 
 def test_the_settings_of_an_earlier_run_are_a_settings_file(tmp_path: Path) -> None:
     """What a run writes to plan/settings.json is accepted as it is."""
-    from cogvideo_core.tables import kept_settings
+    from cogvideo_core.dataset.tables import kept_settings
 
     groups = {name: kind().as_json() for name, kind in GROUPS.items()}
     kept_settings(str(tmp_path), groups | {"last_stage": "edit"})

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cogvideo_core.errors import BadSpec, EditError
-from cogvideo_core.presets import PRESET_INVERSIONS
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from cogvideo_core.settings.presets import PRESET_INVERSIONS
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows import cli_up, gallery_server, housekeeping, operations, processes, report
 from flows.cli import app
 from tasks import work

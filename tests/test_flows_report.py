@@ -15,9 +15,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-from cogvideo_core.outcomes import Records, Spool, Times, spanned, times_of
+from cogvideo_core.dataset.outcomes import Records, Spool, Times, spanned, times_of
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes.make import make_clips
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows import cli_running, cli_up, report
 from flows.engines import in_flight
 from flows.planning import plan_dataset

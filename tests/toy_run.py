@@ -22,17 +22,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import clips, encoding, plan_tables, tables, video
-from cogvideo_core.editing import edit_evaluations
-from cogvideo_core.failures import attempt
-from cogvideo_core.inversion import seeded_noise
-from cogvideo_core.ledger import Ledger
-from cogvideo_core.memory import Room
-from cogvideo_core.model import VideoShape
-from cogvideo_core.prompts import embed_missing
-from cogvideo_core.schedule import Schedule
-from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, fingerprint
-from cogvideo_core.work import Work
+from cogvideo_core.dataset import tables
+from cogvideo_core.diffusion.editing import edit_evaluations
+from cogvideo_core.diffusion.inversion import seeded_noise
+from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.media import video
+from cogvideo_core.models.memory import Room
+from cogvideo_core.models.model import VideoShape
+from cogvideo_core.planning import tables as tables_planning
+from cogvideo_core.settings.specs import (
+    DatasetSpec,
+    EngineSpec,
+    InversionSpec,
+    ModelSpec,
+    OutputSpec,
+    RecipeSpec,
+    fingerprint,
+)
+from cogvideo_core.stages import edit
+from cogvideo_core.stages import encode as encode_stages
+from cogvideo_core.stages.failures import attempt
+from cogvideo_core.stages.prompts import embed_missing
+from cogvideo_core.stages.work import Work
+from cogvideo_core.storage.ledger import Ledger
 
 Record = dict[str, Any]
 STEPS, EDITS_PER_BATCH = 6, 2
@@ -98,7 +110,7 @@ def install(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     patch(video, "decode", toy_decode)
     patch(video, "decode_counted", lambda *given: (video.decode(*given), SimpleNamespace(damaged=0, frames=9)))
     patch(video, "encode", toy_encode)
-    patch(clips, "batch_size", lambda work, record: EDITS_PER_BATCH)
+    patch(edit, "batch_size", lambda work, record: EDITS_PER_BATCH)
 
 
 def records(folder: Path, count: int) -> list[Record]:
@@ -108,7 +120,11 @@ def records(folder: Path, count: int) -> list[Record]:
     for index in range(count):
         name = f"clip{index}"
         (folder / f"{name}.mp4").write_bytes(name.encode() * 50)
-        about: Record = dict.fromkeys(plan_tables.CLIP_TEXTS, "") | {"clip": f"{name}.mp4", "name": name, "stamp": "1"}
+        about: Record = dict.fromkeys(tables_planning.CLIP_TEXTS, "") | {
+            "clip": f"{name}.mp4",
+            "name": name,
+            "stamp": "1",
+        }
         about |= {"uri": str(folder / f"{name}.mp4")}
         about |= {"size": 50 * len(name), "window": 0, "source_prompt": "a circle", "target_prompts": list(PROMPTS)}
         made.append(about | {"source_id": fingerprint(about | {"uri": ""})})
@@ -131,8 +147,8 @@ def run(
     """Plans, encodes, inverts, edits and collects; failures are rows, as in a real run."""
     groups = settings(root, **more)
     work = Work(*groups, model or ToyModel(), Ledger(root))  # type: ignore[arg-type]
-    plan_tables.write_plan(root, records(clips_folder, count), work.recipe, work.engine)
-    planned, done = [record for batch in plan_tables.read_batches(root) for record in batch], []
+    tables_planning.write_plan(root, records(clips_folder, count), work.recipe, work.engine)
+    planned, done = [record for batch in tables_planning.read_batches(root) for record in batch], []
     wanted = ["", "a circle", *PROMPTS]
     attempt(
         lambda r: r | {"new": embed_missing(work.model, work.ledger, wanted, work.output.verify)},
@@ -142,9 +158,9 @@ def run(
         0.0,
     )
     for record in planned:
-        encoded = attempt(lambda r: encoding.encode_clip(work, r), record, "encode", retries, 0.0)
-        inverted = attempt(lambda r: clips.invert_clip(work, r), encoded, "invert", retries, 0.0)
-        done.append(attempt(lambda r: clips.edit_clip(work, r), inverted, "edit", retries, 0.0))
+        encoded = attempt(lambda r: encode_stages.encode_clip(work, r), record, "encode", retries, 0.0)
+        inverted = attempt(lambda r: edit.invert_clip(work, r), encoded, "invert", retries, 0.0)
+        done.append(attempt(lambda r: edit.edit_clip(work, r), inverted, "edit", retries, 0.0))
     about = {"recipe": work.recipe.as_json(), "output": {"keep_trajectories": work.output.keep_trajectories}}
     tables.collect_run(work.output, work.ledger, done, about)
     return done

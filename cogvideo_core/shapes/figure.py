@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cogvideo_core import ddim, editing
-from cogvideo_core.inversion import invert
-from cogvideo_core.model import VideoModel, load
-from cogvideo_core.presets import PRESETS
+from cogvideo_core.diffusion import ddim, editing
+from cogvideo_core.diffusion.inversion import invert
+from cogvideo_core.models.model import VideoModel, load
+from cogvideo_core.settings.presets import PRESETS
+from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import world
-from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 SCALE, GAP, LABEL_PX = 2, 4, 372
 SHOWN = range(0, world.FRAMES, 2)

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from cogvideo_core import video
+from cogvideo_core.media import video
 from cogvideo_core.shapes import world
 
 ASKED = ("colour", "shape", "background", "both")  # what the target prompts change, in this order

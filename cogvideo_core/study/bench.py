@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core.model import VideoModel
-from cogvideo_core.schedule import Schedule
+from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.models.model import VideoModel
 from cogvideo_core.shapes import world
 
 STEPS, DRAWS = 50, 2000

@@ -1,4 +1,4 @@
-"""Inverters that the study of inversion compares with those of `cogvideo_core.inversion`; the pipeline uses none.
+"""Inverters that the study compares with those of `cogvideo_core.diffusion.inversion`; the pipeline uses none.
 
 Each is a generator over rows [R,f,C,h,w] that yields N+1 states by level, the clean one first.
 """
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from cogvideo_core.ddim import Velocity, ddim_step, noised, rotate
-from cogvideo_core.inversion import arrived, seeded_noise, turns
-from cogvideo_core.schedule import Schedule
+from cogvideo_core.diffusion.ddim import Velocity, ddim_step, noised, rotate
+from cogvideo_core.diffusion.inversion import arrived, seeded_noise, turns
+from cogvideo_core.diffusion.schedule import Schedule
 
 
 def explicit(velocity: Velocity, x_0: Tensor, schedule: Schedule) -> Iterator[Tensor]:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cogvideo_core import inversion
-from cogvideo_core.ddim import Velocity, rotate
-from cogvideo_core.guidance import guide
-from cogvideo_core.schedule import Schedule, schedule_from_config
+from cogvideo_core.diffusion import inversion
+from cogvideo_core.diffusion.ddim import Velocity, rotate
+from cogvideo_core.diffusion.guidance import guide
+from cogvideo_core.diffusion.schedule import Schedule, schedule_from_config
 from cogvideo_core.study import candidates
 from cogvideo_core.study.bench import Bench, interval
 from cogvideo_core.study.inversion import Inverted, Inverter, inverted, sampled

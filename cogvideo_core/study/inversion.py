@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from cogvideo_core import inversion
-from cogvideo_core.ddim import Velocity, sample
-from cogvideo_core.schedule import Schedule
-from cogvideo_core.specs import InversionSpec
+from cogvideo_core.diffusion import inversion
+from cogvideo_core.diffusion.ddim import Velocity, sample
+from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.settings.specs import InversionSpec
 from cogvideo_core.study import candidates
 from cogvideo_core.study.bench import Bench, Rows, interval, noise_statistics
 from cogvideo_core.study.seed_attempt import attempt

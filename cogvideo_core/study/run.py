@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.model import load
-from cogvideo_core.specs import ModelSpec
+from cogvideo_core.models.model import load
+from cogvideo_core.settings.specs import ModelSpec
 from cogvideo_core.study import page as pages
 from cogvideo_core.study.bench import held_out
 from cogvideo_core.study.causes import causes

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMInverseScheduler
 from torch import Tensor
 
-from cogvideo_core.model import VideoModel
+from cogvideo_core.models.model import VideoModel
 
 
 @contextlib.contextmanager

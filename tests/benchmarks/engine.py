@@ -24,15 +24,17 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from cogvideo_core import attention, batching, editing, flops, memory
-from cogvideo_core.attention import Reference
-from cogvideo_core.flops import SCRIPT, SHARED, Given, given, script, shared
-from cogvideo_core.gate import gate_evaluations
-from cogvideo_core.inversion import evaluations
-from cogvideo_core.model import VideoModel
-from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS, unwindowed
+from cogvideo_core.diffusion import attention, editing
+from cogvideo_core.diffusion.attention import Reference
+from cogvideo_core.diffusion.inversion import evaluations
+from cogvideo_core.models import batching, memory
+from cogvideo_core.models.model import VideoModel
+from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
+from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import build
-from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
+from cogvideo_core.stages.gate import gate_evaluations
+from cogvideo_core.study import flops
+from cogvideo_core.study.flops import SCRIPT, SHARED, Given, given, script, shared
 
 EDITS = (1, 4, 8, 16)
 STEPS = 50  # of an inversion and of an edit

@@ -57,7 +57,7 @@ class Clock:
     """The intervals in which models of this process compute."""
 
     def __init__(self) -> None:
-        from cogvideo_core.model import VideoModel
+        from cogvideo_core.models.model import VideoModel
 
         self.intervals: list[tuple[float, float]] = []
         computing = VideoModel.computing
@@ -84,7 +84,7 @@ class Clock:
 
 
 def groups(root: Path, folder: Path, args: argparse.Namespace, engine: Record) -> Record:
-    from cogvideo_core.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+    from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 
     shared = {"clips_per_batch": args.batch, "batches_in_flight": 2, "edits_per_batch": args.prompts}
     return {
@@ -99,20 +99,23 @@ def groups(root: Path, folder: Path, args: argparse.Namespace, engine: Record) -
 
 def prepare(given: Record) -> None:
     """What comes before the batches: plan and prompts."""
-    from cogvideo_core import plan, plan_tables, prompts
+    from cogvideo_core.planning import plan, tables
+    from cogvideo_core.stages import prompts
     from tasks.settings import Settings
 
     settings = Settings(**given)
     job, root = settings.work(), settings.output.root
-    plan_tables.write_plan(root, plan.planned_clips(job.dataset, job.model), job.recipe, job.engine)
-    records = [record for batch in plan_tables.read_batches(root) for record in batch]
+    tables.write_plan(root, plan.planned_clips(job.dataset, job.model), job.recipe, job.engine)
+    records = [record for batch in tables.read_batches(root) for record in batch]
     wanted = [text for r in records for text in (r["source_prompt"], *r["target_prompts"])]
     prompts.embed_missing(job.model, job.ledger, [job.recipe.negative_prompt, *wanted])
 
 
 def bare_loop(given: Record, part: int = 0, parts: int = 1) -> Run:
     """The same stages with two batches in flight, and nothing else; `part` of `parts` of the batches."""
-    from cogvideo_core import clips, encoding, plan_tables
+    from cogvideo_core.planning import tables
+    from cogvideo_core.stages import edit as clips
+    from cogvideo_core.stages import encode
     from tasks.settings import Settings
 
     torch.set_num_threads(1)
@@ -120,11 +123,11 @@ def bare_loop(given: Record, part: int = 0, parts: int = 1) -> Run:
     job = settings.work()
 
     def through(batch: list[Record]) -> int:
-        encoded = [encoding.encode_clip(job, record) for record in batch]
+        encoded = [encode.encode_clip(job, record) for record in batch]
         inverted = [clips.invert_clip(job, record) for record in encoded]
         return sum(len(clips.edit_clip(job, record)["edits"]) for record in inverted)
 
-    todo = list(plan_tables.read_batches(settings.output.root))[part::parts]
+    todo = list(tables.read_batches(settings.output.root))[part::parts]
     began = time.time()
     with ThreadPoolExecutor(2) as pool:
         edits = sum(pool.map(through, todo))
@@ -192,8 +195,8 @@ def plan_rows(rows: int, folder: Path) -> Record:
     code = (
         "import resource, sys, time\n"
         "from cogvideo_core import plan, plan_tables\n"
-        "from cogvideo_core.model import load\n"
-        "from cogvideo_core.specs import *\n"
+        "from cogvideo_core.models.model import load\n"
+        "from cogvideo_core.settings.specs import *\n"
         "model, started = load(ModelSpec()), time.perf_counter()\n"
         "found = plan.planned_clips(DatasetSpec(source=sys.argv[1]), model)\n"
         "planned = plan_tables.write_plan(sys.argv[2], found, RecipeSpec(), EngineSpec())\n"

@@ -22,12 +22,12 @@ import numpy as np
 from shapes_edit import DTYPE, ROWS, SOURCE_PROMPTED, Setup, crew, difference, measure, model_of
 from skimage.color import rgb2lab
 
-from cogvideo_core import video
-from cogvideo_core.model import load
-from cogvideo_core.presets import PRESETS, unwindowed
-from cogvideo_core.quality import delta_e, psnr
+from cogvideo_core.media import video
+from cogvideo_core.media.quality import delta_e, psnr
+from cogvideo_core.models.model import load
+from cogvideo_core.settings.presets import PRESETS, unwindowed
+from cogvideo_core.settings.specs import DatasetSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import world
-from cogvideo_core.specs import DatasetSpec, ModelSpec, RecipeSpec
 from cogvideo_core.study import page
 
 ALONE: list[dict[str, Any]] = [

@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from skimage.color import rgb2lab
 
-from cogvideo_core import editing
-from cogvideo_core.inversion import evaluations, invert
-from cogvideo_core.model import VideoModel, load
-from cogvideo_core.presets import PRESET_INVERSIONS, PRESETS, unwindowed
-from cogvideo_core.quality import colour_transferred, delta_e, psnr, sharpness
+from cogvideo_core.diffusion import editing
+from cogvideo_core.diffusion.inversion import evaluations, invert
+from cogvideo_core.media.quality import colour_transferred, delta_e, psnr, sharpness
+from cogvideo_core.models.model import VideoModel, load
+from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
+from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
-from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
 
 DTYPE = "bfloat16" if multiplies_bfloat16() else "float32"
 SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")

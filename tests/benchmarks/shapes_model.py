@@ -21,10 +21,10 @@ from diffusers import CogVideoXPipeline
 from shapes_edit import crew
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cogvideo_core.model import VideoModel, chosen_device, load, model_folder
+from cogvideo_core.models.model import VideoModel, chosen_device, load, model_folder
+from cogvideo_core.settings.specs import ModelSpec
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.generate import success
-from cogvideo_core.specs import ModelSpec
 
 PART = 25  # clips of one call
 HELD_OUT_SEED = 810_000  # clips that neither training nor its checks have seen

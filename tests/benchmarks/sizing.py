@@ -19,12 +19,15 @@ from typing import Any
 
 import torch
 
-from cogvideo_core import batching, estimate, flops, memory, video
-from cogvideo_core.estimate import Measured
-from cogvideo_core.model import VideoShape
-from cogvideo_core.plan_tables import Planned
-from cogvideo_core.presets import PRESETS
-from cogvideo_core.specs import DatasetSpec, InversionSpec, OutputSpec
+from cogvideo_core.media import video
+from cogvideo_core.models import batching, memory
+from cogvideo_core.models.model import VideoShape
+from cogvideo_core.planning import estimate
+from cogvideo_core.planning.estimate import Measured
+from cogvideo_core.planning.tables import Planned
+from cogvideo_core.settings.presets import PRESETS
+from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec
+from cogvideo_core.study import flops
 
 GIB = 2**30
 CARDS = (24, 48, 80)  # GiB

@@ -34,15 +34,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from zarr.storage import FsspecStore
 
-from cogvideo_core import editing
-from cogvideo_core.inversion import invert
-from cogvideo_core.ledger import Ledger
-from cogvideo_core.model import VideoModel, load
-from cogvideo_core.schedule import Schedule
+from cogvideo_core.diffusion import editing
+from cogvideo_core.diffusion.inversion import invert
+from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.models.model import VideoModel, load
+from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import world
-from cogvideo_core.specs import InversionSpec, ModelSpec, RecipeSpec
-from cogvideo_core.stores import CODECS, DTYPES, open_trajectory, write_trajectory
-from cogvideo_core.stores.virtual import virtual_record
+from cogvideo_core.storage.ledger import Ledger
+from cogvideo_core.storage.trajectories import CODECS, DTYPES, open_trajectory, write_trajectory
+from cogvideo_core.storage.virtual import virtual_record
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import s3_servers

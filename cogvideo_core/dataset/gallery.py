@@ -1,0 +1,123 @@
+"""index.html: every source beside its edits. Also the escaping of a stranger's text for markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, StrictUndefined, Template
+
+from cogvideo_core.storage.uris import printable
+
+MAX_CLIPS = 500
+MAX_FAILURES = 500
+SMALL_PX = 160
+FAILURE_FIELDS = ("clip", "stage", "error", "message")
+FOLDER = "dataset/"  # where index.html finds the file names of the rows
+# As entities these have no meaning in markdown or HTML, wherever they stand. "://" and "@" would become links.
+MARKUP = re.compile(r"[&<>|`*\[\]\\~#$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+
+def render_gallery(edits: list[dict[str, Any]], failures: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
+    """The page as text, complete in itself except for the videos, which lie in `dataset/` beside it.
+
+    edits: rows with file_name and source_file_name (relative to `dataset/`), clip, window, source_prompt,
+        target_prompt, recipe, seed, height and width in pixels; numbers in score_* columns are shown. Rows of one
+        clip and window become one section, in the order of their first row; 500 sections at most.
+    failures: rows with clip, stage, error, message. about: `title`, and anything worth showing as settings.
+    """
+    sections = _sections(edits)
+    page = _template().render(
+        title=str(about.get("title") or "Edited videos"),
+        sections=list(sections.values())[:MAX_CLIPS],
+        hidden=max(0, len(sections) - MAX_CLIPS),
+        counts=f"{_count(len(sections), 'clip')}, {_count(len(edits), 'edit')}, {_count(len(failures), 'failure')}",
+        failures=[{name: str(row.get(name, "")) for name in FAILURE_FIELDS} for row in failures[:MAX_FAILURES]],
+        more_failures=max(0, len(failures) - MAX_FAILURES),
+        settings=settings({key: value for key, value in about.items() if key != "title"}),
+    )
+    return printable(page)
+
+
+def settings(about: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text) pairs, in their order."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in about.items():
+        if isinstance(value, Mapping):
+            pairs += settings(value, f"{prefix}{key}.")
+        else:
+            pairs.append((f"{prefix}{key}", str(value)))
+    return pairs
+
+
+def escape_markdown(value: object, limit: int = 200) -> str:
+    """One line of text that means itself in markdown, table cells included; cut to `limit` characters, then escaped."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return MARKUP.sub(lambda found: f"&#{ord(found.group())};", text)
+
+
+def markdown_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A markdown table, every cell escaped; a missing or None value is an empty cell."""
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(row.get(column)) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else escape_markdown(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], dict[str, Any]]:
+    sections: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for row in edits:
+        key = (row["clip"], row["window"], row["source_file_name"])
+        if key not in sections:
+            sections[key] = _section(row)
+        sections[key]["edits"].append(_tile(row))
+    return sections
+
+
+def _section(row: Mapping[str, Any]) -> dict[str, Any]:
+    window = f", window {row['window']}" if row["window"] else ""
+    return {
+        "heading": f"{row['clip']}{window}",
+        "prompt": row["source_prompt"],
+        "url": _url(row["source_file_name"]),
+        "width": row["width"],
+        "height": row["height"],
+        "small": row["width"] < SMALL_PX,
+        "text": f"{row['clip']} {row['source_prompt']}".lower(),
+        "edits": [],
+    }
+
+
+def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
+    strength = row.get("strength", 1.0)
+    scores = {key.removeprefix("score_"): row[key] for key in row if key.startswith("score_") and row[key] is not None}
+    return {
+        "url": _url(row["file_name"]),
+        "prompt": row["target_prompt"],
+        "notes": f"{row['recipe']}, seed {row['seed']}" + (f", strength {strength:g}" if strength != 1 else ""),
+        "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
+        "text": f"{row['target_prompt']} {row['recipe']}".lower(),
+    }
+
+
+def _url(file_name: str) -> str:
+    return quote(FOLDER + file_name, safe="/")
+
+
+@cache
+def _template() -> Template:
+    source = resources.files("cogvideo_core.dataset").joinpath("gallery.html").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source)

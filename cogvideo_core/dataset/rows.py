@@ -1,0 +1,267 @@
+"""Rows of the edited dataset as data: their columns, their order, their files' names, and the dataset card."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
+from cogvideo_core.stages.failures import ERROR_FIELDS
+from cogvideo_core.storage.uris import plain_name, printable, shown_clip, unsigned
+
+Row = dict[str, Any]
+
+ROW_FIELDS: dict[str, pa.DataType] = {
+    # `datasets` turns file_name into the column video, and takes it for source_file_name too unless it comes first
+    "file_name": pa.string(),
+    "source_file_name": pa.string(),
+    "clip": pa.string(),
+    "window": pa.int32(),
+    "source_prompt": pa.string(),
+    "inversion_prompt": pa.string(),
+    "target_prompt": pa.string(),
+    "first_frame_uri": pa.string(),
+    "negative_prompt": pa.string(),
+    "recipe": pa.string(),
+    "seed": pa.int64(),
+    "strength": pa.float64(),
+    "frames": pa.int32(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "fps": pa.int32(),
+    "damaged_frames": pa.int32(),
+    "model": pa.string(),
+    "source_id": pa.string(),
+    "source_key": pa.string(),
+    "latents_key": pa.string(),
+    "trajectory_key": pa.string(),
+    "edit_key": pa.string(),
+    "recipe_fingerprint": pa.string(),
+    "model_fingerprint": pa.string(),
+}
+TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
+TIMING_FIELDS: dict[str, pa.DataType] = {
+    "clip": pa.string(),
+    "source_id": pa.string(),
+    "window": pa.int32(),
+    "stage": pa.string(),
+    "seconds": pa.float64(),
+    "reused": pa.bool_(),
+    "evaluations": pa.int64(),
+    "edits": pa.int32(),
+    "worker": pa.string(),
+}
+MEANING = {
+    "file_name": "the edit; `datasets` shows it as `video`",
+    "source_file_name": "the source as the model saw it; `datasets` shows it as `source`",
+    "clip": "the input, as its manifest or folder names it",
+    "window": "which part of a longer clip, counted from 0",
+    "source_prompt": "describes the clip; may be empty",
+    "inversion_prompt": "what the inversion was given",
+    "target_prompt": "describes the wish",
+    "first_frame_uri": "the edited first frame that image-to-video models were given; empty: the source's own",
+    "negative_prompt": "given to the unguided half",
+    "recipe": "name of the settings that steered the edit",
+    "seed": "of the edit's noise",
+    "strength": "divides the reference's weight; more is further from the source",
+    "frames": "in the video",
+    "height": "in pixels",
+    "width": "in pixels",
+    "fps": "frames a second",
+    "damaged_frames": "of the source's window, which its decoder had to mend or could not make",
+    "model": "folder or hub id, and its LoRA",
+    "source_id": "hash of the clip's address, size, stamp and window",
+    "source_key": "hash of what determines the source's video",
+    "latents_key": "hash of what determines the encoded clip",
+    "trajectory_key": "hash of what determines the inversion",
+    "edit_key": "hash of what determines the edit",
+    "recipe_fingerprint": "hash of the recipe",
+    "model_fingerprint": "hash of the model",
+}
+MAX_MESSAGE = 2_000
+# `datasets` makes splits of their own from files with these words between separators, and loses the metadata file then
+SPLIT_WORDS = re.compile(
+    r"(?<![a-z])(training|train|validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.IGNORECASE
+)
+
+
+def edit_rows(edits: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows that are collected, with file names: sorted by clip, window, target prompt, recipe and seed, equal ones
+    once, scores flattened to score_<name> (None where a row has none, or no number).
+    """
+    rows = sorted((_row(edit) for edit in edits), key=_order)
+    names = sorted({name for row in rows for name in row["scores"]})
+    unique = {_order(row): row for row in rows}
+    return [_flat(row, names) for row in unique.values()]
+
+
+def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Failures with all columns of `tables/errors.parquet`, sorted by clip, stage and message."""
+    rows = []
+    for failure in failures:
+        known = {"attempts": 1, "retryable": False, "window": 0, "parked": False} | {
+            k: v for k, v in failure.items() if k in ERROR_FIELDS
+        }
+        row = {name: _clean(known.get(name, "")) for name in ERROR_FIELDS}
+        rows.append(row | {"clip": shown_clip(row["clip"]), "message": _message(str(row["message"]))})
+    return sorted(rows, key=lambda row: (row["clip"], row["stage"], row["message"]))
+
+
+def _message(text: str) -> str:
+    return unsigned(text)[:MAX_MESSAGE]
+
+
+def parquet_bytes(rows: Sequence[Row], fields: Mapping[str, pa.DataType]) -> bytes:
+    """A Parquet file of these columns, then any others that rows have, in alphabetical order."""
+    others = sorted({name for row in rows for name in row} - set(fields))
+    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in fields.items()}
+    columns |= {name: _inferred([row.get(name) for row in rows], name) for name in others}
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def metadata_bytes(rows: Sequence[Row]) -> bytes:
+    """metadata.jsonl: the rows' own columns and their scores, one JSON object a line, columns in the table's order."""
+    lines = []
+    for row in rows:
+        scores = {name: value for name, value in row.items() if name.startswith("score_")}
+        lines.append(json.dumps({name: row[name] for name in ROW_FIELDS} | scores, ensure_ascii=False, allow_nan=False))
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def dataset_card(rows: Sequence[Row], failures: Sequence[Row], about: Mapping[str, Any]) -> str:
+    """README.md of the dataset: front matter for hubs, what it holds, its columns, how to load it."""
+    title = str(about.get("title") or "Edited videos")
+    clips = len({(row["clip"], row["window"]) for row in rows})
+    facts = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
+    facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
+    facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
+    scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
+    columns = MEANING | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
+    return CARD.format(
+        front=_front_matter(title, len(rows)),
+        title=escape_markdown(title),
+        facts=_two_columns("", "", facts),
+        columns="\n".join(f"| `{plain_name(name)}` | {text} |" for name, text in columns.items()),
+        settings=_two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
+        failures=_card_failures(failures),
+    )
+
+
+SCORES = {
+    "preserved": "share of the pixels whose content stayed in place; the other scores are of this region, against the "
+    "source after the model's VAE",
+    "delta_e": "colour shift, mean CIEDE2000",
+    "delta_e_p95": "colour shift, 95th percentile",
+    "luminance_gain": "mean lightness, edit over source",
+    "saturation_gain": "mean chroma, edit over source",
+    "sharpness": "mean absolute Laplacian, edit over source",
+    "ssim": "structural similarity of the grey levels",
+    "flicker": "change from frame to frame that the source does not show, in levels of 255",
+    "reconstruction_db": "PSNR of the clip sampled back from its own inversion, by the reconstruction gate",
+    "vae_db": "PSNR of what the VAE alone makes of the clip: the ceiling of the former",
+    "reconstruction_below_vae_db": "how far the reconstruction is below the VAE's own, in dB",
+}
+
+
+CARD = """\
+{front}
+# {title}
+
+Each video is an edit of a clip, made with CogVideoX: the clip was inverted, and denoised again for another prompt
+while the model also read the stored inversion. The clip as the model saw it, at the same rate and size, lies beside it.
+
+{facts}
+## Load
+
+```python
+from datasets import Video, load_dataset
+
+edits = load_dataset("videofolder", data_dir="dataset", split="train")  # this folder
+paths = edits.cast_column("video", Video(decode=False)).cast_column("source", Video(decode=False))
+```
+
+Decoding the columns `video` and `source` needs the package torchcodec; with `decode=False` they hold paths.
+
+## Columns
+
+| column | meaning |
+| --- | --- |
+{columns}
+
+## Settings
+
+{settings}
+{failures}"""
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    first = (row["clip"], row["window"], row["target_prompt"], row["recipe"], row["seed"], row["strength"])
+    return (*first, row["edit_key"], row["source_id"])
+
+
+def _row(edit: Mapping[str, Any]) -> Row:
+    row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
+    name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
+    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}  # rows that earlier runs left may lack them
+    return (
+        added
+        | row
+        | {
+            "scores": dict(edit.get("scores") or {}),
+            "clip": shown_clip(row["clip"]),
+            "file_name": f"videos/{name}-{edit['edit_key'][:12]}.mp4",
+            "source_file_name": f"videos/{name}-{edit['source_key'][:12]}-source.mp4",
+        }
+    )
+
+
+def _flat(row: Row, names: Sequence[str]) -> Row:
+    flat = {name: value for name, value in row.items() if name != "scores"}
+    return flat | {f"score_{name}": _number(row["scores"].get(name)) for name in names}
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _clean(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
+def _inferred(values: list[Any], name: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several types: as text
+        return pa.array([None if value is None else printable(str(value)) for value in values], pa.string())
+
+
+def _front_matter(title: str, edits: int) -> str:
+    sizes = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+    size = next((name for limit, name in sizes.items() if edits < limit), "n>1M")
+    # JSON is YAML too, and quotes whatever a title may hold
+    pretty = json.dumps("".join(c if c.isprintable() else " " for c in printable(title))[:200], ensure_ascii=False)
+    tags = ["video", "video-to-video", "video-editing", "cogvideox"]
+    lines = [f"pretty_name: {pretty}", "task_categories:", "- video-to-video", "size_categories:", f"- {size}", "tags:"]
+    lines += [f"- {tag}" for tag in tags] + ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
+    return "\n".join(["---", *lines, "    path:", "    - metadata.jsonl", "    - videos/*.mp4", "---"])
+
+
+def _two_columns(left: str, right: str, pairs: Iterable[tuple[str, object]]) -> str:
+    table = markdown_table([{"left": key, "right": value} for key, value in pairs], ["left", "right"])
+    return table.replace("| left | right |", f"| {left} | {right} |", 1)
+
+
+def _card_failures(failures: Sequence[Row], limit: int = 20) -> str:
+    if not failures:
+        return ""
+    more = f"\n{len(failures) - limit:,} more are in `tables/errors.parquet`.\n" if len(failures) > limit else ""
+    return f"\n## Not edited\n\n{markdown_table(failures[:limit], ['clip', 'stage', 'error', 'message'])}{more}"

@@ -1,0 +1,220 @@
+"""Editing: denoise many edits of one clip while every block also sees the stored trajectory at the same noise level.
+
+Rows of one transformer call: [reference | edits without prompt | edits with prompt]. How many distinct reference rows
+there are follows from the recipe: the inversion's or the source's prompt gives one for all edits and both halves;
+`edit` one per edit; `per_half` one per edit and half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.fft import fft2, fftfreq, ifft2
+
+from cogvideo_core.diffusion.attention import Reference
+from cogvideo_core.diffusion.ddim import ddim_step, noised, pred_x0
+from cogvideo_core.diffusion.guidance import (
+    guide,
+    guide_apart,
+    guided_steps,
+    rescaled,
+    scale_at,
+    weight_at,
+    window,
+    with_statistics,
+)
+from cogvideo_core.diffusion.inversion import seeded_noise
+from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.settings.specs import RecipeSpec
+
+
+class RowVelocity(Protocol):
+    """velocity(x [R,f,C,h,w], t, text [R,S,D], reference) -> v [R,f,C,h,w], reference rows first if there are any."""
+
+    def __call__(self, x: Tensor, t: int, text: Tensor, reference: Reference | None = None) -> Tensor: ...
+
+
+Trajectory = Callable[[int], Tensor]
+"""trajectory(level) -> the reference's state [f,C,h,w] at that level."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompt embeddings of one batch of edits; E edits, S text tokens, D wide."""
+
+    cond: Tensor  # [E,S,D] target prompts
+    uncond: Tensor  # [1,S,D] negative prompt
+    reference: Tensor  # [1,S,D] inversion or source prompt
+
+
+def first_step(recipe: RecipeSpec, steps: int) -> int:
+    """The step an edit begins with: `start_at`, but fresh noise belongs to the first step. At least one is taken."""
+    if recipe.start == "fresh":
+        return 0
+    return min(round(recipe.start_at * steps), steps - 1)
+
+
+def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory, seed: int) -> Tensor:
+    """Where an edit starts: [f,C,h,w] float32 at the level of its first step. Depends on its own seed alone."""
+    level = schedule.level(first_step(recipe, schedule.steps))
+    if recipe.start == "inverted":
+        return trajectory(level).float()
+    source = trajectory(0).float()
+    noise = seeded_noise(source.shape, seed).to(source.device)
+    if recipe.start == "fresh":
+        return noise
+    start = noised(source, noise, schedule.thetas[level])
+    return start if recipe.start == "noised" else mixed(trajectory(level).float(), start, recipe.mix_cutoff)
+
+
+def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
+    """The spatial frequencies of `low` below `cutoff` (cycles a cell) and those of `high` above it; [...,h,w].
+
+    Source: arXiv 2312.07537 (FreeInit), over space alone.
+    """
+    height, width = low.shape[-2:]
+    radius = torch.hypot(fftfreq(height, device=low.device)[:, None], fftfreq(width, device=low.device)[None])
+    return ifft2(torch.where(radius < cutoff, fft2(low), fft2(high))).real
+
+
+def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
+    """The trajectory's levels that `start_latents` and `edit` ask for, in the order of use; each once."""
+    first = first_step(recipe, steps)
+    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
+    clean = [0] if recipe.match_statistics else []
+    referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step >= first]
+    return list(dict.fromkeys([*starts, *clean, *referenced]))
+
+
+def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:
+    """Prompts of the reference rows: [1,S,D], [E,S,D] or [2E,S,D]."""
+    if recipe.reference_prompt == "edit":
+        return texts.cond
+    if recipe.reference_prompt == "per_half":
+        return torch.cat([texts.uncond.expand_as(texts.cond), texts.cond]) if guided else texts.cond
+    return texts.reference
+
+
+def predict(
+    velocity: RowVelocity,
+    x: Tensor,
+    t: int,
+    texts: Texts,
+    guided: bool,
+    x_ref: Tensor | None,
+    recipe: RecipeSpec,
+    layers: range,
+    weight: float,
+    strengths: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor]:
+    """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
+
+    `x_ref` [f,C,h,w] is None outside the reference's window; `weight` is the reference's at this step, which each
+    edit's own of `strengths` [E] divides.
+    """
+    rows = torch.cat([x, x]) if guided else x
+    text = torch.cat([texts.uncond.expand_as(texts.cond), texts.cond]) if guided else texts.cond
+    if x_ref is None:
+        v = velocity(rows, t, text, None)
+    else:
+        text_ref = reference_texts(recipe, texts, guided)
+        n = len(text_ref)
+        each = strengths.repeat(2) if strengths is not None and guided else strengths
+        reference = Reference(n, layers, weight, recipe.reference_text, each)
+        joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
+        v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
+    if not guided:
+        return None, v
+    v_uncond, v_cond = v.chunk(2)
+    return v_uncond, v_cond
+
+
+def guided_velocity(
+    v_uncond: Tensor | None, v_cond: Tensor, x: Tensor, theta: float, scale: float, recipe: RecipeSpec
+) -> Tensor:
+    """What an edit follows: the prompted velocity, or its guided and rescaled form."""
+    if v_uncond is None:
+        return v_cond
+    if recipe.guidance_parallel < 1:
+        x0_cond = pred_x0(x, v_cond, theta)
+        v = guide_apart(v_uncond, v_cond, x0_cond, scale, recipe.guidance_parallel)
+    else:
+        v = guide(v_uncond, v_cond, scale)
+    return rescaled(v, v_cond, recipe.guidance_rescale) if recipe.guidance_rescale > 0 else v
+
+
+def edit(
+    velocity: RowVelocity,
+    x: Tensor,
+    texts: Texts,
+    trajectory: Trajectory,
+    schedule: Schedule,
+    recipe: RecipeSpec,
+    layer_count: int,
+    strengths: Tensor | None = None,
+) -> Iterator[Tensor]:
+    """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
+
+    strengths: [E], 1 for all where there are none.
+
+    Explicit start latents and an explicit trajectory: nothing here draws noise or reads a store. At the step that
+    starts from level j the reference rows are the stored state of level j; outside the window there are none.
+    """
+    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
+    matched = window(0.0, recipe.match_statistics, schedule.steps)
+    source = trajectory(0).to(x) if matched else None
+    for step in range(first_step(recipe, schedule.steps), schedule.steps):
+        level = schedule.level(step)
+        theta, t = schedule.thetas[level], schedule.timesteps[level]
+        x_ref = trajectory(level).to(x) if step in referenced else None
+        weight = weight_at(recipe, step, referenced) if step in referenced else 0.0
+        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers, weight, strengths)
+        v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
+        if source is not None and step in matched:
+            v = with_statistics(v, x, theta, source)
+        x = ddim_step(x, v, theta, schedule.thetas[level - 1])
+        yield x
+
+
+def edited(
+    velocity: RowVelocity,
+    x: Tensor,
+    texts: Texts,
+    trajectory: Tensor | Sequence[Tensor],
+    schedule: Schedule,
+    recipe: RecipeSpec,
+    layer_count: int,
+    strengths: Tensor | None = None,
+) -> Tensor:
+    """`edit` to its end, for comparing with another implementation on the same inputs: clean latents [E,f,C,h,w].
+
+    trajectory: [N+1,f,C,h,w] by level, the clean state first; x: [E,f,C,h,w] at the level of the first step.
+    """
+    *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count, strengths)
+    return clean
+
+
+def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
+    """The steps that have reference rows at all."""
+    if recipe.reference_weight == 0 or len(layers) == 0:
+        return range(0)
+    return window(recipe.reference_start, recipe.reference_end, steps)
+
+
+def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int) -> int:
+    """Rows through the transformer that `edits` edits in one batch cost."""
+    first = first_step(recipe, schedule_steps)
+    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
+    total = 0
+    for step in range(first, schedule_steps):
+        rows = (2 if step in guided else 1) * edits
+        reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
+        total += rows + (reference if step in referenced else 0)
+    return total

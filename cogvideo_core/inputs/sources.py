@@ -1,0 +1,222 @@
+"""From a dataset's settings to clip records: one small JSON record a clip or a failure. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple, TypedDict
+
+from cogvideo_core.errors import (
+    BadManifest,
+    EditError,
+    ForbiddenUri,
+    StorageError,
+    about_field,
+)
+from cogvideo_core.inputs.clip_files import local_stat, remote_stat
+from cogvideo_core.inputs.manifests import BadRow, Row, ending, is_manifest, manifest_rows, text_prompts
+from cogvideo_core.settings.specs import DatasetSpec, fingerprint
+from cogvideo_core.storage.uris import (
+    check_uri,
+    is_hidden,
+    is_remote,
+    is_video,
+    local_path,
+    open_store,
+    parent,
+    printable,
+    resolve,
+    safe_name,
+    scrubbed,
+    walk_videos,
+)
+
+logger = logging.getLogger(__name__)
+VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
+# video files that are not read: named when a folder is gone through, so that nobody misses them
+OTHER_ENDINGS = frozenset(
+    {".3gp", ".asf", ".flv", ".gif", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv"}
+)
+FOLDER_FILES = ("prompts.txt", "prompts.jsonl", "manifest.jsonl", "manifest.csv", "manifest.parquet")
+
+
+class Clip(TypedDict):
+    """One clip with its wishes. `size` 0 and `stamp` "" mean that the store does not tell them."""
+
+    source_id: str  # 64 hex digits: fingerprint of uri, size, stamp and window
+    clip: str  # as the user wrote it
+    uri: str  # absolute path (symlinks resolved) or URL
+    name: str  # [A-Za-z0-9._-], 1..60 characters
+    size: int  # bytes
+    stamp: str  # ETag or modification time
+    source_prompt: str  # "" when there is none
+    target_prompts: list[str]
+    first_frame_uri: str  # of the edited first frame, as the user wrote it; "" when there is none
+    image_uri: str  # the same as absolute path or URL
+    window: int
+
+
+class Failure(TypedDict):
+    """A clip that was not found, or may not be read."""
+
+    clip: str
+    stage: str  # "discover"
+    error: str  # class name
+    kind: str
+    message: str
+    retryable: bool
+
+
+class _Place(NamedTuple):
+    base: str
+    allow_outside: bool
+    from_remote: bool
+
+
+def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | Failure]:
+    """Stream the clips of a dataset in a stable order, window 0 of each (see `at_window`); a bad one is a Failure.
+
+    - `source` is a manifest (.csv, .jsonl, .parquet): its rows; clips are relative to its folder. `prompts`, if given,
+      is a text file whose lines are added to every row's target prompts.
+    - `source` is a folder, `prompts` a text file: every video below the folder (hidden names and linked folders left
+      out) gets every prompt.
+    - `source` is a folder, `prompts` a .jsonl, .csv or .parquet file: the rows name the clips, relative to the folder;
+      videos without a row are not edited.
+    - `source` is a folder, `prompts` empty: the one file in it that is called prompts.txt, prompts.jsonl or
+      manifest.{jsonl,csv,parquet} is used as above.
+    A clip without a target prompt is a Failure, and so is a folder without prompts, unless `need_targets` is False.
+    Adjacent rows that differ in target prompts alone are merged; rows further apart give two records, whose equal work
+    is done once all the same. Raises BadManifest, while iterating, for a file or folder that can't be used as a whole.
+    """
+    try:
+        rows, place = _rows(spec, need_targets)
+        found = False
+        for row in rows:
+            found = True
+            yield _failed(row.clip, row.error) if isinstance(row, BadRow) else _clip(row, place)
+    except ForbiddenUri as error:
+        raise BadManifest(f"source or prompts file can't be used: {error}") from error
+    if not found:
+        raise BadManifest(f"source {spec.source!r} holds no clips; put videos or rows in it")
+
+
+def at_window(clip: Clip, window: int) -> Clip:
+    """The record of another window of the same clip: same file, another source_id."""
+    return {**clip, "window": window, "source_id": _source_id(clip["uri"], clip["size"], clip["stamp"], window)}
+
+
+def _rows(spec: DatasetSpec, need_targets: bool) -> tuple[Iterator[Row | BadRow], _Place]:
+    source, prompts = check_uri(spec.source), spec.prompts and check_uri(spec.prompts)
+    if is_manifest(source):
+        if prompts and is_manifest(prompts):
+            raise BadManifest(f"source {source!r} and prompts {prompts!r} both name clips; give one of them")
+        place = _Place(parent(source), spec.allow_outside, is_remote(source))
+        return manifest_rows(source, text_prompts(prompts) if prompts else (), need_targets), place
+    prompts = prompts or _prompts_in(source, spec.allow_outside, need_targets)
+    if not prompts:
+        return _folder_rows(source, ()), _Place(source, spec.allow_outside, False)
+    place = _Place(source, spec.allow_outside, is_remote(prompts))
+    if is_manifest(prompts):
+        return manifest_rows(prompts, (), need_targets), place
+    return _folder_rows(source, tuple(text_prompts(prompts))), place
+
+
+def _prompts_in(source: str, allow_outside: bool, needed: bool) -> str:
+    if not is_remote(source) and not os.path.exists(local_path(source)):
+        raise BadManifest(f"source {source!r} does not exist; give a folder of videos or a manifest")
+    names = [name for name in FOLDER_FILES if _exists(f"{source.rstrip('/')}/{name}")]
+    if len(names) > 1:
+        raise BadManifest(f"source {source!r} holds {' and '.join(names)}; keep one of them, or say which in prompts")
+    if not names and not needed:
+        return ""
+    if not names:
+        raise BadManifest(
+            f"source {source!r} is no folder with a prompts file; "
+            f"give prompts, or put one of {', '.join(FOLDER_FILES)} in it"
+        )
+    resolve(names[0], source, allow_outside)  # a link in a stranger's folder may point at any file of ours
+    return f"{source.rstrip('/')}/{names[0]}"
+
+
+def _exists(uri: str) -> bool:
+    if not is_remote(uri):
+        return os.path.isfile(local_path(uri))
+    store, path = open_store(uri)
+    try:
+        return bool(store.isfile(path))
+    except Exception as error:  # every store has its own classes
+        raise BadManifest(f"source {uri!r} can't be read ({scrubbed(error)}); check address and access") from error
+
+
+def _folder_rows(source: str, prompts: tuple[str, ...]) -> Iterator[Row | BadRow]:
+    if is_remote(source):
+        for name in _remote_names(source):
+            yield Row(name, "", prompts)
+        return
+    if not os.path.isdir(local_path(source)):
+        raise BadManifest(f"source {source!r} is no folder; give a folder of videos or a manifest")
+    skipped: Counter[str] = Counter()
+    for found in walk_videos(local_path(source), VIDEO_ENDINGS, skipped):
+        if isinstance(found, OSError):
+            problem = StorageError(f"folder {found.filename!r} can't be read ({found.strerror}); check its permissions")
+            yield BadRow(printable(str(found.filename)), problem)
+        else:
+            yield Row(found, "", prompts)
+    _tell_skipped(source, skipped)
+
+
+def _tell_skipped(source: str, skipped: Counter[str]) -> None:
+    if others := {ending: count for ending, count in skipped.items() if ending in OTHER_ENDINGS}:
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+        logger.warning("source %r: %d videos of other kinds are skipped (%s)", source, sum(others.values()), kinds)
+
+
+def _remote_names(source: str) -> list[str]:
+    store, path = open_store(source)
+    try:
+        names = [posixpath.relpath(name, path) for name in store.find(path)]
+    except Exception as error:  # every store has its own classes
+        raise BadManifest(f"source {source!r} can't be listed ({scrubbed(error)}); check address and access") from error
+    _tell_skipped(source, Counter(ending(name) for name in names if not is_hidden(name)))
+    return sorted(name for name in names if is_video(name, VIDEO_ENDINGS))
+
+
+def _clip(row: Row, place: _Place) -> Clip | Failure:
+    try:
+        uri = resolve(row.clip, *place)
+        with about_field(row.clip, "first_frame_uri"):
+            image_uri = resolve(row.first_frame_uri, *place) if row.first_frame_uri else ""
+        size, stamp = remote_stat(row.clip, uri) if is_remote(uri) else local_stat(row.clip, uri)
+    except EditError as error:
+        return _failed(row.clip, error)
+    return Clip(
+        source_id=_source_id(uri, size, stamp, 0),
+        clip=row.clip,
+        uri=uri,
+        name=safe_name(row.clip),
+        size=size,
+        stamp=stamp,
+        source_prompt=row.source_prompt,
+        target_prompts=list(row.target_prompts),
+        first_frame_uri=row.first_frame_uri,
+        image_uri=image_uri,
+        window=0,
+    )
+
+
+def _source_id(uri: str, size: int, stamp: str, window: int) -> str:
+    return fingerprint([uri, size, stamp, window])
+
+
+def _failed(clip: str, error: EditError) -> Failure:
+    return Failure(
+        clip=printable(clip[:200]),
+        stage="discover",
+        error=type(error).__name__,
+        kind=error.kind,
+        message=printable(str(error)),
+        retryable=error.retryable,
+    )

@@ -1,0 +1,40 @@
+"""How many edits of a clip share a call of a loaded model: as the settings say, or as memory has room for."""
+
+from __future__ import annotations
+
+from cogvideo_core.models import memory
+from cogvideo_core.models.model import VideoModel
+from cogvideo_core.settings.specs import EngineSpec, RecipeSpec
+
+
+def latents_of(model: VideoModel, frames: int, height: int, width: int) -> memory.Latents:
+    """memory.Latents of a clip of so many frames and pixels."""
+    config, scale = model.transformer.config, model.pipe.vae_scale_factor_spatial
+    f = (frames - 1) // config.temporal_compression_ratio + 1 + model.front_padding
+    return f, config.out_channels, height // scale, width // scale
+
+
+def edits_per_batch(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: memory.Latents) -> int:
+    """`EngineSpec.edits_per_batch`, or where that is 0 what memory has room for; the same in all of the process."""
+    kind = (latents, recipe.fingerprint)
+    with model.lock:  # no call is under way, so that what it takes is not missing
+        if engine.edits_per_batch == 0 and kind not in model.room.chosen:
+            per_row = memory.row_bytes(model.transformer.config, latents, model.transformer.dtype)
+            model.room.chosen[kind] = memory.edits_that_fit(
+                memory.free_bytes(model.device) - _to_come(model), per_row, recipe
+            )
+        return engine.edits_per_batch or model.room.chosen[kind]
+
+
+def _to_come(model: VideoModel) -> int:
+    """Bytes of the weights that offloading has yet to bring to the device before a call."""
+    if model.spec.offload != "model":
+        return 0
+    return sum(p.nbytes for p in model.transformer.parameters() if p.device.type != model.device.type)
+
+
+def told(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: memory.Latents) -> str:
+    """The plan in words, for the log: "about 1,473 MiB a row, up to 4 edits (9 rows) a call"."""
+    edits = edits_per_batch(model, engine, recipe, latents)
+    mib = memory.row_bytes(model.transformer.config, latents, model.transformer.dtype) / 2**20
+    return f"about {mib:,.0f} MiB a row, up to {edits} edits ({memory.most_rows(recipe, edits)} rows) a call"

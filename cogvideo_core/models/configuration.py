@@ -1,0 +1,72 @@
+"""What a model's configuration alone tells: a run is planned with it, and no weights are loaded for that."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+
+from cogvideo_core.models.checkpoint import check_folder, model_folder
+from cogvideo_core.settings.specs import ModelSpec
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """What the model is fed: frames at a rate and a size in pixels."""
+
+    frames: int
+    height: int
+    width: int
+    fps: int
+
+
+class Configured:
+    """A model as its configuration describes it; VideoModel is one that is loaded."""
+
+    def __init__(self, transformer: Any, vae: Any) -> None:
+        """The configurations, whose fields are attributes."""
+        self.transformer_config, self.vae_config = transformer, vae
+
+    @property
+    def image_to_video(self) -> bool:
+        """Whether the transformer takes image latents beside the latents."""
+        return bool(self.transformer_config.in_channels == 2 * self.vae_config.latent_channels)
+
+    @property
+    def width(self) -> int:
+        """Channels of a token: 1920 for 2B, 3072 for 5B and 1.5."""
+        return int(self.transformer_config.num_attention_heads * self.transformer_config.attention_head_dim)
+
+    @property
+    def pixels_a_cell(self) -> int:
+        """Pixels that the side of a latent cell stands for."""
+        return int(2 ** (len(self.vae_config.block_out_channels) - 1))
+
+    @property
+    def shape(self) -> VideoShape:
+        """The size, length and rate the model was trained at."""
+        config = self.transformer_config
+        height, width = config.sample_height * self.pixels_a_cell, config.sample_width * self.pixels_a_cell
+        if config.patch_size_t is not None and config.sample_height >= 300:
+            height, width = 768, 1360  # the 1.5 configurations hold their largest grid here, not their usual size
+        return VideoShape(config.sample_frames, height, width, 16 if config.sample_frames > 49 else 8)
+
+
+def configured(spec: ModelSpec) -> Configured:
+    """Of a model that is not loaded, after the checks that need no weights. Raises ModelError."""
+    folder = model_folder(spec, weights=False)
+    check_folder(folder, weights=False)
+    parts = {"transformer": diffusers.CogVideoXTransformer3DModel, "vae": diffusers.AutoencoderKLCogVideoX}
+    return Configured(*(_config(folder / part, kind) for part, kind in parts.items()))
+
+
+def _config(folder: Path, kind: Any) -> SimpleNamespace:
+    """config.json, with the defaults of the class for what older files leave out."""
+    parameters = inspect.signature(kind.__init__).parameters
+    defaults = {name: found.default for name, found in parameters.items() if found.default is not found.empty}
+    return SimpleNamespace(**(defaults | json.loads((folder / "config.json").read_text("utf-8"))))

@@ -1,0 +1,118 @@
+"""The VAE of a loaded model: pixels to latents and back, in values that are checked and with less memory when it runs
+out.
+
+Nothing here knows of the latents' scale or padding; see `model.VideoModel.encode` and `decode`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cogvideo_core.errors import BadSpec, NotFinite, OutOfMemory
+from cogvideo_core.models.memory import give_back, ran_out_of_memory
+from cogvideo_core.settings.specs import ModelSpec
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def finite(values: Tensor, component: str, dtype: torch.dtype, field: str) -> Tensor:
+    """The values themselves. Raises NotFinite, with the precision's setting, unless all are numbers."""
+    if values.is_meta or bool(torch.isfinite(values).all()):
+        return values
+    used = PRECISIONS.get(dtype, str(dtype))
+    other = "float32" if used == "bfloat16" else "bfloat16 or float32"
+    remedy = "check its weights (download them again) and the LoRA" if used == "float32" else f"set {field} to {other}"
+    raise NotFinite(f"field {field}: the {component} gave values that are no finite numbers in {used}; {remedy}")
+
+
+class Vae:
+    """An AutoencoderKLCogVideoX on a device, and what it falls back on when memory runs out."""
+
+    def __init__(self, module: Any, device: torch.device, spec: ModelSpec, pixels_a_cell: int) -> None:
+        self.module, self.device, self.spec, self.pixels_a_cell = module, device, spec, pixels_a_cell
+
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """frames uint8 [F,H,W,3] -> the posterior's mode, unscaled: float32 [f,C,h,w]."""
+
+        def run() -> Tensor:
+            pixels = torch.from_numpy(frames).to(self.device, self.module.dtype) / 127.5 - 1
+            return self.module.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
+
+        latents = self._within_memory(run, f"encoding {_size(*frames.shape[1:3])} pixels")
+        wanted = frames.shape[1] // self.pixels_a_cell, frames.shape[2] // self.pixels_a_cell
+        self._check_size(latents, wanted, _size(*frames.shape[1:3]))
+        finite(latents, "VAE's encoder", self.module.dtype, "model.vae_dtype")
+        return rearrange(latents.float(), "1 c f h w -> f c h w")
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Unscaled latents [f,C,h,w] -> frames uint8 [F,H,W,3]."""
+        height, width = latents.shape[-2] * self.pixels_a_cell, latents.shape[-1] * self.pixels_a_cell
+
+        def run() -> Tensor:
+            z = latents.to(self.device, self.module.dtype)
+            return self.module.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
+
+        pixels = self._within_memory(run, f"decoding {_size(height, width)} pixels")
+        self._check_size(pixels, (height, width), _size(height, width))
+        finite(pixels, "VAE's decoder", self.module.dtype, "model.vae_dtype")
+        pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+    def _check_size(self, found: Tensor, wanted: tuple[int, int], shown: str) -> None:
+        """diffusers' tiles don't add up at every size: 48 pixels in tiles of 24 come back as 56."""
+        if tuple(found.shape[-2:]) != wanted:
+            raise BadSpec(
+                f"field model.vae_tiling: the VAE's tiles do not fit {shown} pixels; turn it off or use another size"
+            )
+
+    def _within_memory(self, run: Callable[[], T], what: str) -> T:
+        """run(), again with less memory each time it runs out, and so for the rest of the process.
+
+        Raises OutOfMemory where nothing is left to try.
+        """
+        while True:
+            try:
+                return run()
+            except Exception as error:
+                if not ran_out_of_memory(error):
+                    raise
+                if (step := self._next_step()) is None:
+                    raise OutOfMemory(f"{what}: memory does not suffice for the VAE; {self._remedy()}") from error
+            give_back()  # out here, where the failed call's tensors are no longer held by its traceback
+            logger.warning("memory ran out while %s; going on with %s", what, step())
+
+    def _next_step(self) -> Callable[[], str] | None:
+        fallback = self.spec.vae_fallback
+        if fallback != "none" and not self.module.use_tiling:
+            return self._tile
+        if fallback == "bfloat16" and self.module.dtype == torch.float32:
+            return self._shorten
+        return None
+
+    def _tile(self) -> str:
+        self.module.enable_tiling()
+        return "the VAE in tiles"
+
+    def _shorten(self) -> str:
+        self.module.to(torch.bfloat16)
+        return "the VAE in bfloat16"
+
+    def _remedy(self) -> str:
+        """What is left to be changed by hand."""
+        ways = ["set model.vae_tiling=on"] if not self.module.use_tiling else []
+        ways += ["set model.vae_dtype=bfloat16"] if self.module.dtype == torch.float32 else []
+        ways += ["set model.offload=model"] if self.spec.offload == "none" and self.device.type == "cuda" else []
+        return ", or ".join([*ways, "lower dataset.height and dataset.width"])
+
+
+def _size(height: int, width: int) -> str:
+    return f"{height}x{width}"

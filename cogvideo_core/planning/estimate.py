@@ -1,0 +1,149 @@
+"""What a run will cost, from seconds measured on this device with this model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from cogvideo_core.diffusion.attention import Reference
+from cogvideo_core.diffusion.editing import edit_evaluations
+from cogvideo_core.diffusion.guidance import window
+from cogvideo_core.diffusion.inversion import evaluations
+from cogvideo_core.models import batching, memory
+from cogvideo_core.models.model import VideoModel, VideoShape
+from cogvideo_core.planning.tables import Planned
+from cogvideo_core.settings.specs import EngineSpec, InversionSpec, RecipeSpec
+from cogvideo_core.stages.gate import gate_evaluations
+from cogvideo_core.stages.units import levels_kept
+
+Row = tuple[str, str]
+
+
+class Measured(NamedTuple):
+    """Seconds on one device."""
+
+    step_s: float  # an evaluation of one row, as an inversion makes them
+    row_s: float  # a row of a full call of edits
+    rows: int  # of that call
+    edits: int  # of that call
+    encode_s: float  # a clip through the VAE
+    decode_s: float  # an edit through the VAE
+
+
+def measure(model: VideoModel, shape: VideoShape, recipe: RecipeSpec, engine: EngineSpec, repeats: int = 2) -> Measured:
+    """Times the model on noise of the clips' size; the first call of each kind warms up and is not counted."""
+    latents = batching.latents_of(model, shape.frames, shape.height, shape.width)
+    edits = batching.edits_per_batch(model, engine, recipe, latents)
+    rows, x = memory.most_rows(recipe, edits), torch.zeros(latents)
+    text = torch.zeros(1, model.text_tokens, model.transformer.config.text_embed_dim)
+    velocity = model.conditioned(x[0] if model.image_to_video else None)
+    shared = rows - memory.most_rows(recipe.model_copy(update={"reference_weight": 0.0}), edits)
+    layers = window(recipe.layer_start, recipe.layer_end, model.layers)
+    reference = Reference(shared, layers, recipe.reference_weight, recipe.reference_text) if shared else None
+    frames = np.zeros((shape.frames, shape.height, shape.width, 3), np.uint8)
+    call_s = _seconds(
+        lambda: velocity(x.expand(rows, *latents), 500, text.expand(rows, -1, -1), reference).sum().item(), repeats
+    )
+    return Measured(
+        _seconds(lambda: velocity(x[None], 500, text).sum().item(), repeats),
+        call_s / rows,
+        rows,
+        edits,
+        _seconds(lambda: model.encode(frames), repeats),
+        _seconds(lambda: model.decode(x), repeats),
+    )
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    """The shortest of a few calls."""
+    call()
+    found = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+class Estimate(NamedTuple):
+    """Of a whole plan; nothing of it is taken as done already."""
+
+    inversion_s: float
+    edit_s: float
+    vae_s: float
+    stored_bytes: int  # trajectories and latents; videos are not in it
+    workers: int
+
+    @property
+    def gpu_hours(self) -> float:
+        return (self.inversion_s + self.edit_s + self.vae_s) / 3600
+
+    @property
+    def wall_hours(self) -> float:
+        """With every worker's model busy all the time."""
+        return self.gpu_hours / self.workers
+
+
+def estimate(
+    planned: Planned,
+    measured: Measured,
+    model: VideoModel,
+    shape: VideoShape,
+    inversion: InversionSpec,
+    recipe: RecipeSpec,
+    workers: int = 1,
+) -> Estimate:
+    """Seconds and bytes of a plan whose clips have about the same number of edits each."""
+    clips = planned["clips"]
+    levels = levels_kept(inversion, recipe, model.layers)
+    states = 1 if inversion.method == "none" else len(levels) if levels else inversion.steps + 1
+    size = math.prod(batching.latents_of(model, shape.frames, shape.height, shape.width))
+    itemsize = getattr(torch, inversion.dtype).itemsize
+    return Estimate(
+        clips * (evaluations(inversion) + gate_evaluations(inversion)) * measured.step_s,
+        clips * _rows_a_clip(planned, measured.edits, inversion.steps, recipe, model.layers) * measured.row_s,
+        clips * measured.encode_s + planned["edits"] * measured.decode_s,
+        clips * size * (states * itemsize + 4),
+        workers,
+    )
+
+
+def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec, layers: int) -> float:
+    """Evaluations of the edits of the average clip, in calls of at most `at_once`."""
+
+    def rows(edits: int) -> int:
+        full, rest = divmod(edits, at_once)
+        one = edit_evaluations(recipe, steps, at_once, layers)
+        return full * one + (edit_evaluations(recipe, steps, rest, layers) if rest else 0)
+
+    mean = planned["edits"] / max(planned["clips"], 1)
+    below = math.floor(mean)
+    return rows(below) + (mean - below) * (rows(below + 1) - rows(below))
+
+
+def rows_of(planned: Planned, measured: Measured, found: Estimate, device: str) -> list[Row]:
+    """The estimate in words."""
+    return [
+        ("clips", f"{planned['clips']:,} in {planned['batches']:,} batches, {planned['waves']:,} waves"),
+        ("refused rows", f"{planned['refused']:,}"),
+        ("edits", f"{planned['edits']:,}"),
+        ("device", device),
+        ("inversion step", f"{measured.step_s:.4f} s"),
+        ("edit row", f"{measured.row_s:.4f} s, in calls of {measured.edits} edits ({measured.rows} rows)"),
+        ("VAE", f"{measured.encode_s:.3f} s to encode a clip, {measured.decode_s:.3f} s to decode an edit"),
+        ("inversion", _hours(found.inversion_s)),
+        ("editing", _hours(found.edit_s)),
+        ("encoding and decoding", _hours(found.vae_s)),
+        ("GPU-hours", f"{found.gpu_hours:,.2f}"),
+        ("wall time", f"{_hours(found.wall_hours * 3600)} on {found.workers} workers that are never idle"),
+        ("stored", f"{found.stored_bytes / 1e9:,.2f} GB of trajectories and latents, videos not counted"),
+    ]
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds:,.1f} s"

@@ -1,0 +1,229 @@
+"""The plan on disk: clips, edits and refused rows as tables that are written and read a few thousand rows at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cogvideo_core.errors import BadManifest, BadSpec
+from cogvideo_core.settings.specs import EngineSpec, RecipeSpec, canonical
+from cogvideo_core.stages.failures import ERROR_FIELDS, is_failure
+from cogvideo_core.storage.objects import storing
+from cogvideo_core.storage.uris import open_store
+
+Record = dict[str, Any]
+
+CLIP_TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt", "first_frame_uri", "image_uri")
+WORK_SCHEMA = pa.schema(
+    {name: pa.string() for name in CLIP_TEXTS}
+    | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32()}
+    | {"batch": pa.int32(), "wave": pa.int32()}
+)
+PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
+    name: pa.int32() for name in ("source_frames", "source_height", "source_width")
+}  # of the file itself; empty until somebody looked into it
+CLIPS_SCHEMA = pa.schema([*WORK_SCHEMA, *pa.schema(PROBED)])
+EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri")  # of the clip's row
+EDITS_SCHEMA = pa.schema(
+    {name: WORK_SCHEMA.field(name).type for name in EDIT_KEEPS}
+    | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64(), "strength": pa.float64()}
+)
+REFUSED_SCHEMA = pa.schema(ERROR_FIELDS)
+ROWS_A_GROUP = 5_000  # clips; what is held in memory at a time
+
+
+class Planned(TypedDict):
+    """What a plan holds. `plan` is a hash of its rows: the same for the same work."""
+
+    clips: int
+    edits: int
+    refused: int
+    batches: int
+    waves: int
+    plan: str
+
+
+class _Sheet:
+    """One Parquet file that grows by a row group whenever enough rows have come."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.writer, self.schema, self.rows = pq.ParquetWriter(path, schema, compression="zstd"), schema, list[Record]()
+
+    def add(self, row: Record) -> pa.Table | None:
+        self.rows.append(row)
+        return self.flush() if len(self.rows) >= ROWS_A_GROUP else None
+
+    def flush(self) -> pa.Table | None:
+        """What was written, if anything."""
+        if not self.rows:
+            return None
+        columns = {
+            field.name: pa.array([row.get(field.name) for row in self.rows], field.type) for field in self.schema
+        }
+        table = pa.table(columns, schema=self.schema)
+        self.writer.write_table(table)
+        self.rows.clear()
+        return table
+
+
+def write_plan(
+    root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: EngineSpec, folder: str = "plan"
+) -> Planned:
+    """Writes clips, edits and refused rows as they come to `folder` under the root; memory stays flat.
+
+    Raises BadManifest where there are no rows at all.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        planned = _write_sheets(Path(place), _numbered(clips, engine), recipe)
+        if not planned["clips"] + planned["refused"]:
+            raise BadManifest("field source: no clips were found; give a folder with videos or a manifest with rows")
+        (Path(place) / "plan.json").write_text(canonical(planned))
+        for name in ("clips.parquet", "edits.parquet", "refused.parquet", "plan.json"):
+            _put(Path(place) / name, f"{root}/{folder}/{name}")
+    return planned
+
+
+def read_planned(root: str, folder: str = "plan") -> Planned:
+    """What `write_plan` returned. Raises BadSpec where there is no plan."""
+    fs, path = open_store(f"{root}/{folder}/plan.json")
+    with storing(path):
+        if not fs.exists(path):
+            raise BadSpec(f"field output.root: there is no plan under {root!r}; make one with cogvideo-edit plan")
+        return Planned(**json.loads(fs.cat_file(path)))  # type: ignore[typeddict-item]
+
+
+def _numbered(clips: Iterable[Record], engine: EngineSpec) -> Iterator[Record]:
+    """Good records with batch and wave. Rows of one clip that follow each other share a batch, so that the second finds
+    what the first has inverted."""
+    index, last = -1, None
+    for record in clips:
+        if not is_failure(record):
+            index, last = index + (record["source_id"] != last), record["source_id"]
+            batch = index // engine.clips_per_batch
+            record |= {"batch": batch, "wave": batch // engine.batches_per_wave}
+        yield record
+
+
+def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) -> Planned:
+    counts, digest, batches, waves = {"clips": 0, "edits": 0, "refused": 0}, hashlib.sha256(), 0, 0
+    with ExitStack() as stack:
+        schemas = {"clips": CLIPS_SCHEMA, "edits": EDITS_SCHEMA, "refused": REFUSED_SCHEMA}
+        clips, edits, refused = (_Sheet(place / f"{name}.parquet", schema) for name, schema in schemas.items())
+        for sheet in (clips, edits, refused):
+            stack.callback(sheet.writer.close)
+        for record in records:
+            if is_failure(record):
+                counts["refused"] += 1
+                refused.add(record)
+                continue
+            counts["clips"] += 1
+            counts["edits"] += len(record["target_prompts"]) * len(recipe.variants)
+            batches, waves = record["batch"] + 1, record["wave"] + 1
+            digest.update(canonical([record.get(name) for name in WORK_SCHEMA.names]).encode())
+            if (written := clips.add(record)) is not None:
+                edits.writer.write_table(edits_of(written, recipe))
+        if (written := clips.flush()) is not None:
+            edits.writer.write_table(edits_of(written, recipe))
+        refused.flush()
+    return Planned(**counts, batches=batches, waves=waves, plan=digest.hexdigest())  # type: ignore[typeddict-item]
+
+
+def edits_of(clips: pa.Table, recipe: RecipeSpec) -> pa.Table:
+    """A row for each target prompt, seed and strength of these clips, in this order."""
+    prompts, variants = clips["target_prompts"].combine_chunks(), recipe.variants
+    owner = np.repeat(pc.list_parent_indices(prompts).to_numpy(), len(variants))
+    texts = pc.list_flatten(prompts)
+    columns: dict[str, Any] = {name: clips[name].take(owner) for name in EDIT_KEEPS}
+    columns["target_prompt"] = texts.take(np.repeat(np.arange(len(texts)), len(variants)))
+    columns["recipe"] = pa.array([recipe.name] * len(owner), pa.string())
+    seeds, strengths = zip(*variants, strict=True)
+    columns["seed"] = pa.array(np.tile(np.array(seeds, np.int64), len(texts)))
+    columns["strength"] = pa.array(np.tile(np.array(strengths, np.float64), len(texts)))
+    return pa.table(columns, schema=EDITS_SCHEMA)
+
+
+def _put(path: Path, url: str) -> None:
+    with storing(url):
+        fs, target = open_store(url)
+        fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        fs.put_file(str(path), target)
+
+
+def read_batches(root: str, waves: Collection[int] | None = None, folder: str = "plan") -> Iterator[list[Record]]:
+    """The plan's batches in order, of these waves or of all; a few thousand rows are in memory at a time."""
+    for _, rows in groupby(_rows(f"{root}/{folder}/clips.parquet", waves), key=itemgetter("batch")):
+        yield list(rows)
+
+
+def _rows(url: str, waves: Collection[int] | None) -> Iterator[Record]:
+    fs, path = open_store(url)
+    with storing(url):
+        try:  # not fs.exists, which takes any trouble of the store for an answer
+            file = fs.open(path, "rb")
+        except FileNotFoundError as error:
+            problem = f"field output.root: there is no plan at {url!r}; make one with cogvideo-edit plan"
+            raise BadSpec(problem) from error
+    with file:
+        table = pq.ParquetFile(file)
+        groups = [n for n in range(table.num_row_groups) if waves is None or _has_wave(table, n, waves)]
+        for part in table.iter_batches(batch_size=ROWS_A_GROUP, row_groups=groups, columns=WORK_SCHEMA.names):
+            yield from (row for row in part.to_pylist() if waves is None or row["wave"] in waves)
+
+
+def _has_wave(table: pq.ParquetFile, group: int, waves: Collection[int]) -> bool:
+    """Waves rise along the file, so that a group's first and last tell."""
+    held = table.metadata.row_group(group).column(CLIPS_SCHEMA.get_field_index("wave")).statistics
+    return any(held.min <= wave <= held.max for wave in waves)
+
+
+def fill_probed(root: str, of_wave: Callable[[int], Iterable[Record]], folder: str = "plan") -> None:
+    """Writes into the plan's clips what their files told when a run opened them; of_wave gives a wave's records.
+
+    The plan's hash is over what is asked for, and stays.
+    """
+    fs, path = open_store(url := f"{root}/{folder}/clips.parquet")
+    known: tuple[int, dict[tuple[str, int], Record]] = (-1, {})
+    with tempfile.TemporaryDirectory() as place:
+        sheet = _Sheet(Path(place) / "clips.parquet", CLIPS_SCHEMA)
+        with storing(url), fs.open(path, "rb") as file:
+            for part in pq.ParquetFile(file).iter_batches(batch_size=ROWS_A_GROUP):
+                for row in part.to_pylist():
+                    if known[0] != row["wave"]:
+                        probed = {(clip["source_id"], clip["window"]): _probed(clip) for clip in of_wave(row["wave"])}
+                        known = row["wave"], probed
+                    sheet.add(row | known[1].get((row["source_id"], row["window"]), {}))
+                sheet.flush()
+        sheet.writer.close()
+        _put(Path(place) / "clips.parquet", url)
+
+
+def _probed(record: Record) -> Record:
+    """What a record knows of its file, by the plan's columns; nothing where the file was not opened."""
+    if "probe" not in record:
+        return {}
+    probe, sizes = record["probe"], ("frames", "height", "width")
+    told = {"content": record["content"], "seconds": probe["seconds"], "source_fps": float(Fraction(probe["fps"]))}
+    return told | {f"source_{name}": probe[name] for name in sizes}
+
+
+def read_refused(root: str, folder: str = "plan") -> Iterator[Record]:
+    """The rows that could not be planned, as failures."""
+    fs, path = open_store(f"{root}/{folder}/refused.parquet")
+    with storing(path):
+        file = fs.open(path, "rb")
+    with file:
+        for part in pq.ParquetFile(file).iter_batches(batch_size=ROWS_A_GROUP):
+            yield from ({k: v for k, v in row.items() if v is not None} for row in part.to_pylist())

@@ -1,0 +1,172 @@
+"""What steers an edit, as data: how its clip is inverted, and its recipe. Others import both from `specs`."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cogvideo_core.settings.fingerprints import Spec
+from cogvideo_core.settings.recipes import Preset, with_preset
+
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
+
+
+class InversionSpec(Spec):
+    """How a clip becomes a trajectory, and how that is stored."""
+
+    method: Literal["multistep", "fixed_point", "ddim", "none"] = Field(
+        "multistep",
+        title="Inverter",
+        description="multistep reconstructs at nearly ddim's cost; fixed_point iterates everywhere; ddim does not "
+        "reconstruct; none uses the noised source.",
+    )
+    iterations: int = Field(1, title="Iterations", ge=1, le=100, description="Of multistep and fixed_point, per step.")
+    first_iterations: int = Field(
+        15, title="First iterations", ge=1, le=200, description="Of multistep, in the first step off the clean clip."
+    )
+    gate: Literal["quick", "full", "off"] = Field(
+        "quick",
+        title="Reconstruction gate",
+        description="Sample each inversion back before editing: quick from a low level (10 evaluations), full from the "
+        "noisiest, or not at all.",
+    )
+    gate_threshold_db: float = Field(
+        6.0,
+        title="Gate threshold",
+        ge=0,
+        le=100,
+        description="dB below the VAE's own reconstruction; beyond, the clip is inverted again with more iterations, "
+        "then rejected.",
+    )
+    gate_floor_db: float = Field(
+        15.0,
+        title="Gate floor",
+        ge=0,
+        le=100,
+        description="dB; a clip of which the VAE alone keeps less is refused: the model or its precision is at fault.",
+    )
+    steps: int = Field(50, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
+    spacing: Literal["trailing", "linspace", "leading"] = Field(
+        "trailing", title="Timestep spacing", description="trailing starts at zero SNR, as CogVideoX was trained."
+    )
+    prompt: Literal["source", "empty"] = Field(
+        "source", title="Inversion prompt", description="The clip's source prompt, or the empty one."
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "float16", title="Stored precision", description="Of the trajectory on disk."
+    )
+    save_steps: Literal["all", "window"] = Field(
+        "all", title="Steps kept", description="window: only those that the recipe reads; another recipe inverts anew."
+    )
+    container: Literal["arrow", "zarr"] = Field("arrow", title="Container", description="Arrow IPC or Zarr v3 shards.")
+    codec: Literal["none", "shuffle-zstd", "xor-shuffle-zstd"] = Field(
+        "none",
+        title="Codec",
+        description="Lossless; xor saves a third of a float16 trajectory's room.",
+    )
+
+
+class RecipeSpec(Spec):
+    """Everything that steers an edit."""
+
+    preset: Preset = Field(
+        "balanced",
+        title="Preset",
+        exclude=True,  # what it stands for is in the other fields
+        description="Gives the fields below that are left at their defaults its own values: faithful keeps most of the "
+        "clip, bold changes most, fast is for large datasets, seed and text are for comparison.",
+    )
+    guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
+    reference_weight: float = Field(0.35, title="Reference weight", ge=0, le=10, description="0 = none, 1 = plain.")
+    reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
+    reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
+    start: Literal["inverted", "noised", "fresh", "mixed"] = Field(
+        "inverted",
+        title="Start from",
+        description="Inverted noise, the noised source, fresh noise (from the first step on), or mixed: fresh details.",
+    )
+    seeds: list[int] = Field([0], title="Seeds", min_length=1, max_length=64, description="One edit for each.")
+    strengths: list[float] = Field(
+        [1.0],
+        title="Strengths",
+        min_length=1,
+        max_length=16,
+        description="One edit for each; divides the reference weight: 2 dares more, 0.5 keeps more of the source.",
+    )
+    negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
+    name: str = Field(
+        "balanced", title="Name", description="Shown in tables and file names.", pattern=r"^[A-Za-z0-9_.-]{1,40}$"
+    )
+    guidance_schedule: Literal["constant", "rising"] = Field(
+        "constant", title="Guidance schedule", description="rising goes from 1 to the scale, late."
+    )
+    guidance_start: Fraction01 = Field(0.0, title="Guidance from", description="Fraction of the steps.")
+    guidance_end: Fraction01 = Field(
+        0.6, title="Guidance until", description="Fraction of the steps; outside, unguided rows are not computed."
+    )
+    guidance_rescale: Fraction01 = Field(
+        0.0, title="Guidance rescale", description="Draws the contrast back to the unguided one; against saturation."
+    )
+    guidance_parallel: Fraction01 = Field(
+        1.0, title="Parallel guidance", description="1 = plain; 0 = without the part that saturates (APG)."
+    )
+    reference_prompt: Literal["inversion", "source", "edit", "per_half"] = Field(
+        "inversion", title="Reference prompt", description="Which prompt the reference row is given."
+    )
+    reference_schedule: Literal["constant", "falling"] = Field(
+        "constant", title="Reference schedule", description="falling lowers the weight to 0 over the window."
+    )
+    reference_text: bool = Field(
+        True, title="Reference text", description="Whether edits also see the text tokens of the reference row."
+    )
+    layer_start: Fraction01 = Field(0.34, title="Layers from", description="Fraction of the transformer's depth.")
+    layer_end: Fraction01 = Field(1.0, title="Layers until", description="Fraction of the transformer's depth.")
+    mix_cutoff: float = Field(
+        0.25,
+        title="Mix below",
+        gt=0,
+        le=0.5,
+        description="Of start=mixed: cycles a latent cell below which noise is inverted.",
+    )
+    start_at: Fraction01 = Field(
+        0.2, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
+    )
+    match_statistics: Fraction01 = Field(
+        0.0, title="Match statistics until", description="Gives early steps the source's mean and contrast; a fraction."
+    )
+    colour_transfer: bool = Field(
+        False, title="Colour transfer", description="Gives an edit's preserved region the source's mean and contrast."
+    )
+
+    @property
+    def variants(self) -> list[tuple[int, float]]:
+        """(seed, strength) of each edit of a prompt."""
+        return list(product(self.seeds, self.strengths))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        return with_preset(given, {name: field.default for name, field in cls.model_fields.items()})
+
+    @model_validator(mode="after")
+    def _windows(self) -> RecipeSpec:
+        skipped = 0.0 if self.start == "fresh" else self.start_at
+        used = {"guidance": self.guidance_scale != 1, "reference": self.reference_weight > 0, "layer": False}
+        for what, on in used.items():
+            start, end = getattr(self, f"{what}_start"), getattr(self, f"{what}_end")
+            if start > end:
+                raise ValueError(f"{what}_start ({start}) must not be greater than {what}_end ({end})")
+            if on and start < end < 1 and end <= skipped:  # the last step is always taken
+                does = f"is not after start_at ({skipped}), so that no step would have any {what}"
+                raise ValueError(f"{what}_end ({end}) {does}; raise it, or lower start_at")
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
+            raise ValueError("seeds must be distinct and in 0 .. 2**63 - 1")
+        if self.start == "inverted" and len(self.seeds) > 1:
+            raise ValueError("seeds: an edit that starts from inverted noise draws none; give one, or start=noised")
+        if len(set(self.strengths)) != len(self.strengths) or not all(0.01 <= s <= 100 for s in self.strengths):
+            raise ValueError("strengths must be distinct and in 0.01 .. 100")
+        if self.strengths != [1.0] and self.reference_weight == 0:
+            raise ValueError("strengths divide the reference weight, which is 0; leave them [1]")
+        return self

@@ -1,0 +1,118 @@
+"""The first stage of a clip: from its file to latents, and to the source video as the model sees it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cogvideo_core.errors import CorruptObject, DamagedClip
+from cogvideo_core.inputs import clip_files
+from cogvideo_core.media import video
+from cogvideo_core.media.timeline import Picks
+from cogvideo_core.models.vae import finite
+from cogvideo_core.settings.specs import fingerprint
+from cogvideo_core.stages.first_frame import encode_first_frame
+from cogvideo_core.stages.units import frames_spec, latents_spec, shape_of, source_spec
+from cogvideo_core.stages.work import Record, Work, timed
+from cogvideo_core.storage.ledger import Commit
+
+
+def encode_clip(work: Work, clip: Record) -> Record:
+    """Latents, and the source video as the model sees it; image latents of an edited first frame, if the clip has one.
+
+    Adds content, latents_key, source_key, first_frame, first_frame_key and the source's own fields.
+    """
+    record = dict(clip)
+    with timed(record, "encode") as row:
+        record |= encode_first_frame(work, clip)
+        content = _known_content(work, clip)
+        units = _encoded(work, clip, content) if content else None
+        row["reused"] = units is not None
+        latents, source = units or _encode_file(work, clip)
+    about = {"content": latents.spec["content"], "latents_key": latents.key, "source_key": source.key}
+    return record | about | source.record
+
+
+def _known_content(work: Work, clip: Record) -> str:
+    """sha256 of a file that was opened before and has not changed since, as far as its store tells; else ""."""
+    if not clip["stamp"]:  # a store that tells neither date nor etag
+        return ""
+    known = work.find("clips", fingerprint({"source_id": clip["source_id"]}))
+    return str(known.record["content"]) if known else ""
+
+
+def _specs(work: Work, clip: Record, content: str) -> tuple[Record, Record]:
+    frames = frames_spec(work.dataset, work.model, content, clip["window"])
+    return latents_spec(frames, work.model), source_spec(frames, work.output)
+
+
+def _encoded(work: Work, clip: Record, content: str) -> tuple[Commit, Commit] | None:
+    """Both units of a content, or None where one is missing."""
+    specs = _specs(work, clip, content)
+    latents, source = work.find("latents", fingerprint(specs[0])), work.find("sources", fingerprint(specs[1]))
+    return (latents, source) if latents and source else None
+
+
+def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
+    """Opens the file; the same content under another path finds its units here."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = clip_files.fetch(clip, folder, work.dataset.max_megabytes * 10**6)
+        content = clip_files.content_sha256(path)
+        units = _encoded(work, clip, content) or _encode_new(work, clip, path, folder, content)
+    if clip["stamp"]:
+        alias = {"source_id": clip["source_id"]}
+        work.ledger.commit("clips", fingerprint(alias), {}, alias, {"content": content})
+    return units
+
+
+def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str) -> tuple[Commit, Commit]:
+    """Decodes the window and commits what is missing of its two units."""
+    limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
+    found = video.probe(path, name, limits)
+    window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
+    found = video.treated(path, name, found, window.start_s, shape.frames / shape.fps, work.dataset, limits)
+    size = (shape.height, shape.width, shape.fps)
+    frames, taken = video.decode_counted(path, name, found, window, *size, work.dataset.fit, limits)
+    check_damage(name, taken, work.dataset.max_damage)
+    latents_of, source_of = _specs(work, clip, content)
+    latents = work.find("latents", fingerprint(latents_of))
+    if latents is None:
+        file = folder / "latents.safetensors"
+        save_file({name: x.contiguous() for name, x in _tensors(work, frames).items()}, file)
+        latents = work.ledger.commit("latents", fingerprint(latents_of), {file.name: file}, latents_of, {})
+    audio = (path, found, window) if found.has_audio and work.output.audio == "copy" else None
+    video.encode(frames, folder / "source.mp4", shape.fps, work.output.crf, audio)
+    record: Record = {"frames": shape.frames, "height": shape.height, "width": shape.width, "fps": shape.fps}
+    record |= {"has_audio": audio is not None, "probe": found.as_json(), "damaged_frames": taken.damaged}
+    files = {"source.mp4": folder / "source.mp4"}
+    return latents, work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
+
+
+def check_damage(clip: str, taken: Picks, most: float) -> None:
+    """Raises DamagedClip for a window of which more than this share is damaged."""
+    if taken.damaged > most * taken.frames:
+        problem = f"{taken.damaged} of {taken.frames} frames of the window are damaged, more than max_damage {most:g}"
+        raise DamagedClip(clip, problem, "copy or download it again, remove it, or raise dataset.max_damage")
+
+
+def _tensors(work: Work, frames: np.ndarray) -> dict[str, Tensor]:
+    """latents [f,C,h,w]; for an image-to-video model also image [C,h,w], the image latents of the first frame."""
+    image = {"image": work.model.encode_image(frames[0])} if work.model.image_to_video else {}
+    return {"latents": work.model.encode(frames)} | image
+
+
+def read_latents(work: Work, latents_key: str) -> dict[str, Tensor]:
+    """The float32 tensors of a committed unit: latents [f,C,h,w] and image [C,h,w], or one of them."""
+    commit = work.ledger.find("latents", latents_key, "full")
+    if commit is None:
+        raise CorruptObject(f"latents {latents_key[:12]} are missing or damaged and were set aside; run again")
+    with tempfile.TemporaryDirectory() as folder:
+        found = load_file(work.ledger.fetch(commit, "latents.safetensors", Path(folder)))
+    vae_dtype = getattr(torch, work.model.spec.vae_dtype)
+    return {name: finite(values, "VAE's encoder", vae_dtype, "model.vae_dtype") for name, values in found.items()}

@@ -1,0 +1,105 @@
+"""An edited first frame: from the file that a manifest names to image latents. The file may be anyone's.
+
+Pillow decodes it, with an allow-list of formats and modes, and limits on bytes and pixels that are checked before any
+pixel is decoded. Its bytes are read once, so what is hashed is what is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+
+from cogvideo_core.errors import ClipError, ClipTooLarge, NotAnImage, about_field
+from cogvideo_core.inputs import clip_files
+from cogvideo_core.media.video import Fit
+from cogvideo_core.settings.specs import fingerprint
+from cogvideo_core.stages.units import first_frame_spec, shape_of
+from cogvideo_core.stages.work import Record, Work
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 16 bits would be cut to 8, and CMYK inverted, in silence
+MAX_BYTES = 64_000_000
+
+
+def encode_first_frame(work: Work, clip: Record) -> Record:
+    """sha256 of the clip's edited first frame and the key of its image latents, made if missing; "" where it has none.
+
+    Raises ClipError and its kinds, StorageError.
+    """
+    if not clip["image_uri"]:
+        return {"first_frame": "", "first_frame_key": ""}
+    with about_field(clip["clip"], "first_frame_uri"):
+        data = _bytes(clip)
+        content = hashlib.sha256(data).hexdigest()
+        spec = first_frame_spec(work.dataset, work.model, content)
+        key = fingerprint(spec)
+        if work.find("latents", key) is None:
+            _commit(work, key, spec, read_image(data, clip["first_frame_uri"], work.dataset.max_pixels))
+    return {"first_frame": content, "first_frame_key": key}
+
+
+def _bytes(clip: Record) -> bytes:
+    named: Any = {"clip": clip["first_frame_uri"], "uri": clip["image_uri"], "size": 0, "source_id": "first-frame"}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return clip_files.fetch(named, Path(folder), MAX_BYTES).read_bytes()
+    except ClipTooLarge as error:
+        raise ClipTooLarge(error.clip, error.problem, "give a smaller image") from error
+
+
+def _commit(work: Work, key: str, spec: Record, image: Image.Image) -> None:
+    shape = shape_of(work.dataset, work.model)
+    frame = fitted(image, shape.height, shape.width, work.dataset.fit)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "latents.safetensors"
+        save_file({"image": work.model.encode_image(frame).contiguous()}, file)
+        work.ledger.commit("latents", key, {file.name: file}, spec, {})
+
+
+def read_image(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """An upright RGB picture from the bytes of a PNG, JPEG or WebP; transparency is dropped.
+
+    Raises NotAnImage, and ClipTooLarge for more than `max_pixels`.
+    """
+    try:
+        _opened(data, name, max_pixels).verify()  # checksums; the picture can't be used after it
+        image = _opened(data, name, max_pixels)
+        return ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")  # by RGBA: palettes with transparency
+    except (ClipError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their input leads them to
+        problem = f"it can't be decoded ({type(error).__name__})"
+        raise NotAnImage(name, problem, "save it as PNG, JPEG or WebP") from error
+
+
+def _opened(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """The header alone is read. Raises ClipTooLarge, NotAnImage, and what Pillow raises."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ClipTooLarge(name, f"it has more than {max_pixels} pixels", "scale it down") from error
+    if image.width * image.height > max_pixels:
+        problem = f"it has {image.width}x{image.height} pixels, more than {max_pixels}"
+        raise ClipTooLarge(name, problem, "scale it down or raise max_pixels")
+    if image.mode not in MODES:
+        raise NotAnImage(name, f"it is of mode {image.mode}", "save it as 8-bit RGB")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a JPEG with a depth or gain map behind it
+        raise NotAnImage(name, "it is an animation", "save one picture of it")
+    return image
+
+
+def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarray:
+    """uint8 [height,width,3] of an RGB picture: cut, padded with black or stretched, as `dataset.fit` says of clips."""
+    size, bicubic = (width, height), Image.Resampling.BICUBIC
+    if fit == "crop":
+        image = ImageOps.fit(image, size, bicubic)
+    elif fit == "pad":
+        image = ImageOps.pad(image, size, bicubic, "black")
+    return np.array(image.resize(size, bicubic))  # a copy: torch warns of what it may not write to

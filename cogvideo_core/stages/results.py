@@ -1,0 +1,71 @@
+"""What an edit leaves behind: its video, its committed unit, and its row in the tables."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cogvideo_core.media import video
+from cogvideo_core.models.lora import shown
+from cogvideo_core.stages.units import Edit, edit_spec
+from cogvideo_core.stages.work import Record, Work
+from cogvideo_core.storage.ledger import Commit
+from cogvideo_core.storage.uris import shown_clip
+
+Scores = dict[str, float]
+
+
+def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scores: Scores, batch: list[str]) -> Commit:
+    """Writes and commits the edited clip; audio is that of the source as the model saw it."""
+    spec = edit_spec(
+        record["trajectory_key"],
+        work.recipe,
+        work.output,
+        record["source_prompt"],
+        edit["target_prompt"],
+        edit["seed"],
+        record["first_frame"],
+        edit["strength"],
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        audio = _source_audio(work, record, folder) if record["has_audio"] else None
+        video.encode(frames, folder / "edit.mp4", record["fps"], work.output.crf, audio)
+        # the row, so that the tables can be made again from what is committed alone
+        row = edit_row(work, record, edit, scores) | {"clip": shown_clip(record["clip"])}
+        about = {"batch": batch, "row": row}
+        return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, about)
+
+
+def _source_audio(work: Work, record: Record, folder: Path) -> tuple[Path, video.Probe, video.Window] | None:
+    commit = work.find("sources", record["source_key"])
+    if commit is None:
+        return None
+    source = work.ledger.fetch(commit, "source.mp4", folder)
+    found = video.probe(source, record["clip"], video.Limits.of(work.dataset))
+    return (source, found, video.Window(0, 0.0, record["frames"])) if found.has_audio else None
+
+
+def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
+    """The edit's line in the tables."""
+    copied = ("source_id", "clip", "name", "window", "source_prompt", "inversion_prompt", "latents_key", "source_key")
+    return {
+        **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
+        **edit,
+        "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
+        "first_frame_uri": shown_clip(record["first_frame_uri"]),
+        "negative_prompt": work.recipe.negative_prompt,
+        "recipe": work.recipe.name,
+        "recipe_fingerprint": work.recipe.fingerprint,
+        "model": shown(work.model.spec),
+        "model_fingerprint": work.model.fingerprint,
+        "state": "done",
+        "scores": scores,
+    }
+
+
+def committed_scores(commit: Commit | None) -> Scores:
+    """What was measured when the edit was made."""
+    return dict(commit.record.get("row", {}).get("scores", {})) if commit else {}

@@ -1,0 +1,182 @@
+"""Keys of the work: each stage's unit is named by the hash of everything that determines its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from cogvideo_core.diffusion.editing import levels_read
+from cogvideo_core.models.configuration import Configured
+from cogvideo_core.models.model import VideoModel, VideoShape
+from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
+
+FORMAT = 1  # raised when the meaning of stored bytes changes
+INVERTER_FIELDS: dict[str, set[str]] = {
+    "multistep": {"iterations", "first_iterations", "gate", "gate_threshold_db"},
+    "fixed_point": {"iterations", "gate", "gate_threshold_db"},
+    "ddim": {"gate", "gate_threshold_db"},
+    "none": set(),
+}
+
+
+class Edit(TypedDict):
+    """One planned edit of a clip."""
+
+    edit_key: str
+    target_prompt: str
+    seed: int
+    strength: float
+
+
+def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
+    """The model's own frames and size, unless the dataset asks for others."""
+    own = model.shape
+    return VideoShape(dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps)
+
+
+def frames_spec(dataset: DatasetSpec, model: VideoModel, content: str, window: int) -> dict[str, Any]:
+    """What determines the frames. `content` is the file's sha256; the first of all windows is the first window."""
+    shape = shape_of(dataset, model)
+    # only what is switched off is named
+    switches = {"deinterlace": dataset.deinterlace, "tone_map": dataset.tone_map}
+    return {name: value for name, value in switches.items() if value != "auto"} | {
+        "format": FORMAT,
+        "content": content,
+        "window": "middle" if dataset.window == "middle" else window,
+        "fit": dataset.fit,
+        "shape": [shape.frames, shape.height, shape.width, shape.fps],
+    }
+
+
+def source_spec(frames: dict[str, Any], output: OutputSpec) -> dict[str, Any]:
+    """What determines the source as the model saw it, as a video."""
+    return frames | {"video": [output.crf, output.audio]}
+
+
+def latents_spec(frames: dict[str, Any], model: VideoModel) -> dict[str, Any]:
+    """What determines the latents: how the frames are written as a video is no part of it."""
+    # only what a model has of its own is named: the others share a VAE's latents
+    own = {"front_padding": model.front_padding, "image": model.image_to_video}
+    return frames | _vae_spec(model) | {name: value for name, value in own.items() if value}
+
+
+def first_frame_spec(dataset: DatasetSpec, model: VideoModel, content: str) -> dict[str, Any]:
+    """What determines the image latents of an edited first frame. `content` is the file's sha256."""
+    shape = shape_of(dataset, model)
+    picture = {"format": FORMAT, "first_frame": content, "fit": dataset.fit, "shape": [shape.height, shape.width]}
+    return picture | _vae_spec(model)
+
+
+def _vae_spec(model: VideoModel) -> dict[str, Any]:
+    vae = {"vae": model.fingerprints.get("vae", ""), "vae_dtype": model.spec.vae_dtype}
+    return vae | {"tiling": model.spec.vae_tiling == "on"}
+
+
+def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int] | None:
+    """The levels of a trajectory that are stored, ascending; None for all."""
+    if inversion.method == "none" or inversion.save_steps == "all":
+        return None
+    return sorted(levels_read(recipe, inversion.steps, layer_count))
+
+
+def trajectory_spec(
+    latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str, levels: list[int] | None = None
+) -> dict[str, Any]:
+    """Settings that the inverter does not use count for nothing; the gate's do, for they may call for another.
+
+    Container and codec give back the same states bit for bit, and the gate's floor is held against what is stored: so
+    they are no part of the key, and who changes them keeps what is there. `levels`, those that are kept, are: another
+    window may need what was left out.
+    """
+    unused = {"container", "codec", "gate_floor_db"} | (
+        set.union(*INVERTER_FIELDS.values()) - INVERTER_FIELDS[inversion.method]
+    )
+    unused |= {"gate", "gate_threshold_db"} if inversion.gate == "off" else set()
+    settings = {k: v for k, v in inversion.as_json().items() if k not in unused}
+    parts = ["transformer", "text_encoder", "scheduler", *(["lora"] if "lora" in model.fingerprints else [])]
+    return {
+        "format": FORMAT,
+        "latents": latents_key,
+        "inversion": settings | {"prompt": prompt, "save_steps": "all" if levels is None else levels},
+        "model": {part: model.fingerprints.get(part, "") for part in parts},
+        "tokenizer": model.fingerprints.get("tokenizer", ""),
+        "dtype": model.spec.dtype,
+    }
+
+
+def edit_spec(
+    trajectory_key: str,
+    recipe: RecipeSpec,
+    output: OutputSpec,
+    source_prompt: str,
+    target_prompt: str,
+    seed: int,
+    first_frame: str = "",
+    strength: float = 1.0,
+) -> dict[str, Any]:
+    """The recipe's name and its lists of seeds and strengths don't change an edit; the source prompt only where it is
+    used.
+
+    `first_frame` is the sha256 of the edited first frame's file, "" where the edit brings none.
+    """
+    steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds", "strengths")}
+    # only what an edit has of its own is named
+    own = ({"first_frame": first_frame} if first_frame else {}) | ({"strength": strength} if strength != 1 else {})
+    return {
+        "format": FORMAT,
+        "trajectory": trajectory_key,
+        "recipe": steering,
+        "reference_prompt": source_prompt if recipe.reference_prompt == "source" else "",
+        "target_prompt": target_prompt,
+        "seed": seed,
+        "video": [output.crf, output.audio],
+    } | own
+
+
+def inversion_prompt(inversion: InversionSpec, source_prompt: str) -> str:
+    return source_prompt if inversion.prompt == "source" else ""
+
+
+def planned_edits(
+    trajectory_key: str,
+    recipe: RecipeSpec,
+    output: OutputSpec,
+    source_prompt: str,
+    target_prompts: list[str],
+    first_frame: str = "",
+) -> list[Edit]:
+    """All edits of a clip in their planned order: prompts, then seeds, then strengths."""
+    return [
+        Edit(
+            edit_key=fingerprint(
+                edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed, first_frame, strength)
+            ),
+            target_prompt=prompt,
+            seed=seed,
+            strength=strength,
+        )
+        for prompt in target_prompts
+        for seed, strength in recipe.variants
+    ]
+
+
+def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]], size: int) -> list[list[Edit]]:
+    """What is still to be computed, in batches of at most `size`.
+
+    `batch_of` gives, for each committed edit, the keys of the batch it was computed in. A committed edit is computed
+    again only beside a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes, while
+    prompts that were added later cost nothing but themselves. That batch stays as it was also where `size`, which may
+    be chosen by the machine's memory, has grown since; where it has shrunk the batch is cut, and parts of it that are
+    complete stay.
+    """
+    by_key = {edit["edit_key"]: edit for edit in edits}
+    lost = by_key.keys() - batch_of.keys()
+    missing, batches = set(lost), []
+    # the smallest first: after a split for lack of memory, an edit's own part is recorded beside the whole
+    for keys in sorted(dict.fromkeys(map(tuple, batch_of.values())), key=len):
+        if missing.intersection(keys):
+            batches.append([by_key[key] for key in keys if key in by_key])
+            missing -= set(keys)
+    batches.append([edit for edit in edits if edit["edit_key"] in missing])
+    parts = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
+    return [part for part in parts if any(edit["edit_key"] in lost for edit in part)]

@@ -1,0 +1,52 @@
+"""What the clips of a run share, and the clock of each of their stages."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cogvideo_core.models.model import VideoModel
+from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
+from cogvideo_core.storage.ledger import Commit, Ledger, Stage
+
+Record = dict[str, Any]
+Step = Callable[
+    [str], None
+]  # called with the stage's name: before each evaluation of an inversion, after each denoising step
+
+
+@dataclass(frozen=True)
+class Work:
+    """The settings, the model and the ledger that a run's clips share."""
+
+    dataset: DatasetSpec
+    inversion: InversionSpec
+    recipe: RecipeSpec
+    output: OutputSpec
+    engine: EngineSpec
+    model: VideoModel
+    ledger: Ledger
+    on_step: Step = lambda stage: None
+
+    def find(self, stage: Stage, key: str) -> Commit | None:
+        return self.ledger.find(stage, key, self.output.verify)
+
+
+def worker() -> str:
+    """This process, as tables name it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@contextmanager
+def timed(record: Record, stage: str) -> Iterator[Record]:
+    """Appends a row to record["timings"]: stage, seconds, worker, and what the body puts in (reused, evaluations)."""
+    row: Record = {"stage": stage, "reused": False, "evaluations": 0, "worker": worker()}
+    started = time.perf_counter()
+    yield row
+    row["seconds"] = round(time.perf_counter() - started, 4)
+    record.setdefault("timings", []).append(row)

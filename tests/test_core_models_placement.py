@@ -1,0 +1,91 @@
+"""Precision and tiles that are chosen for a device: by what is stored and by the memory plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cogvideo_core.models import memory, model, placement
+from cogvideo_core.models.configuration import VideoShape
+from cogvideo_core.settings.specs import ModelSpec
+from cogvideo_core.shapes.build import build_pipeline
+from cogvideo_core.study import flops
+
+GIB = 2**30
+SHAPE_5B = VideoShape(49, 480, 720, 8)
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the configuration of the released models' VAE."""
+    folder = tmp_path_factory.mktemp("full_size")
+    flops.full_size_vae().save_config(folder / "vae")
+    return folder
+
+
+def on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
+    monkeypatch.setattr(placement, "chosen_device", lambda spec: torch.device("cuda"))
+    monkeypatch.setattr(placement, "total_bytes", lambda device: int(gib * GIB))
+
+
+def test_a_cpu_takes_float32_and_whole_frames(tiny_pipeline_folder: Path) -> None:
+    """What auto stands for on a CPU is what the defaults were before it, so keys stay; what is given is kept."""
+    path = str(tiny_pipeline_folder)
+    found = placement.placed(ModelSpec(path=path))
+    assert (found.dtype, found.vae_tiling) == ("float32", "off")
+    assert model.load(ModelSpec(path=path)).spec == found
+    given = ModelSpec(path=path, dtype="float16", vae_tiling="on")
+    assert placement.placed(given) == given
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_takes_the_precision_of_the_files(dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5B comes in bfloat16, 2B in float16: auto runs each as it is."""
+    build_pipeline("5b").to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    on_a_card(monkeypatch, 24)
+    assert placement.placed(ModelSpec(path=str(tmp_path))).dtype == dtype
+
+
+@pytest.mark.parametrize(("gib", "tiles"), [(24, True), (80, False)])
+def test_5b_decodes_in_tiles_where_a_frame_has_no_room(full_size: Path, gib: int, tiles: bool) -> None:
+    """49 frames of 480x720 beside 5B's weights in 16 bits: in tiles on 24 GiB, whole on 80."""
+    weights = sum(p.numel() * 2 for p in flops.full_size("5b").transformer.parameters())
+    room = int(memory.GPU_SHARE * gib * GIB) - weights
+    assert placement.wants_tiles(full_size, SHAPE_5B, torch.float32, room) == tiles
+
+
+@pytest.mark.timeout(300)
+def test_5b_fits_on_24_gib_as_it_stands(full_size: Path) -> None:
+    """Prompts, one edit, and decoding in tiles (the gate's decoding is the same) all fit beside the weights."""
+    transformer = flops.full_size("5b").transformer
+    held = sum(p.numel() * 2 for p in transformer.parameters())
+    held += sum(p.nbytes for p in flops.full_size_vae().parameters())
+    config = (full_size / "vae" / "config.json").read_text()
+    tiled, fits = placement.decoding(config, (49, 480, 720), torch.float32, True)
+    row = memory.row_bytes(transformer.config, (13, 16, 60, 90), torch.bfloat16)
+    prompts = sum(p.nbytes for p in flops.full_size_text_encoder().parameters())
+    assert fits and held + max(tiled, 3 * row, prompts) < memory.GPU_SHARE * 24 * GIB
+
+
+def test_tiles_that_do_not_add_up_are_not_chosen(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where memory is short: 48 pixels in the small VAE's tiles come back as another size, or take no less."""
+    on_a_card(monkeypatch, 0)
+    assert placement.placed(ModelSpec(path=str(tiny_pipeline_folder))).vae_tiling == "off"
+
+
+@pytest.mark.parametrize(
+    ("spec", "width", "fields"),
+    [
+        ({"vae_dtype": "float16"}, 3072, ["model.vae_dtype"]),
+        ({"dtype": "float16", "vae_dtype": "float16"}, 3072, ["model.dtype", "model.vae_dtype"]),
+        ({"dtype": "float16"}, 1920, []),
+        ({"dtype": "bfloat16"}, 3072, []),
+    ],
+)
+def test_float16_is_warned_of_for_5b(spec: dict[str, Any], width: int, fields: list[str]) -> None:
+    """5B and 1.5 are 3072 wide and were trained in bfloat16; 2B, 1920 wide, was in float16."""
+    said = placement.warnings(ModelSpec(**spec), width)
+    assert len(said) == len(fields) and all(field in text for field, text in zip(fields, said, strict=True))
