@@ -1,0 +1,49 @@
+"""Keys of units that earlier versions have committed: what they made is found again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from cogvideo_core.models.configuration import VideoShape
+from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, fingerprint
+from cogvideo_core.stages import units
+from cogvideo_core.stages.prompts import prompt_spec
+
+KNOWN = json.loads((Path(__file__).parent / "keys_of_0_1.json").read_text())
+"""Keys by the code of commit 0637201, with this test's inputs, before the core had rooms."""
+PROMPT, TARGET = "a red circle", "a blue circle"
+
+
+def model() -> Any:
+    parts = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
+    return SimpleNamespace(
+        spec=SimpleNamespace(dtype="float32", vae_dtype="float32", vae_tiling="off"),
+        fingerprints={part: part for part in parts},
+        shape=VideoShape(9, 48, 48, 8),
+        front_padding=0,
+        image_to_video=False,
+        text_tokens=16,
+    )
+
+
+def test_keys_are_those_of_earlier_versions() -> None:
+    """Source, latents, prompt, and trajectory and edit of each preset, at default settings, have the keys they had; so
+    a root that was made then is reused whole."""
+    frames = units.frames_spec(DatasetSpec(), model(), "c" * 64, 0)
+    latents = fingerprint(units.latents_spec(frames, model()))
+    found = {
+        "source": fingerprint(units.source_spec(frames, OutputSpec())),
+        "latents": latents,
+        "prompt": fingerprint(prompt_spec(model(), PROMPT)),
+    }
+    for name, recipe in PRESETS.items():
+        inversion = PRESET_INVERSIONS.get(name, InversionSpec())
+        levels = units.levels_kept(inversion, recipe, 6)
+        key = fingerprint(units.trajectory_spec(latents, inversion, model(), PROMPT, levels))
+        found[f"trajectory-{name}"] = key
+        found[f"edit-{name}"] = fingerprint(units.edit_spec(key, recipe, OutputSpec(), PROMPT, TARGET, 0))
+    assert found == KNOWN
