@@ -74,7 +74,7 @@ def deployed_version(file: Path) -> str:
     import cogvideo_core
 
     core = Path(cogvideo_core.__file__).parent
-    sources = [file, *sorted(Path(__file__).parent.glob("*.py")), core / "specs.py", core / "recipes.py"]
+    sources = [file, *sorted(Path(__file__).parent.glob("*.py")), *sorted((core / "settings").glob("*.py"))]
     digest = hashlib.sha256()
     for path in sources:
         digest.update(path.read_bytes())

@@ -33,7 +33,7 @@ from picture_files import (
     to_rgb709,
     with_box,
 )
-from test_core_video import real_clips
+from test_core_media_video import real_clips
 
 from cogvideo_core import errors
 from cogvideo_core.inputs.sources import read_clips

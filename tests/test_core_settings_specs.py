@@ -42,7 +42,7 @@ FREE = [
     if name != "preset" and len(getattr(field.annotation, "__args__", "many")) > 1
 ]
 PRINT_FINGERPRINTS = """
-from cogvideo_core import presets, specs
+from cogvideo_core.settings import presets, specs
 for group in (specs.DatasetSpec, specs.ModelSpec, specs.InversionSpec, specs.OutputSpec, specs.EngineSpec):
     print(group().fingerprint)
 for recipe in presets.PRESETS.values():

@@ -194,12 +194,12 @@ def plan_rows(rows: int, folder: Path) -> Record:
                 manifest.write(json.dumps(row | {"target_prompts": ["a red circle", "a blue square"]}) + "\n")
     code = (
         "import resource, sys, time\n"
-        "from cogvideo_core import plan, plan_tables\n"
+        "from cogvideo_core.planning import plan, tables\n"
         "from cogvideo_core.models.model import load\n"
         "from cogvideo_core.settings.specs import *\n"
         "model, started = load(ModelSpec()), time.perf_counter()\n"
         "found = plan.planned_clips(DatasetSpec(source=sys.argv[1]), model)\n"
-        "planned = plan_tables.write_plan(sys.argv[2], found, RecipeSpec(), EngineSpec())\n"
+        "planned = tables.write_plan(sys.argv[2], found, RecipeSpec(), EngineSpec())\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
         "print(planned['clips'], time.perf_counter() - started, peak)"
     )
