@@ -208,3 +208,27 @@ def test_cancel_keeps_what_is_committed(here: Any, page: Page, tiny_pipeline_fol
         kept(page, "cancelled")
     assert sorted(root.glob("edits/*/*/commit.json")) == committed
     assert [found for found in verify_tree(str(root)) if "was never finished" not in found.what] == []
+
+
+def test_the_short_form(here: Any, page: Page) -> None:
+    """Eight fields in their order; three of them changed make a run of the first clip alone."""
+    with here.client() as client:
+        known = {run.id for run in client.read_flow_runs()}
+        page.goto(f"{here.url}/v2/deployments/deployment/{here.deployment(client, 'edit')}")
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Custom run").click()
+        page.get_by_label(re.compile("^first_clips")).first.wait_for()
+        labels = [label.split()[0] for label in page.locator("label").all_inner_texts() if label.strip()]
+        fields = ["source", "prompts", "output", "model", "preset", "precision", "first_clips", "settings_file"]
+        assert [label for label in labels if label in fields] == fields
+        page.get_by_label(re.compile("^output")).first.fill("out/short")
+        page.get_by_label(re.compile("^first_clips")).first.fill("1")
+        choose(page, "preset", "bold")
+        kept(page, "short-form")
+        page.get_by_role("button", name="Submit").click()
+        page.wait_for_url(lambda url: not url.split("?")[0].endswith("/run"))
+        (run,) = here.wait_for(lambda: [run for run in client.read_flow_runs() if run.id not in known], 60)
+        ran = here.ended(client, run.id)
+    assert ran.state.is_completed(), ran.state.message
+    assert (ran.parameters["preset"], ran.parameters["first_clips"]) == ("bold", 1)
+    assert len(list((here.folder / "out/short/dataset/videos").glob("*-source.mp4"))) == 1

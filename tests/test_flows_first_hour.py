@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.models.configuration import configured
 from cogvideo_core.planning import plan
+from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.specs import DatasetSpec, ModelSpec
 from cogvideo_core.shapes.make import make_clips
 from flows import cli_settings
 from flows.cli import app
 from flows.cli_options import chosen
 from flows.cli_settings import GROUPS, described, settings_of
+from flows.edit_form import OUTPUT, SOURCE, edit, short_settings
 from tasks import log_lines
 
 RUNNER = CliRunner(env={"COLUMNS": "200"})
@@ -178,3 +180,26 @@ def test_expected_errors_have_no_traceback_in_logs(
         assert any(str(error) in line for line in shown)
         expected = isinstance(error, BadSpec) and not debug
         assert any("Traceback" in line for line in shown) != expected
+
+
+def test_the_short_form_is_the_full_one(tmp_path: Path) -> None:
+    """Its eight fields give the groups that the full form would have; a settings file decides what is left alone."""
+    plain = short_settings("a.jsonl", "p.txt", "out/a", "some/model", "fast", "bfloat16", 3, "")
+    assert plain.dataset == DatasetSpec(source="a.jsonl", prompts="p.txt", limit=3)
+    assert (plain.model.path, plain.model.dtype, plain.output.root) == ("some/model", "bfloat16", "out/a")
+    assert plain.recipe == PRESETS["fast"] and plain.inversion == PRESET_INVERSIONS["fast"]
+    file = tmp_path / "more.yaml"
+    file.write_text("dataset: {source: b.jsonl}\nrecipe: {reference_weight: 0.5}\noutput: {crf: 20, root: out/b}\n")
+    filed = short_settings(SOURCE, "", OUTPUT, "shapes", "balanced", "auto", 0, str(file))
+    assert (filed.dataset.source, filed.output.root, filed.output.crf) == ("b.jsonl", "out/b", 20)
+    assert filed.recipe.reference_weight == 0.5
+    with pytest.raises(BadSpec, match=r"settings_file: .*nowhere"):
+        short_settings(SOURCE, "", OUTPUT, "shapes", "balanced", "auto", 0, "nowhere.yaml")
+
+
+def test_the_short_form_has_eight_fields_in_their_order() -> None:
+    """As the deployment shows them."""
+    names = ["source", "prompts", "output", "model", "preset", "precision", "first_clips", "settings_file"]
+    properties = edit.parameters.properties
+    assert sorted(properties, key=lambda name: properties[name]["position"]) == names
+    assert all(properties[name].get("description") for name in names)

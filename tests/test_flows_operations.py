@@ -31,7 +31,17 @@ from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
-NAMES = {"plan", "edit-dataset", "invert-dataset", "retry-failed", "edit-wave", "campaign", "collect", "retention"}
+NAMES = {
+    "plan",
+    "edit",
+    "edit-dataset",
+    "invert-dataset",
+    "retry-failed",
+    "edit-wave",
+    "campaign",
+    "collect",
+    "retention",
+}
 
 
 @pytest.fixture
