@@ -92,7 +92,7 @@ def test_forms_have_words_and_no_tabs(entry: dict[str, Any]) -> None:
 
     schema = parameter_schema(flow_of(entry)).model_dump()
     order = ["dataset", "model", "inversion", "recipe", "output", "engine"]
-    groups = [name for name in schema["properties"] if name in order]
+    groups = [name for name, about in schema["properties"].items() if name in order and "$ref" in str(about)]
     assert groups == [name for name in order if name in groups]
     for group in schema["definitions"].values():
         for name, field in group["properties"].items():
