@@ -41,7 +41,7 @@ class InversionSpec(Spec):
         "then rejected.",
     )
     gate_floor_db: float = Field(
-        15.0,
+        10.0,
         title="Gate floor",
         ge=0,
         le=100,

@@ -98,9 +98,9 @@ def check(clip: str, report: Report, settings: InversionSpec) -> None:
     if report.get("vae_db", math.inf) < settings.gate_floor_db:
         problem = (
             f"the VAE alone keeps {report['vae_db']:.1f} dB of it, less than gate_floor_db {settings.gate_floor_db:g}: "
-            "its weights or their precision are at fault"
+            "its weights or their precision are at fault, or the clip is unlike all that the model knows"
         )
-        raise PoorVae(clip, problem, "set model.vae_dtype to float32, check the model's files, or lower the floor")
+        raise PoorVae(clip, problem, "set model.vae_dtype to float32, check the model's files, or use another model")
     if report.get("passed", True):
         return
     problem = (
