@@ -114,9 +114,10 @@ def refusals(modules: list[ast.Module], kinds: dict[str, Kind]) -> dict[str, lis
     for tree in modules:
         constants = assigned(tree.body)
         for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-            names = constants | assigned(list(ast.walk(function)))
+            inside = sorted(ast.walk(function), key=lambda node: getattr(node, "lineno", 0))
             for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
                 called = call.func.id if isinstance(call.func, ast.Name) else ""
+                names = constants | assigned([node for node in inside if getattr(node, "lineno", 0) < call.lineno])
                 if called in kinds and call.args and function.name not in makers:
                     name, sentence = called, said(call, names, descends(kinds, called, CLIP_ERRORS))
                 elif called in makers:
