@@ -144,3 +144,14 @@ def test_settings_are_flattened() -> None:
         ("recipe.seeds", "[0]"),
         ("n", "1"),
     ]
+
+
+def test_three_figures_have_words() -> None:
+    """Colour, sharpness and stillness are told in words on the tile; all figures lie behind a toggle, and as data for
+    ordering and filtering; a figure that was not measured is nowhere."""
+    row = edit(score_delta_e=1.234, score_sharpness=0.957, score_flicker=0.61, score_ssim=0.8)
+    page = render_gallery([row, edit(score_delta_e=None)], [], {})
+    for words in ("colour kept <b>ΔE 1.2</b>", "sharpness <b>96%</b>", "still <b>±0.61</b>", "All figures", "ssim 0.8"):
+        assert words in page, words
+    assert page.count("colour kept") == 1
+    assert '<option value="-ssim">' in page and "&#34;delta_e&#34;: 1.234" in page

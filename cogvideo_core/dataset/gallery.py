@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -17,6 +18,16 @@ MAX_CLIPS = 500
 MAX_FAILURES = 500
 SMALL_PX = 160
 FAILURE_FIELDS = ("clip", "stage", "error", "message")
+FIGURES = (  # word, score, how it is written, what it means
+    (
+        "colour kept",
+        "delta_e",
+        "ΔE {:.2g}",
+        "colour shift of what should have stayed, mean CIEDE2000; below 2 is hardly seen",
+    ),
+    ("sharpness", "sharpness", "{:.0%}", "of the source's, after the VAE"),
+    ("still", "flicker", "±{:.2g}", "change from frame to frame that the source does not show, in levels of 255"),
+)
 FOLDER = "dataset/"  # where index.html finds the file names of the rows
 # As entities these have no meaning in markdown or HTML, wherever they stand. "://" and "@" would become links.
 MARKUP = re.compile(r"[&<>|`*\[\]\\~#$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -34,6 +45,7 @@ def render_gallery(edits: list[dict[str, Any]], failures: list[dict[str, Any]], 
     page = _template().render(
         title=str(about.get("title") or "Edited videos"),
         sections=list(sections.values())[:MAX_CLIPS],
+        scores=sorted({name for section in sections.values() for edit in section["edits"] for name in edit["names"]}),
         hidden=max(0, len(sections) - MAX_CLIPS),
         counts=f"{_count(len(sections), 'clip')}, {_count(len(edits), 'edit')}, {_count(len(failures), 'failure')}",
         failures=[{name: str(row.get(name, "")) for name in FAILURE_FIELDS} for row in failures[:MAX_FAILURES]],
@@ -107,7 +119,10 @@ def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
         "url": _url(row["file_name"]),
         "prompt": row["target_prompt"],
         "notes": f"{row['recipe']}, seed {row['seed']}" + (f", strength {strength:g}" if strength != 1 else ""),
+        "figures": [(word, text.format(scores[name]), about) for word, name, text, about in FIGURES if name in scores],
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
+        "names": list(scores),
+        "measured": json.dumps({name: round(value, 4) for name, value in scores.items()}),
         "text": f"{row['target_prompt']} {row['recipe']}".lower(),
     }
 
