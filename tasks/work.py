@@ -189,8 +189,9 @@ def tried(step: Callable[[Record], Record], record: Record, stage: str, settings
 
 @verb("collect_dataset", retries=2)
 def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") -> Record:
-    """All committed edits of the run's root to the dataset folder, the tables and the gallery. A retry, whose plan is
-    its own, leaves the root's settings as they are."""
+    """Collects all committed edits of the run's root into the dataset folder, the tables and the gallery.
+
+    A retry has a plan of its own (`plan/retry`), and does not replace the settings that the root keeps."""
     ledger, records = Ledger(settings.output.root), Records(settings.output.root, waves, settings.plan)
     about = {name: group for name, group in settings.as_json().items() if name != "plan"} | {"last_stage": last_stage}
     fill_probed(settings.output.root, records.of_wave, settings.plan)

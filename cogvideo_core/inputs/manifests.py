@@ -64,7 +64,7 @@ def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True
     """Checked rows of a manifest; `extra` target prompts are added to each.
 
     Adjacent rows that differ in target prompts alone become one, their target prompts in order, without duplicates.
-    Rows further apart stay apart, so memory stays flat. Raises BadManifest while iterating.
+    Rows that are not adjacent are not merged: that would need all rows in memory. Raises BadManifest while iterating.
     """
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows}
     held: Row | None = None

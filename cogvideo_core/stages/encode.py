@@ -72,7 +72,7 @@ def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
 
 
 def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str) -> tuple[Commit, Commit]:
-    """Decodes the window and commits what is missing of its two units."""
+    """Decodes the window, and commits its latents and its source video where they are not committed yet."""
     limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
     found = video.probe(path, name, limits)
     window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
