@@ -88,8 +88,9 @@ def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | 
     - `source` is a folder, `prompts` empty: the one file in it that is called prompts.txt, prompts.jsonl or
       manifest.{jsonl,csv,parquet} is used as above.
     A clip without a target prompt is a Failure, and so is a folder without prompts, unless `need_targets` is False.
-    Adjacent rows that differ in target prompts alone are merged. Equal rows that are not adjacent give two records; their
-    work has the same key, and is done once. Raises BadManifest, while iterating, for a file or folder that can't be used.
+    Adjacent rows that differ in target prompts alone are merged. Equal rows that are not adjacent give two records;
+    their work has the same key, and is done once. Raises BadManifest, while iterating, for a file or folder that can't
+    be used.
     """
     try:
         rows, place = _rows(spec, need_targets)
