@@ -11,10 +11,9 @@ from pydantic import Field
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.recipes import Preset
 from cogvideo_core.settings.specs import DatasetSpec, OutputSpec
-from flows.cli_options import chosen
-from flows.cli_settings import settings_of
 from flows.edit_dataset import run
 from flows.report import run_name
+from flows.settings import chosen, settings_of
 from tasks.settings import Settings
 
 Record = dict[str, Any]

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from servers import DATABASE, free_port
 
-from flows import postgres
+from flows.server import postgres
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 HERE = Path(__file__).parent

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from cogvideo_core.settings.presets import PRESETS
 from cogvideo_core.shapes.make import make_clips
-from flows.cli import app
-from flows.cli_settings import parse_sets, settings_of
+from flows.cli.main import app
+from flows.settings import parse_sets, settings_of
 
 Invoke = Callable[..., Result]
 COMMANDS = (

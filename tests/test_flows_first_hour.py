@@ -20,17 +20,16 @@ from cogvideo_core.planning import plan
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.specs import DatasetSpec, ModelSpec
 from cogvideo_core.shapes.make import make_clips
-from flows import cli_settings
-from flows.cli import app
-from flows.cli_options import chosen
-from flows.cli_settings import GROUPS, described, settings_of
+from flows import settings as flow_settings
+from flows.cli.main import app
 from flows.edit_form import OUTPUT, SOURCE, edit, short_settings
+from flows.settings import GROUPS, chosen, described, settings_of
 from tasks import log_lines
 
 RUNNER = CliRunner(env={"COLUMNS": "200"})
 NOT_FOUND = """
 import sys
-from flows import cli
+from flows.cli import main as cli
 print(cli.app(["run", "nothere/", "--prompts", "none.txt"], standalone_mode=False))
 print(sorted({"prefect", "torch", "diffusers"} & set(sys.modules)))
 """
@@ -115,7 +114,7 @@ def test_a_settings_file_that_is_none_is_said(tmp_path: Path, text: str, words: 
     file = tmp_path / "wrong.yaml"
     file.write_text(text)
     with pytest.raises(typer.BadParameter, match="wrong") as failed:
-        cli_settings.settings_file(str(file))
+        flow_settings.settings_file(str(file))
     assert words in str(failed.value)
 
 

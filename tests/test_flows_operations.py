@@ -24,8 +24,12 @@ from typer.testing import CliRunner
 from cogvideo_core.errors import BadSpec, EditError
 from cogvideo_core.settings.presets import PRESET_INVERSIONS
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
-from flows import cli_up, gallery_server, housekeeping, operations, processes, report
-from flows.cli import app
+from flows import housekeeping, report
+from flows.cli import up as cli_up
+from flows.cli.main import app
+from flows.server import gallery as gallery_server
+from flows.server import processes
+from flows.server import setup as operations
 from tasks import work
 from tasks.settings import Settings
 

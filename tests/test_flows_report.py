@@ -18,7 +18,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from cogvideo_core.dataset.outcomes import Records, Spool, Times, spanned, times_of
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes.make import make_clips
-from flows import cli_running, cli_up, report
+from flows import report
+from flows.cli import running as cli_running
+from flows.cli import up as cli_up
 from flows.engines import in_flight
 from flows.planning import plan_dataset
 from tasks.settings import Settings
@@ -115,8 +117,8 @@ def test_the_cores_warnings_reach_the_logs_of_runs(monkeypatch: pytest.MonkeyPat
                 patch.delenv(variable, raising=False)
     code = (
         "import json, logging, os\n"
-        "from flows import cli_running\n"
-        "cli_running.prepare_prefect()\n"
+        "from flows.cli import running\n"
+        "running.prepare_prefect()\n"
         "import prefect\n"
         "from prefect.logging.configuration import setup_logging\n"
         "setup_logging()\n"

@@ -182,7 +182,7 @@ def test_the_package_is_built_from_what_the_image_copies(tmp_path: Path) -> None
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     inside = set(zipfile.ZipFile(wheel).namelist())
-    assert inside >= {"flows/cli.py", "tasks/work.py", "cogvideo_core/shapes/model/model_index.json"}
+    assert inside >= {"flows/cli/main.py", "tasks/work.py", "cogvideo_core/shapes/model/model_index.json"}
 
 
 def test_the_image_runs_without_rights_and_secrets() -> None:
@@ -230,7 +230,7 @@ def test_the_command_line_knows_its_commands() -> None:
     """What containers ask of cogvideo-edit exists, options included."""
     import typer
 
-    from flows.cli import app
+    from flows.cli.main import app
 
     group: Any = typer.main.get_command(app)
     ours = [command for command in commands() if command[0] == "cogvideo-edit"]

@@ -17,7 +17,7 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from servers import own_database
 
-from flows import processes
+from flows.server import processes
 
 Record = dict[str, Any]
 

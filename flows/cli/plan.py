@@ -8,10 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli_options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source, chosen
-from flows.cli_running import finish, preflight, prepare_prefect
-from flows.cli_settings import settings_of
-from flows.exits import OK, PARTLY, sentences
+from flows.cli.exits import OK, PARTLY, sentences
+from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
+from flows.cli.running import finish, preflight, prepare_prefect
+from flows.settings import chosen, settings_of
 
 app = typer.Typer()
 
@@ -58,10 +58,10 @@ def retry_failed(
     [dim]cogvideo-edit retry-failed out/run[/dim]
     """
     prepare_prefect()
-    from flows import again
+    from flows import resuming
 
     with sentences():
-        counts: Any = again.retry_failed(root, include_parked=parked)
+        counts: Any = resuming.retry_failed(root, include_parked=parked)
     finish(counts)
 
 
@@ -86,7 +86,7 @@ def campaign(
     prepare_prefect()
     with sentences():
         preflight(groups)
-        from flows import again
+        from flows import resuming
 
-        counts: Any = again.run_campaign(**groups, deployment=deployment, waves_in_flight=waves)
+        counts: Any = resuming.run_campaign(**groups, deployment=deployment, waves_in_flight=waves)
     finish(counts)

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows import cli_plan, cli_up, upkeep
-from flows.cli_options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source, chosen
-from flows.cli_running import execute
-from flows.cli_settings import GROUPS, described, nearest, settings_of
-from flows.exits import sentences
+from flows.cli import plan, up, upkeep
+from flows.cli.exits import sentences
+from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
+from flows.cli.running import execute
+from flows.settings import GROUPS, chosen, described, nearest, settings_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,9 +28,9 @@ shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving s
 app.add_typer(shapes_app, name="shapes")
 study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
 app.add_typer(study_app, name="study")
-app.add_typer(cli_plan.app)
+app.add_typer(plan.app)
 app.add_typer(upkeep.app)
-app.add_typer(cli_up.app)
+app.add_typer(up.app)
 
 
 def _version(wanted: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.exits import FAILED, OK, sentences
+from flows.cli.exits import FAILED, OK, sentences
 
 app = typer.Typer()
 Root = Annotated[str, typer.Argument(help="Root of a run: a folder or fsspec URL.")]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cogvideo_core.settings.presets import PRESETS
+from flows.settings import MODEL, OUTPUT
 
-OUTPUT, MODEL = "out/run", "shapes"
 Set = Annotated[
     list[str], typer.Option("--set", help="Any setting, as group.field=value, e.g. --set recipe.reference_end=0.3")
 ]
@@ -29,17 +29,3 @@ Source = Annotated[
 Prompts = Annotated[str, typer.Option(help="Prompts file, for a folder.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=0, help="Take only the first so many clips. 0: all.")]
 Recipe = Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}; default: balanced.", show_default=False)]
-
-
-def chosen(
-    source: str, prompts: str, model: str, output: str, limit: int = 0, file: str = ""
-) -> dict[str, dict[str, Any]]:
-    """The fields of the groups of settings that these options are short for. What is left out comes from the settings
-    file, where there is one, else from the defaults."""
-    if not source and not file:
-        raise typer.BadParameter("give a folder of videos or a manifest, or --settings with dataset.source")
-    if not file:
-        model, output = model or MODEL, output or OUTPUT
-    dataset: dict[str, Any] = {"source": source, "prompts": prompts, "limit": limit}
-    groups = {"dataset": dataset, "model": {"path": model}, "output": {"root": output}}
-    return {group: {name: value for name, value in fields.items() if value} for group, fields in groups.items()}

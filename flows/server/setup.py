@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from cogvideo_core.errors import BadSpec
-from flows.processes import NotUp
+from flows.server.processes import NotUp
 
 POOL, QUEUE, LIMIT = "cogvideo", "model", "cogvideo-model"
 VERSION = "COGVIDEO_EDIT_VERSION"
@@ -36,7 +36,7 @@ ENDED = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancell
 
 def prefect_file() -> Path:
     """deployments/prefect.yaml of this installation, else of the current folder. Raises BadSpec for none."""
-    for folder in (Path(__file__).parents[1], Path.cwd()):
+    for folder in (Path(__file__).parents[2], Path.cwd()):
         if (path := folder / "deployments" / "prefect.yaml").is_file():
             return path
     raise BadSpec("deployments/prefect.yaml is neither beside the package nor here; run this in a clone")
@@ -74,7 +74,7 @@ def deployed_version(file: Path) -> str:
     import cogvideo_core
 
     core = Path(cogvideo_core.__file__).parent
-    sources = [file, *sorted(Path(__file__).parent.glob("*.py")), *sorted((core / "settings").glob("*.py"))]
+    sources = [file, *sorted(Path(__file__).parents[1].rglob("*.py")), *sorted((core / "settings").glob("*.py"))]
     digest = hashlib.sha256()
     for path in sources:
         digest.update(path.read_bytes())

@@ -26,6 +26,7 @@ GROUPS: dict[str, type[Spec]] = {
 }
 NOT_SETTINGS = ("plan", "last_stage", "title")  # what plan/settings.json says beside them
 Groups = dict[str, dict[str, Any]]
+OUTPUT, MODEL = "out/run", "shapes"  # the command line's own defaults
 
 
 def nearest(word: str, known: Mapping[str, Any]) -> str:
@@ -74,6 +75,18 @@ def settings_file(path: str) -> Groups:
             )
             raise typer.BadParameter(problem, param_hint="--settings")
     return groups
+
+
+def chosen(source: str, prompts: str, model: str, output: str, limit: int = 0, file: str = "") -> Groups:
+    """The fields of the groups of settings that these options are short for. What is left out comes from the settings
+    file, where there is one, else from the defaults."""
+    if not source and not file:
+        raise typer.BadParameter("give a folder of videos or a manifest, or --settings with dataset.source")
+    if not file:
+        model, output = model or MODEL, output or OUTPUT
+    dataset: dict[str, Any] = {"source": source, "prompts": prompts, "limit": limit}
+    groups = {"dataset": dataset, "model": {"path": model}, "output": {"root": output}}
+    return {group: {name: value for name, value in fields.items() if value} for group, fields in groups.items()}
 
 
 def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows import cli_up
-from flows.exits import OK, PARTLY, sentences
+from flows.cli import up
+from flows.cli.exits import OK, PARTLY, sentences
 
 
 def prepare_prefect() -> None:
@@ -24,7 +24,7 @@ def prepare_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
-    for name, value in cli_up.connect().items():
+    for name, value in up.connect().items():
         os.environ.setdefault(name, value)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from cogvideo_core.errors import BadSpec
-from flows.processes import NotUp
+from flows.server.processes import NotUp
 
 GIVEN = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 

@@ -14,9 +14,9 @@ import typer
 
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.specs import DatasetSpec
-from flows import postgres, processes
-from flows.exits import sentences
-from flows.processes import State
+from flows.cli.exits import sentences
+from flows.server import postgres, processes
+from flows.server.processes import State
 
 app = typer.Typer()
 HEARTBEAT_S = "60"
@@ -100,7 +100,7 @@ def deploy(slots: Slots = 0, crashed_after_s: Zombies = 300) -> None:
 
     [dim]PREFECT_API_URL=https://prefect.example/api cogvideo-edit deploy --slots 8[/dim]
     """
-    from flows.operations import set_up
+    from flows.server.setup import set_up
 
     with sentences():
         if not os.environ.get("PREFECT_API_URL"):
@@ -120,7 +120,7 @@ def gallery(
 
     [dim]cogvideo-edit gallery out --port 8080[/dim]
     """
-    from flows.gallery_server import serve
+    from flows.server.gallery import serve
 
     with sentences():
         check_binding(host, auth)
@@ -192,7 +192,7 @@ def _server(state: State, environment: dict[str, str]) -> list[str]:
 
 def _told(settings: State, environment: dict[str, str], slots: int, crashed_after_s: float) -> list[str]:
     os.environ.update({name: value for name, value in environment.items() if name.startswith("PREFECT_")})
-    from flows.operations import set_up  # imports Prefect, which reads its settings then
+    from flows.server.setup import set_up  # imports Prefect, which reads its settings then
 
     return set_up(environment, Path(settings["folder"]), slots or gpus(), crashed_after_s)
 

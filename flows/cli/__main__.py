@@ -1,0 +1,5 @@
+"""`python -m flows.cli` is the same as `cogvideo-edit`."""
+
+from flows.cli.main import app
+
+app()
