@@ -101,7 +101,7 @@ def made_at(path: Path, codec: str, times: Times) -> Times:
 def taken(path: Path, start: float = 0.0, count: int = 12, fit: str = "stretch") -> tuple[np.ndarray, Any]:
     found = video.probe(path, path.name, LIMITS)
     window = video.Window(0, start, count)
-    return video.decode_counted(path, path.name, found, window, HEIGHT, WIDTH, FPS, fit, LIMITS)  # type: ignore[arg-type]
+    return video.decode_counted(path, path.name, found, window, video.View(HEIGHT, WIDTH, FPS, fit), LIMITS)  # type: ignore[arg-type]
 
 
 def compared(path: Path, times: Times, starts: Sequence[float] = (0.0, 0.63), rounding_s: float = 0.0012) -> str:
@@ -325,7 +325,7 @@ def sound(container: str, codec: str, *more: object, kept: str) -> Callable[[Pat
         pictures = ["-f", "lavfi", "-i", "color=gray:s=64x48:r=10:d=3"]
         ff(*pictures, "-f", "lavfi", "-i", beep, "-c:v", "mpeg4", "-c:a", codec, *more, path)
         found, window = video.probe(path, path.name, LIMITS), video.Window(0, 0.5, 16)
-        frames = video.decode(path, path.name, found, window, 48, 64, FPS, "stretch", LIMITS)
+        frames = video.decode(path, path.name, found, window, video.View(48, 64, FPS, "stretch"), LIMITS)
         video.encode(frames, out, FPS, 20, (path, found, window))
         held = video.probe(out, out.name, LIMITS)
         if held.audio_codec != kept:
@@ -371,7 +371,7 @@ def offset_sound(container: str, delay: float) -> Callable[[Path], str]:
             path,
         )
         found, window = video.probe(path, path.name, LIMITS), video.Window(0, 0.3, 20)
-        frames = video.decode(path, path.name, found, window, 48, 64, FPS, "stretch", LIMITS)
+        frames = video.decode(path, path.name, found, window, video.View(48, 64, FPS, "stretch"), LIMITS)
         video.encode(frames, out, FPS, 20, (path, found, window))
         seen = int(np.argmax(frames.mean((1, 2, 3)) > 128)) / FPS
         heard = beep_at(out)

@@ -43,7 +43,7 @@ def seen(
     window, dataset = video.Window(0, 0.0, frames), DatasetSpec(**wishes)  # type: ignore[arg-type]
     found = video.probe(path, path.name, LIMITS)
     found = video.treated(path, path.name, found, 0.0, frames / fps, dataset, LIMITS)
-    return video.decode(path, path.name, found, window, size[1], size[0], fps, fit, LIMITS)  # type: ignore[arg-type]
+    return video.decode(path, path.name, found, window, video.View(size[1], size[0], fps, fit), LIMITS)  # type: ignore[arg-type]
 
 
 def compared(found: np.ndarray, right: np.ndarray, within: float, what: str = "colours") -> str:

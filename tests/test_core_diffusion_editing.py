@@ -1,6 +1,7 @@
 """The editing loop against plain implementations, on small models of the released variants, in float32."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -216,8 +217,8 @@ def test_a_ladder_of_strengths_is_edits_at_divided_weights(model_5b: VideoModel,
 
     def ladder(strengths: Tensor) -> Tensor:
         x = torch.stack([editing.start_latents(recipe, clip.schedule, clip.states.__getitem__, s) for s in range(3)])
-        of = (model_5b.velocity, x, clip.texts, clip.states, clip.schedule, recipe, model_5b.layers)
-        return editing.edited(*of, strengths)
+        texts = replace(clip.texts, strengths=strengths)
+        return editing.edited(model_5b.velocity, x, texts, clip.states, clip.schedule, recipe, model_5b.layers)
 
     together, plain = ladder(strengths), clip.edit(recipe)
     assert (together[2] - plain[2]).abs().max() > 1e-3

@@ -182,7 +182,7 @@ def test_every_window_shows_its_own_moments(interlaced: tuple[Path, np.ndarray],
     path, right = interlaced
     found = treated(path)
     window = video.Window(0, start / pf.RATE, 9)
-    frames = video.decode(path, "a", found, window, pf.HEIGHT, pf.WIDTH, pf.RATE, "stretch", LIMITS)[..., 1]
+    frames = video.decode(path, "a", found, window, video.View(pf.HEIGHT, pf.WIDTH, pf.RATE, "stretch"), LIMITS)[..., 1]
     assert pf.whole(frames, right[start : start + 9]) == "right"
     neighbours = np.abs(frames.astype(int) - right[start : start + 9]).mean((1, 2))
     later = np.abs(frames[:-1].astype(int) - right[start + 1 : start + 9]).mean((1, 2))

@@ -68,7 +68,7 @@ def test_playlists_are_not_followed_when_decoding(clip: Path, tmp_path: Path) ->
     (tmp_path / "good.mp4").write_bytes(clip.read_bytes())
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile good.mp4\n")
     with pytest.raises(errors.NotAVideo, match="whitelist"):
-        video.decode(tmp_path / "list.mp4", "list", found, FIRST, 48, 48, 8, "crop", LIMITS)
+        video.decode(tmp_path / "list.mp4", "list", found, FIRST, video.View(48, 48, 8), LIMITS)
 
 
 def test_missing_empty_and_audio_only(clip: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_fewer_frames_than_promised(clip: Path) -> None:
     """A window past the end of what is really there is TruncatedClip and says how many frames came."""
     found = replace(video.probe(clip, "a", LIMITS), seconds=60.0)
     with pytest.raises(errors.TruncatedClip, match=r"only [34] of 9 frames .* 4.6 s"):
-        video.decode(clip, "a", found, video.Window(0, 4.6, 9), 48, 48, 8, "crop", LIMITS)
+        video.decode(clip, "a", found, video.Window(0, 4.6, 9), video.View(48, 48, 8), LIMITS)
 
 
 def test_too_large(clip: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_timeout_kills_the_tool(clip: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     with pytest.raises(errors.ClipTimeout):
-        video.decode(clip, "a", found, FIRST, 48, 48, 8, "crop", hurry)
+        video.decode(clip, "a", found, FIRST, video.View(48, 48, 8), hurry)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     assert time.monotonic() - began < 20

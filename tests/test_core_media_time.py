@@ -35,7 +35,7 @@ def raw(frames: np.ndarray, folder: Path, rate: object = 8) -> list[object]:
 
 def load(path: Path, window: video.Window = FIRST, size: tuple[int, int] = (48, 48), fit: str = "crop") -> np.ndarray:
     found = video.probe(path, path.name, LIMITS)
-    return video.decode(path, path.name, found, window, *size, 8, fit, LIMITS)  # type: ignore[arg-type]
+    return video.decode(path, path.name, found, window, video.View(*size, 8, fit), LIMITS)  # type: ignore[arg-type]
 
 
 def numbered(count: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def bar_colours(frames: np.ndarray) -> np.ndarray:
 
 def load(path: Path, window: video.Window = FIRST, size: tuple[int, int] = (48, 48), fit: str = "crop") -> np.ndarray:
     found = video.probe(path, path.name, LIMITS)
-    return video.decode(path, path.name, found, window, *size, 8, fit, LIMITS)  # type: ignore[arg-type]
+    return video.decode(path, path.name, found, window, video.View(*size, 8, fit), LIMITS)  # type: ignore[arg-type]
 
 
 def psnr_luma(a: np.ndarray, b: np.ndarray) -> float:
@@ -76,7 +76,7 @@ def test_shapes_survive_the_file(tmp_path: Path) -> None:
         found = video.probe(path, path.name, LIMITS)
         assert (found.frames, found.fps, found.width, found.height) == (9, 8, 48, 48)
         (window,) = video.windows(found, path.name, 9, 8, "all")
-        decoded = video.decode(path, path.name, found, window, 48, 48, 8, "crop", LIMITS)
+        decoded = video.decode(path, path.name, found, window, video.View(48, 48, 8), LIMITS)
         assert decoded.dtype == np.uint8 and decoded.flags.writeable
         assert psnr_luma(frames, decoded) > 40
         assert all(oracle.read(decoded).matches(scene.combination).values())

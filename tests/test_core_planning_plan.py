@@ -32,6 +32,7 @@ from cogvideo_core.settings.specs import (
 from cogvideo_core.shapes import build, world
 from cogvideo_core.stages.failures import is_failure
 from cogvideo_core.stages.units import (
+    Asked,
     Edit,
     edit_spec,
     frames_spec,
@@ -257,7 +258,9 @@ def test_keys_name_what_changes_bytes_and_nothing_else(tiny: model.VideoModel) -
     """The recipe's name, its other seeds, an unused source prompt and unused iterations leave the keys alone."""
 
     def edit(recipe: RecipeSpec, source: str = "a", target: str = "b", seed: int = 0, strength: float = 1.0) -> Record:
-        return edit_spec("0" * 64, recipe, OutputSpec(), source, target, seed, strength=strength)
+        return edit_spec(
+            "0" * 64, recipe, OutputSpec(), source, Asked(target_prompt=target, seed=seed, strength=strength)
+        )
 
     base, by_source = RecipeSpec(start="noised"), RecipeSpec(start="noised", reference_prompt="source")
     assert edit(base) == edit(RecipeSpec(start="noised", name="mine", seeds=[0, 3], strengths=[1, 2]), source="other")

@@ -133,7 +133,7 @@ def test_image_latents_are_stored_with_the_latents(loaded: model.VideoModel, fol
     stored, own = read_latents(work, record["latents_key"]), read_latents(work, record["first_frame_key"])
     limits, path = video.Limits.of(work.dataset), folder / "a.mp4"
     probe = video.probe(path, "a.mp4", limits)
-    seen = video.decode(path, "a.mp4", probe, video.Window(0, 0.0, 9), 48, 48, 8, "crop", limits)
+    seen = video.decode(path, "a.mp4", probe, video.Window(0, 0.0, 9), video.View(48, 48, 8), limits)
     assert (stored["image"] == loaded.encode_image(seen[0])).all() and stored["latents"].shape[0] in (3, 4)
     assert list(own) == ["image"] and (own["image"] == loaded.encode_image(np.array(picture(6)))).all()
 

@@ -45,5 +45,7 @@ def test_keys_are_those_of_earlier_versions() -> None:
         levels = units.levels_kept(inversion, recipe, 6)
         key = fingerprint(units.trajectory_spec(latents, inversion, model(), PROMPT, levels))
         found[f"trajectory-{name}"] = key
-        found[f"edit-{name}"] = fingerprint(units.edit_spec(key, recipe, OutputSpec(), PROMPT, TARGET, 0))
+        found[f"edit-{name}"] = fingerprint(
+            units.edit_spec(key, recipe, OutputSpec(), PROMPT, units.Asked(target_prompt=TARGET, seed=0, strength=1.0))
+        )
     assert found == KNOWN

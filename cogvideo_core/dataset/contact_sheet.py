@@ -69,4 +69,4 @@ def _tile(root: str, row: Record, name: str) -> np.ndarray:
             local.write_bytes(file.read(MAX_FILE_BYTES))
         found = video.probe(local, name, limits)
         middle = video.Window(0, row["frames"] // 2 / row["fps"], 1)
-        return video.decode(local, name, found, middle, height, width, row["fps"], "stretch", limits)[0]
+        return video.decode(local, name, found, middle, video.View(height, width, row["fps"], "stretch"), limits)[0]

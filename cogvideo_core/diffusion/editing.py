@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,15 @@ class Texts:
     cond: Tensor  # [E,S,D] target prompts
     uncond: Tensor  # [1,S,D] negative prompt
     reference: Tensor  # [1,S,D] inversion or source prompt
+    strengths: Tensor | None = None  # [E], which divide the reference weight; 1 for all where there are none
+
+
+class Referred(NamedTuple):
+    """What the edits of one step look at: a stored state [f,C,h,w], in which layers, and with what weight."""
+
+    state: Tensor
+    layers: range
+    weight: float
 
 
 def first_step(recipe: RecipeSpec, steps: int) -> int:
@@ -106,27 +115,24 @@ def predict(
     t: int,
     texts: Texts,
     guided: bool,
-    x_ref: Tensor | None,
     recipe: RecipeSpec,
-    layers: range,
-    weight: float,
-    strengths: Tensor | None = None,
+    referred: Referred | None,
 ) -> tuple[Tensor | None, Tensor]:
     """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
 
-    `x_ref` [f,C,h,w] is None outside the reference's window; `weight` is the reference's at this step, which each
-    edit's own of `strengths` [E] divides.
+    `referred` is None outside the reference's window.
     """
     rows = torch.cat([x, x]) if guided else x
     text = torch.cat([texts.uncond.expand_as(texts.cond), texts.cond]) if guided else texts.cond
-    if x_ref is None:
+    if referred is None:
         v = velocity(rows, t, text, None)
     else:
         text_ref = reference_texts(recipe, texts, guided)
         n = len(text_ref)
-        each = strengths.repeat(2) if strengths is not None and guided else strengths
-        reference = Reference(n, layers, weight, recipe.reference_text, each)
-        joined = torch.cat([x_ref.expand(n, *x_ref.shape), rows])
+        each = texts.strengths
+        each = each.repeat(2) if each is not None and guided else each
+        reference = Reference(n, referred.layers, referred.weight, recipe.reference_text, each)
+        joined = torch.cat([referred.state.expand(n, *referred.state.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
         return None, v
@@ -156,11 +162,8 @@ def edit(
     schedule: Schedule,
     recipe: RecipeSpec,
     layer_count: int,
-    strengths: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
-
-    strengths: [E], 1 for all where there are none.
 
     Explicit start latents and an explicit trajectory: nothing here draws noise or reads a store. At the step that
     starts from level j the reference rows are the stored state of level j; outside the window there are none.
@@ -172,9 +175,10 @@ def edit(
     for step in range(first_step(recipe, schedule.steps), schedule.steps):
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
-        x_ref = trajectory(level).to(x) if step in referenced else None
-        weight = weight_at(recipe, step, referenced) if step in referenced else 0.0
-        halves = predict(velocity, x, t, texts, step in guided, x_ref, recipe, layers, weight, strengths)
+        referred = None
+        if step in referenced:
+            referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
+        halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
@@ -190,13 +194,12 @@ def edited(
     schedule: Schedule,
     recipe: RecipeSpec,
     layer_count: int,
-    strengths: Tensor | None = None,
 ) -> Tensor:
     """`edit` to its end, for comparing with another implementation on the same inputs: clean latents [E,f,C,h,w].
 
     trajectory: [N+1,f,C,h,w] by level, the clean state first; x: [E,f,C,h,w] at the level of the first step.
     """
-    *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count, strengths)
+    *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count)
     return clean
 
 

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import ffmpeg
 import numpy as np
@@ -27,7 +27,7 @@ from cogvideo_core.media.probe import probe
 from cogvideo_core.media.timeline import Picks, picks
 from cogvideo_core.media.tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
 
-__all__ = ["Limits", "Probe", "Window", "decode", "encode", "poster", "probe", "treated", "windows"]
+__all__ = ["Limits", "Probe", "View", "Window", "decode", "encode", "poster", "probe", "treated", "windows"]
 
 Fit = Literal["crop", "pad", "stretch"]
 AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s would be cut too roughly
@@ -61,10 +61,17 @@ def windows(probe: Probe, clip: str, frames: int, fps: int, which: Literal["firs
     return [Window(0, round(start, 6), frames)]
 
 
-def decode(
-    path: Path, clip: str, probe: Probe, window: Window, height: int, width: int, fps: int, fit: Fit, limits: Limits
-) -> np.ndarray:
-    """The window's frames as the model sees them: uint8 [window.frames,height,width,3], full-range RGB, at `fps`.
+class View(NamedTuple):
+    """How a window is to be seen: pixels, frames a second, and what is done where the clip has another shape."""
+
+    height: int
+    width: int
+    fps: int
+    fit: Fit = "crop"
+
+
+def decode(path: Path, clip: str, probe: Probe, window: Window, view: View, limits: Limits) -> np.ndarray:
+    """The window's frames as the model sees them: uint8 [window.frames,height,width,3], full-range RGB.
 
     Each is the source frame nearest in time. Clean aperture, rotation and non-square pixels are honoured; YCbCr becomes
     RGB by the clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). What
@@ -72,24 +79,24 @@ def decode(
     transfer stay.
     Raises TruncatedClip, NotAVideo, ClipTimeout and what check_file raises.
     """
-    return decode_counted(path, clip, probe, window, height, width, fps, fit, limits)[0]
+    return decode_counted(path, clip, probe, window, view, limits)[0]
 
 
 def decode_counted(
-    path: Path, clip: str, probe: Probe, window: Window, height: int, width: int, fps: int, fit: Fit, limits: Limits
+    path: Path, clip: str, probe: Probe, window: Window, view: View, limits: Limits
 ) -> tuple[np.ndarray, Picks]:
     """What `decode` gives, and which of the file's frames it has taken."""
     check_file(path, clip, limits)
-    taken = picks(path, clip, probe, window.start_s, window.frames, fps, limits)
-    graph = _decode_graph(path, probe, taken, height, width, fit, limits)
+    taken = picks(path, clip, probe, window.start_s, window.frames, view.fps, limits)
+    graph = _decode_graph(path, probe, taken, view, limits)
     ran = run(ffmpeg.compile(graph, cmd=_ffmpeg()), clip, limits.timeout_s)
-    got = len(ran.output) // (height * width * 3)
+    got = len(ran.output) // (view.height * view.width * 3)
     if not got and ran.status:
         raise NotAVideo(clip, f"it can't be decoded ({reason(ran.stderr, path)})", "re-encode it as H.264")
     if got != len(taken.times):
         problem = f"only {got} of {len(taken.times)} frames could be read again from {window.start_s:g} s on"
         raise TruncatedClip(clip, problem, "copy or download it again, or remove it")
-    frames = np.frombuffer(ran.output, np.uint8).reshape(got, height, width, 3)
+    frames = np.frombuffer(ran.output, np.uint8).reshape(got, view.height, view.width, 3)
     return frames[taken.places], taken
 
 
@@ -134,7 +141,7 @@ def _ffmpeg() -> list[str]:
     return [ffmpeg_exe(), "-nostdin", "-hide_banner", "-v", "error", "-y"]
 
 
-def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: int, fit: Fit, limits: Limits) -> Any:
+def _decode_graph(path: Path, probe: Probe, taken: Picks, view: View, limits: Limits) -> Any:
     """The chosen frames, by their times: ffmpeg makes its filters anew where a stream changes its size, pixel format or
     range, so none behind the choice may remember what came before."""
     # one thread: several have been seen to show a frame twice where a stream changes its size
@@ -142,7 +149,7 @@ def _decode_graph(path: Path, probe: Probe, taken: Picks, height: int, width: in
     source = ffmpeg.input(file_url(path), copyts=None, **options)
     video = deinterlaced(source[str(probe.stream)], probe.picture).filter("settb", "AVTB")
     video = video.filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}").filter("select", _any_of(taken.times))
-    video = _resize(shown(video, probe), probe, height, width, fit)
+    video = _resize(shown(video, probe), probe, view.height, view.width, view.fit)
     return ffmpeg.output(video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
 
 

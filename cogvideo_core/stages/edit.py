@@ -223,14 +223,12 @@ def denoise_batch(work: Work, record: Record, batch: Sequence[Edit], trajectory:
     reference = record["source_prompt"] if recipe.reference_prompt == "source" else record["inversion_prompt"]
     prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
     text = embeddings(model, work.ledger, prompts)
-    texts = editing.Texts(text[:-2], text[-2:-1], text[-1:])
     with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
         starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
         start = torch.stack(starts).to(model.device)
         strengths = None if recipe.strengths == [1.0] else torch.tensor([edit["strength"] for edit in batch]).to(start)
-        states = editing.edit(
-            conditioned(work, record), start, texts, state_at, schedule, recipe, model.layers, strengths
-        )
+        texts = editing.Texts(text[:-2], text[-2:-1], text[-1:], strengths)
+        states = editing.edit(conditioned(work, record), start, texts, state_at, schedule, recipe, model.layers)
         return deque(stepping(states, work, "edit"), maxlen=1).pop()
 
 

@@ -77,8 +77,8 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     found = video.probe(path, name, limits)
     window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
     found = video.treated(path, name, found, window.start_s, shape.frames / shape.fps, work.dataset, limits)
-    size = (shape.height, shape.width, shape.fps)
-    frames, taken = video.decode_counted(path, name, found, window, *size, work.dataset.fit, limits)
+    view = video.View(shape.height, shape.width, shape.fps, work.dataset.fit)
+    frames, taken = video.decode_counted(path, name, found, window, view, limits)
     check_damage(name, taken, work.dataset.max_damage)
     latents_of, source_of = _specs(work, clip, content)
     latents = work.find("latents", fingerprint(latents_of))

@@ -127,8 +127,11 @@ def source_frames(work: Work, record: Record, count: int) -> np.ndarray:
         raise CorruptObject(f"source {record['source_key'][:12]} is missing or damaged and was set aside; run again")
     with tempfile.TemporaryDirectory() as folder:
         path, limits = work.ledger.fetch(commit, "source.mp4", Path(folder)), video.Limits.of(work.dataset)
-        found, size = video.probe(path, record["clip"], limits), (record["height"], record["width"], record["fps"])
-        return video.decode(path, record["clip"], found, video.Window(0, 0.0, count), *size, "stretch", limits)
+        found, view = (
+            video.probe(path, record["clip"], limits),
+            video.View(record["height"], record["width"], record["fps"], "stretch"),
+        )
+        return video.decode(path, record["clip"], found, video.Window(0, 0.0, count), view, limits)
 
 
 def heard(velocity: Velocity, work: Work, stage: str) -> Velocity:

@@ -24,10 +24,8 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scor
         work.recipe,
         work.output,
         record["source_prompt"],
-        edit["target_prompt"],
-        edit["seed"],
+        edit,
         record["first_frame"],
-        edit["strength"],
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

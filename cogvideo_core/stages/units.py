@@ -19,13 +19,18 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 }
 
 
-class Edit(TypedDict):
-    """One planned edit of a clip."""
+class Asked(TypedDict):
+    """What a planned edit is asked for, beside what all edits of its clip share."""
 
-    edit_key: str
     target_prompt: str
     seed: int
     strength: float
+
+
+class Edit(Asked):
+    """One planned edit of a clip."""
+
+    edit_key: str
 
 
 def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
@@ -109,10 +114,8 @@ def edit_spec(
     recipe: RecipeSpec,
     output: OutputSpec,
     source_prompt: str,
-    target_prompt: str,
-    seed: int,
+    asked: Asked,
     first_frame: str = "",
-    strength: float = 1.0,
 ) -> dict[str, Any]:
     """The recipe's name and its lists of seeds and strengths don't change an edit; the source prompt only where it is
     used.
@@ -121,14 +124,16 @@ def edit_spec(
     """
     steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds", "strengths")}
     # only what an edit has of its own is named
-    own = ({"first_frame": first_frame} if first_frame else {}) | ({"strength": strength} if strength != 1 else {})
+    own = ({"first_frame": first_frame} if first_frame else {}) | (
+        {"strength": asked["strength"]} if asked["strength"] != 1 else {}
+    )
     return {
         "format": FORMAT,
         "trajectory": trajectory_key,
         "recipe": steering,
         "reference_prompt": source_prompt if recipe.reference_prompt == "source" else "",
-        "target_prompt": target_prompt,
-        "seed": seed,
+        "target_prompt": asked["target_prompt"],
+        "seed": asked["seed"],
         "video": [output.crf, output.audio],
     } | own
 
@@ -146,18 +151,15 @@ def planned_edits(
     first_frame: str = "",
 ) -> list[Edit]:
     """All edits of a clip in their planned order: prompts, then seeds, then strengths."""
-    return [
-        Edit(
-            edit_key=fingerprint(
-                edit_spec(trajectory_key, recipe, output, source_prompt, prompt, seed, first_frame, strength)
-            ),
-            target_prompt=prompt,
-            seed=seed,
-            strength=strength,
-        )
+    wanted = [
+        Asked(target_prompt=prompt, seed=seed, strength=strength)
         for prompt in target_prompts
         for seed, strength in recipe.variants
     ]
+    keys = [
+        fingerprint(edit_spec(trajectory_key, recipe, output, source_prompt, asked, first_frame)) for asked in wanted
+    ]
+    return [Edit(**asked, edit_key=key) for asked, key in zip(wanted, keys, strict=True)]
 
 
 def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]], size: int) -> list[list[Edit]]:

@@ -130,8 +130,11 @@ def through_mp4(frames: np.ndarray) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         path, limits = Path(folder) / "clip.mp4", video.Limits.of(DatasetSpec())
         video.encode(frames, path, world.FPS)
-        found, size = video.probe(path, path.name, limits), (world.SIZE_PX, world.SIZE_PX, world.FPS)
-        return video.decode(path, path.name, found, video.Window(0, 0.0, len(frames)), *size, "stretch", limits)
+        found, view = (
+            video.probe(path, path.name, limits),
+            video.View(world.SIZE_PX, world.SIZE_PX, world.FPS, "stretch"),
+        )
+        return video.decode(path, path.name, found, video.Window(0, 0.0, len(frames)), view, limits)
 
 
 def renew(file: Path | None, name: str, table: str) -> None:

