@@ -1,7 +1,7 @@
 # Needs Python 3.11 to 3.13 with venv, and a package index that pip can reach. ffmpeg and ffprobe come from there too.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e check bench serve down clean
+.PHONY: help demo test e2e check docs bench serve down clean
 
 PYTHON ?= python3
 TORCH ?=
@@ -54,6 +54,10 @@ check: $(VENV)/.dev ## lint, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs ## build the site of README, guides and functions in out/site; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open out/site/index.html"
+
 bench: $(VENV)/.test ## run every script of tests/benchmarks, one after the other
 	@scripts=$$(ls tests/benchmarks/*.py 2>/dev/null); \
 	if [ -z "$$scripts" ]; then echo "There is no script in tests/benchmarks."; exit 1; fi; \
@@ -95,4 +99,9 @@ $(VENV)/.test: $(VENV)/.base
 $(VENV)/.dev: $(VENV)/.base
 	@echo "Installing ruff and mypy"
 	@SECONDS=0; $(INSTALL) -e ".[dev]" && echo "Installed in $$SECONDS s"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@echo "Installing what builds the site"
+	@SECONDS=0; $(INSTALL) -e ".[docs]" && echo "Installed in $$SECONDS s"
 	@touch $@
