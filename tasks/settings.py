@@ -65,8 +65,7 @@ class Settings(Spec):
         from cogvideo_core.stages.units import shape_of
         from cogvideo_core.stages.work import Work
 
-        sized = self.dataset.frames or self.dataset.height or self.dataset.width
-        shape = shape_of(self.dataset, configured(self.model)) if sized else None
+        shape = shape_of(self.dataset, configured(self.model)) if self.dataset.sized else None
         return Work(
             self.dataset,
             self.inversion,

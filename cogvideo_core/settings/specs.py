@@ -79,6 +79,11 @@ class DatasetSpec(Spec):
             raise ValueError(f"frames must be 8k+1 (9, 17, 25, 49, 81 ...), not {self.frames}; use {below}")
         return self
 
+    @property
+    def sized(self) -> bool:
+        """Whether frames, height or width are not the model's own."""
+        return bool(self.frames or self.height or self.width)
+
 
 class ModelSpec(Spec):
     """Which CogVideoX, and how it is held in memory."""

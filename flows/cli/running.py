@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from cogvideo_core.settings.specs import ModelSpec
 from flows.cli import up
 from flows.cli.exits import OK, PARTLY, sentences
 
@@ -39,12 +42,26 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
 
     check_places(settings["dataset"], settings["output"])
     check_source(settings["dataset"], need_targets)
+    if _nothing_to_check(settings):
+        return
     from cogvideo_core.models.configuration import configured
     from cogvideo_core.planning import plan
 
     if not sys.stderr.isatty():
         _hide_library_bars()
     plan.check_shape(settings["dataset"], configured(settings["model"]))
+
+
+def _nothing_to_check(settings: dict[str, Any]) -> bool:
+    """Whether the model is the one that comes along, in its own size: then its libraries are imported while Prefect's
+    server starts, which takes as long."""
+    return settings["model"].path == ModelSpec().path and not settings["dataset"].sized
+
+
+def _import_models() -> None:
+    if not sys.stderr.isatty():
+        _hide_library_bars()
+    importlib.import_module("cogvideo_core.models.model")
 
 
 def _hide_library_bars() -> None:
@@ -62,6 +79,7 @@ def execute(flow_name: str, settings: dict[str, Any]) -> None:
         preflight(settings, need_targets=flow_name == "edit_dataset")
         from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
 
+        threading.Thread(target=_import_models, daemon=True).start()
         counts = getattr(flows, flow_name)(**settings)
     finish(counts)
 
