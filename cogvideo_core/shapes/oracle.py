@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cogvideo_core.shapes import world
+from cogvideo_core.shapes.pattern import read_pattern
 
 CHROMA = 70.0  # levels of 255: backgrounds stay under 20, objects over 120
 MIN_AREA_PX = 30.0
@@ -90,10 +91,11 @@ def read_motion(soft: np.ndarray, seen: np.ndarray) -> str:
 
 
 def read_background(frames: np.ndarray, mask: np.ndarray) -> str:
-    """Nearest mean grey level outside the object."""
-    outside = frames[~grow(mask)]
-    level = float(outside.mean()) if len(outside) else float(frames.mean())
-    return min(world.BACKGROUNDS, key=lambda name: abs(world.BACKGROUNDS[name] - level))
+    """The kind that both the mean grey level outside the object and the pattern there say; "" where they differ."""
+    outside = ~grow(mask)
+    level = float(frames[outside].mean()) if outside.any() else float(frames.mean())
+    kind = min(world.BACKGROUNDS, key=lambda name: abs(world.BACKGROUNDS[name] - level))
+    return kind if read_pattern(frames, outside) == kind else ""
 
 
 def grow(mask: np.ndarray, by: int = 2) -> np.ndarray:

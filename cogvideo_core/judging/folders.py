@@ -1,0 +1,76 @@
+"""The folder of a judge's model: where it is, what is refused before it is loaded, and its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from cogvideo_core.errors import ModelError
+from cogvideo_core.models.checkpoint_files import header, read_json
+from cogvideo_core.models.file_hashes import sha256_of
+
+FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+
+
+def judge_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
+    """The local folder of a judge's model, checked: the shipped one for "shapes", a folder, or the hub's download.
+
+    kinds: the `model_type`s that the judge can use. Raises ModelError, which names the setting judge.`field`.
+    """
+    folder = _place(field, path)
+    kind = _named(field, folder / "config.json").get("model_type")
+    if kind not in kinds:
+        raise _unusable(field, path, f"is a {kind!r}", f"give a model of one of these types: {', '.join(kinds)}")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = any(file.suffix in PICKLED for file in folder.glob("*"))
+        problem = "holds only pickled weights, which are never loaded" if pickled else "holds no weights"
+        raise _unusable(field, path, problem, "convert or download model.safetensors")
+    try:
+        for file in weights:
+            header(file)
+    except ModelError as error:
+        raise _renamed(field, error) from error
+    return folder
+
+
+def fingerprint_of(folder: Path) -> str:
+    """sha256 over the names and bytes of the files that a judge is loaded from."""
+    digest = hashlib.sha256()
+    for file in sorted(path for pattern in FILES for path in folder.glob(pattern)):
+        digest.update(file.name.encode())
+        digest.update(bytes.fromhex(sha256_of(file)))
+    return digest.hexdigest()
+
+
+def _place(field: str, path: str) -> Path:
+    if path == "shapes":
+        return Path(str(resources.files("cogvideo_core.shapes"))) / "judge"
+    if (folder := Path(path)).exists():
+        return folder
+    if path.count("/") != 1 or path.startswith((".", "/")):
+        raise _unusable(field, path, "is no folder and no hub id", "give a folder, a hub id, or none")
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(FILES)))
+    except Exception as error:  # the hub raises many kinds; all mean the same to the user
+        problem = f"is not in the local cache and could not be had from the hub ({type(error).__name__})"
+        raise _unusable(field, path, problem, "check id and network, or download it and give the folder") from error
+
+
+def _named(field: str, path: Path) -> dict[str, object]:
+    try:
+        return read_json(path)
+    except ModelError as error:
+        raise _renamed(field, error) from error
+
+
+def _renamed(field: str, error: ModelError) -> ModelError:
+    return ModelError(str(error).replace("field model:", f"field judge.{field}:", 1))
+
+
+def _unusable(field: str, path: str, problem: str, remedy: str) -> ModelError:
+    return ModelError(f"field judge.{field}: {path!r} {problem}; {remedy}")

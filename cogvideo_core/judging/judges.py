@@ -1,0 +1,85 @@
+"""All judges of a run together: loaded once a process, named by a fingerprint, and asked for the scores of edits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from cogvideo_core.judging import motion, structure, text
+from cogvideo_core.judging.folders import fingerprint_of, judge_folder
+from cogvideo_core.settings.fingerprints import fingerprint
+from cogvideo_core.settings.judge_specs import JudgeSpec
+
+FORMAT = 1  # raised when a score changes its meaning
+Scores = dict[str, float]
+
+
+class Wish(NamedTuple):
+    """What an edit was to be."""
+
+    source_prompt: str
+    target_prompt: str
+
+
+class Judges:
+    """The judges that a `JudgeSpec` names. Raises ModelError for one that can't be used."""
+
+    def __init__(self, spec: JudgeSpec) -> None:
+        self.spec, self.folders = spec, folders_of(spec)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.text = text.TextJudge(self.folders["text"], device) if "text" in self.folders else None
+        self.structure = (
+            structure.StructureJudge(self.folders["structure"], device) if "structure" in self.folders else None
+        )
+
+    def scores(self, source: np.ndarray, edits: Sequence[np.ndarray], wishes: Sequence[Wish]) -> list[Scores]:
+        """Named scores of each edit of a clip; all frames uint8 [F,H,W,3]. The same input gives the same numbers."""
+        shown = spread(source, self.spec.frames)
+        found: list[Scores] = [{} for _ in edits]
+        if self.text is not None:
+            before = self.text.embed_frames(shown)
+            for scores, edit, wish in zip(found, edits, wishes, strict=True):
+                after = self.text.embed_frames(spread(edit, self.spec.frames))
+                scores |= self.text.scores(before, after, wish.source_prompt, wish.target_prompt)
+        if self.structure is not None:
+            before = self.structure.features(shown)
+            for scores, edit in zip(found, edits, strict=True):
+                after = self.structure.features(spread(edit, self.spec.frames))
+                scores["structure"] = structure.structure_score(before, after)
+        if self.spec.motion:
+            for scores, edit in zip(found, edits, strict=True):
+                scores |= motion.motion_scores(source, edit)
+        return [{name: round(value, 5) for name, value in scores.items() if math.isfinite(value)} for scores in found]
+
+
+def spread(frames: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the frames, evenly spread, the first and the last among them."""
+    return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+
+
+def folders_of(spec: JudgeSpec) -> dict[str, Path]:
+    """The checked folders of the judges that have a model. Raises ModelError."""
+    wanted = {"text": (spec.text, text.KINDS), "structure": (spec.structure, structure.KINDS)}
+    return {name: judge_folder(name, path, kinds) for name, (path, kinds) in wanted.items() if path not in ("", "none")}
+
+
+def judge_fingerprint(spec: JudgeSpec) -> str:
+    """sha256 of what determines the scores: the models' files and the fields that say what is measured."""
+    models = {name: fingerprint_of(folder) for name, folder in folders_of(spec).items()}
+    return fingerprint({"format": FORMAT, "models": models, "motion": spec.motion, "frames": spec.frames})
+
+
+@lru_cache(maxsize=2)
+def _loaded(scoring: JudgeSpec) -> Judges:
+    return Judges(scoring)
+
+
+def loaded(spec: JudgeSpec) -> Judges | None:
+    """This process's judges; None where none is asked for."""
+    return _loaded(spec.scoring) if spec.measures else None

@@ -1,0 +1,107 @@
+"""The judge's settings: what is measured on an edit, and what an edit must reach to be kept."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cogvideo_core.settings.fingerprints import Spec
+from cogvideo_core.settings.recipes import filled
+
+POLICIES: dict[str, dict[str, Any]] = {"balanced": {"least_text_choice": 0.5}, "strict": {"least_text_choice": 0.8}}
+MEASURED = ("text", "structure", "motion", "frames")
+
+
+class JudgeSpec(Spec):
+    """How edits are judged: which scores are measured, and which edits are kept."""
+
+    text: str = Field(
+        "auto",
+        title="Text judge",
+        description="Folder or hub id of a CLIP, SigLIP or X-CLIP model that compares edits with their prompts. auto: "
+        "the one that comes along, with the shapes model; none with others. none: edits stay unjudged.",
+    )
+    structure: str = Field(
+        "", title="Structure judge", description="Folder or hub id of a DINOv2 model. Empty: structure is not compared."
+    )
+    motion: bool = Field(True, title="Motion", description="Compare the optical flow of edit and source.")
+    frames: int = Field(9, title="Frames", ge=1, le=81, description="Of each clip that the models look at.")
+    preset: Literal["balanced", "strict", "off"] = Field(
+        "balanced",
+        title="Preset",
+        description="Gives the limits below that are left at their defaults its own values. off: nothing is rejected.",
+    )
+    least_confidence: float = Field(
+        0.0,
+        title="Least confidence",
+        ge=0,
+        le=1,
+        description="Probability of being good, by the calibration. 0: the calibration's own limit for the preset.",
+    )
+    least_text_choice: float = Field(
+        0.0, title="Least text choice", ge=0, le=1, description="Probability of target over source prompt. 0: any."
+    )
+    least_text_similarity: float = Field(
+        -1.0, title="Least text similarity", ge=-1, le=1, description="Cosine of edit and target prompt. -1: any."
+    )
+    least_text_gain: float = Field(
+        -2.0, title="Least text gain", ge=-2, le=2, description="Nearer to target than to source prompt. -2: any."
+    )
+    least_text_direction: float = Field(
+        -1.0, title="Least text direction", ge=-1, le=1, description="Change of picture along that of prompt. -1: any."
+    )
+    least_structure: float = Field(
+        -1.0, title="Least structure", ge=-1, le=1, description="Cosine of patch features with the source. -1: any."
+    )
+    least_motion_agreement: float = Field(
+        0.0, title="Least motion agreement", ge=0, le=1, description="Share of the source's motion. 0: any."
+    )
+    least_preserved: float = Field(
+        0.0, title="Least preserved", ge=0, le=1, description="Share of the pixels that stayed in place. 0: any."
+    )
+    least_sharpness: float = Field(
+        0.0, title="Least sharpness", ge=0, le=2, description="Of the source's, in the preserved region. 0: any."
+    )
+    most_colour_shift: float = Field(
+        0.0, title="Most colour shift", ge=0, description="Mean CIEDE2000 of the preserved region. 0: any."
+    )
+    most_flicker: float = Field(
+        0.0, title="Most flicker", ge=0, description="Levels of 255 that the source does not show. 0: any."
+    )
+    calibration: str = Field(
+        "auto",
+        title="Calibration",
+        description="JSON file that `cogvideo-edit calibrate` has written. auto: the root's own, else the one that "
+        "comes along with the text judge.",
+    )
+    keep: Literal["passed", "all"] = Field(
+        "passed", title="Keep", description="passed: rejected edits stay out of dataset/. all: they are in it as well."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, given: Any) -> Any:
+        preset = given.get("preset", "balanced") if isinstance(given, dict) else None
+        if not isinstance(preset, str) or preset not in POLICIES:
+            return given
+        return filled(given, POLICIES[preset], {name: field.default for name, field in cls.model_fields.items()})
+
+    @property
+    def scoring(self) -> JudgeSpec:
+        """The settings with limits at their defaults: those that scores depend on."""
+        return JudgeSpec(**{name: getattr(self, name) for name in MEASURED})
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured at all."""
+        return self.motion or self.text not in ("", "none") or self.structure not in ("", "none")
+
+    def resolved(self, model_path: str) -> JudgeSpec:
+        """`auto` of the text judge made plain for the model that edits. A preset asks for a text judge: without one its
+        limits are off."""
+        text = ("shapes" if model_path == "shapes" else "none") if self.text == "auto" else self.text or "none"
+        changed: dict[str, Any] = {"text": text}
+        if text == "none":
+            changed |= {"preset": "off"} | dict.fromkeys(POLICIES.get(self.preset, {}), 0.0)
+        return self.model_copy(update=changed)
