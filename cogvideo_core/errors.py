@@ -10,7 +10,7 @@ UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, format and direc
 
 
 def one_line(text: str) -> str:
-    """The text as it may stand in a log, a table or a page: what is invisible or would break a line is escaped."""
+    """The text, safe for a log, a table or a page: invisible characters and line breaks are escaped."""
     if text.isprintable():
         return text
     escaped = (repr(c)[1:-1] if unicodedata.category(c) in UNSHOWN and c != "\u200d" else c for c in text)
@@ -47,7 +47,7 @@ class ClipError(EditError):
 
 @contextmanager
 def about_field(clip: str, field: str) -> Iterator[None]:
-    """A ClipError about a file that a clip's row names beside it: told as the clip's own, with the field's name."""
+    """Turns a ClipError about another file in a clip's row into the clip's own error, which names the field."""
     try:
         yield
     except ClipError as error:
@@ -75,7 +75,7 @@ class NoVideoStream(ClipError):
 
 
 class UnreadablePicture(ClipError):
-    """The picture is stored in a way that would be shown wrongly: its colours, its turn or its clean aperture."""
+    """The picture's colours, rotation or clean aperture are stored in a way that would be shown wrongly."""
 
 
 class TruncatedClip(ClipError):
@@ -103,13 +103,13 @@ class PoorReconstruction(ClipError):
 
 
 class PoorVae(ClipError):
-    """The VAE alone makes something else of the clip: its weights or its precision are at fault, not the clip."""
+    """The VAE alone does not reproduce the clip: its weights or its precision are at fault, not the clip."""
 
     kind = "model"
 
 
 class FrozenEdit(ClipError):
-    """An edit that stands still although its source moves: what a model gives that has broken down."""
+    """An edit that stands still although its source moves: the output of a model that broke down."""
 
     kind = "model"
 
@@ -137,11 +137,11 @@ class ModelError(EditError):
 
 
 class NotFinite(ModelError):
-    """A part of the model gave infinities or values that are no numbers."""
+    """A part of the model gave infinities or NaNs."""
 
 
 class OutOfMemory(EditError):
-    """Memory does not suffice, whatever was tried."""
+    """Memory ran out, whatever was tried."""
 
     kind = "out_of_memory"
 
