@@ -140,8 +140,8 @@ def loss_of_pairs(error: Tensor, x_0: Tensor, weights: Tensor, difference: float
     errors, relative to its clips.
 
     Most of an error is the background, which no caption describes and which a pair's rows share. It cancels in their
-    difference, so that what the caption describes stands out. It is divided by the distance of the two clips: a circle and
-    a square are less than half as far apart as either is from a triangle.
+    difference, so that what the caption describes stands out. It is divided by the distance of the two clips: a circle
+    and a square are less than half as far apart as either is from a triangle.
     """
     weights = weights.expand_as(error)
     own = (error.square() * weights).sum() / weights.sum()
