@@ -75,7 +75,7 @@ class NoVideoStream(ClipError):
 
 
 class UnreadablePicture(ClipError):
-    """The picture's colours, rotation or clean aperture are stored in a way that would be shown wrongly."""
+    """The picture is stored in a way that would be shown wrongly: its colours, its turn or its clean aperture."""
 
 
 class TruncatedClip(ClipError):
@@ -103,13 +103,13 @@ class PoorReconstruction(ClipError):
 
 
 class PoorVae(ClipError):
-    """The VAE alone does not reproduce the clip: its weights or its precision are at fault, not the clip."""
+    """The VAE alone makes something else of the clip: its weights or its precision are at fault, not the clip."""
 
     kind = "model"
 
 
 class FrozenEdit(ClipError):
-    """An edit that stands still although its source moves: the output of a model that broke down."""
+    """An edit that stands still although its source moves: what a model gives that has broken down."""
 
     kind = "model"
 
@@ -137,11 +137,11 @@ class ModelError(EditError):
 
 
 class NotFinite(ModelError):
-    """A part of the model gave infinities or NaNs."""
+    """A part of the model gave infinities or values that are no numbers."""
 
 
 class OutOfMemory(EditError):
-    """Memory ran out, whatever was tried."""
+    """Memory does not suffice, whatever was tried."""
 
     kind = "out_of_memory"
 

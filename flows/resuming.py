@@ -67,7 +67,7 @@ def last_settings(root: str) -> tuple[Settings, LastStage]:
 
 
 class CampaignUnfinished(EditError):
-    """A wave did not finish."""
+    """A wave did not come to its end."""
 
     ran = True
     retryable = True
