@@ -10,7 +10,7 @@ UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, format and direc
 
 
 def one_line(text: str) -> str:
-    """The text as it may stand in a log, a table or a page: what is invisible or would break a line is escaped."""
+    """The text, safe for a log, a table or a page: invisible characters and line breaks are escaped."""
     if text.isprintable():
         return text
     escaped = (repr(c)[1:-1] if unicodedata.category(c) in UNSHOWN and c != "\u200d" else c for c in text)
@@ -47,7 +47,7 @@ class ClipError(EditError):
 
 @contextmanager
 def about_field(clip: str, field: str) -> Iterator[None]:
-    """A ClipError about a file that a clip's row names beside it: told as the clip's own, with the field's name."""
+    """Turns a ClipError about another file in a clip's row into the clip's own error, which names the field."""
     try:
         yield
     except ClipError as error:

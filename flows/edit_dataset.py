@@ -104,8 +104,8 @@ def run(settings: Settings, last_stage: LastStage, only: list[list[Any]] | None 
 
 
 def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: LastStage) -> Record:
-    """A wave as a flow run of its own, so that none grows beyond what Prefect shows and stores well. A server that does
-    not answer ends nothing yet: the wave is asked for again, and what is committed is reused."""
+    """Runs a wave as its own flow run, so that none grows beyond what Prefect shows and stores well. If the server does
+    not answer, the wave is run again, and what is committed is reused."""
     groups: Record = {name: getattr(settings, name) for name in Settings.model_fields if name != "plan"}
     groups |= {"wave": wave, "plan": planned["plan"], "last_stage": last_stage, "plan_folder": settings.plan}
     counts: Any
@@ -123,5 +123,5 @@ def _as_flow_run(settings: Settings, planned: Planned, wave: int, last_stage: La
 
 
 def _refused(error: Exception) -> bool:
-    """Whether the server has answered, and with no: neither away nor overloaded."""
+    """Whether the server answered with a refusal: neither away nor overloaded."""
     return isinstance(error, PrefectHTTPStatusError) and error.response.status_code not in (408, 429, *range(500, 600))

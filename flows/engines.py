@@ -1,4 +1,4 @@
-"""Who runs the batches: threads of this process, or the workers of a Dask cluster. One way to submit for both."""
+"""What runs the batches: threads of this process or workers of a Dask cluster, with one way to submit."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def in_flight(spec: EngineSpec) -> int:
 
 
 def check_limit(spec: EngineSpec) -> None:
-    """Raises BadSpec for a concurrency limit that the server does not have; without one each batch would fail of it."""
+    """Raises BadSpec for a concurrency limit that the server does not have, which would fail each batch."""
     if not spec.concurrency_limit:
         return
     with get_client(sync_client=True) as client:

@@ -1,4 +1,4 @@
-"""Batches through their chain of tasks, a bounded number in flight, so that the parent's memory stays flat."""
+"""Runs batches through their tasks, a bounded number in flight, so that the parent's memory stays flat."""
 
 from __future__ import annotations
 

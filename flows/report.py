@@ -1,4 +1,4 @@
-"""What a run tells: log lines, the progress artifact, the summary and the error table. All user text is escaped."""
+"""What a run shows: log lines, the progress artifact, the summary and the error table. All user text is escaped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TooFewSucceeded(EditError):
 
 
 def run_name() -> str:
-    """What a flow run is called: dataset (or output), recipe, wave and date."""
+    """The name of a flow run: dataset (or output), recipe, wave and date."""
     given = flow_run.parameters
     source = _field(given.get("dataset"), "source") or given.get("root")
     source = source or _field(given.get("output") or given.get("retention"), "root") or DatasetSpec().source
@@ -53,14 +53,14 @@ def run_name() -> str:
 
 
 def _field(group: Any, name: str) -> Any:
-    """Of a group of settings, which is JSON where the run was started from the UI."""
+    """A field of a group of settings, which is JSON if the UI started the run."""
     return group.get(name) if isinstance(group, dict) else getattr(group, name, None)
 
 
 def _recipe(group: Any) -> str:
     try:
         return "" if group is None else RecipeSpec.model_validate(group).name
-    except ValidationError:  # the run is about to fail of it, and says so better
+    except ValidationError:  # the run will fail of it with a better message
         return ""
 
 
@@ -137,7 +137,7 @@ def finish(
 
 
 def show_results(output: OutputSpec) -> None:
-    """What the run looks like: a contact sheet, and a link to the gallery where `cogvideo-edit up` serves it."""
+    """Shows the results: a contact sheet, and a link to the gallery where `cogvideo-edit up` serves it."""
     logger = get_run_logger()
     try:
         picture = work.draw_contact_sheet(output)
@@ -180,7 +180,7 @@ def summary(settings: Settings, counts: Record, collected: Record, times: Times)
 
 
 def time_rows(counts: Record, times: Times) -> list[tuple[str, str]]:
-    """How long the waves took and what for. Waves that ran side by side are added up all the same."""
+    """How long the waves took and what for; waves that ran in parallel are summed as well."""
     minutes, loads = max(times.wall_s, 1e-9) / 60, sum(times.loads.values())
     stages = ", ".join(f"{stage} {seconds:,.1f} s" for stage, seconds in times.stages.items())
     return [

@@ -1,4 +1,4 @@
-"""Runs that go on from what others left: only the failed clips, or the waves that are missing."""
+"""Runs that continue earlier ones: only the failed clips, or only the missing waves."""
 
 from __future__ import annotations
 

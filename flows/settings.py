@@ -24,7 +24,7 @@ GROUPS: dict[str, type[Spec]] = {
     "output": OutputSpec,
     "engine": EngineSpec,
 }
-NOT_SETTINGS = ("plan", "last_stage", "title")  # what plan/settings.json says beside them
+NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
 OUTPUT, MODEL = "out/run", "shapes"  # the command line's own defaults
 
@@ -78,8 +78,8 @@ def settings_file(path: str) -> Groups:
 
 
 def chosen(source: str, prompts: str, model: str, output: str, limit: int = 0, file: str = "") -> Groups:
-    """The fields of the groups of settings that these options are short for. What is left out comes from the settings
-    file, where there is one, else from the defaults."""
+    """The groups' fields that these options are short for. What is left out comes from the settings file, where there
+    is one, else from the defaults."""
     if not source and not file:
         raise typer.BadParameter("give a folder of videos or a manifest, or --settings with dataset.source")
     if not file:
@@ -109,7 +109,7 @@ def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> 
 
 
 def group_of(name: str, fields: dict[str, Any]) -> Spec:
-    """One group of settings; what is wrong is said as `group.field: problem`."""
+    """One group of settings; its errors are worded `group.field: problem`."""
     try:
         return GROUPS[name](**fields)
     except ValidationError as error:

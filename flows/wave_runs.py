@@ -1,4 +1,4 @@
-"""Waves as flow runs of a deployment: asked for, found again where a campaign has died, waited for, cancelled."""
+"""Waves as flow runs of a deployment: started, found again after a campaign died, waited for, cancelled."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ AT_WORK = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.
 
 
 def run_waves(deployment: str, shared: Record, tag: str, waves: Collection[int], in_flight: int) -> None:
-    """Asks for each wave, `in_flight` at a time, and waits until all are over, however they end.
+    """Starts each wave, `in_flight` at a time, and waits until all are over, however they end.
 
-    Waves under this tag that are at work already are waited for and not asked for again. When the campaign is
-    cancelled, so are they; when it breaks they go on, and the next campaign finds them.
+    Waves under this tag that are already running are waited for and not started again. When the campaign is
+    cancelled, so are they; when it fails they go on, and the next campaign finds them.
     """
     running = {wave: run_id for wave, run_id in at_work(tag).items() if wave in waves}
     todo = deque(wave for wave in waves if wave not in running)
@@ -74,7 +74,7 @@ def _page(client: SyncPrefectClient, tag: str, offset: int) -> list[FlowRun]:
 
 
 def ended(running: Running) -> list[int]:
-    """The waves whose flow runs are over, as soon as there is one. A server that can't be asked is asked again."""
+    """Waits until a flow run is over; returns the waves of all that are. Asks again if the server fails."""
     while True:
         try:
             with get_client(sync_client=True) as client:
@@ -96,7 +96,7 @@ def _is_over(client: SyncPrefectClient, run_id: UUID) -> bool:
 
 
 def cancel(running: Running) -> None:
-    """Every one, also where another can't be."""
+    """Cancels each wave, even if others fail."""
     with get_client(sync_client=True) as client:
         for wave, run_id in running.items():
             try:

@@ -1,4 +1,4 @@
-"""One wave: the batches of a flow run through their chains of tasks, and what became of them."""
+"""One wave: the batches of a flow run through their chains of tasks, and their outcomes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused_counts(planned: Planned) -> Record:
 def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stage: LastStage) -> Record:
     """Embeds the wave's prompts, then takes its batches through a bounded window. Returns the counts.
 
-    Raises HopelessRun, with what was done written down, once the first clips have all failed for one reason.
+    Raises HopelessRun, after writing down what was done, once the first clips have all failed for one reason.
     """
     edits_wanted = last_stage == "edit"
     submit(work.embed_prompts, settings, wave, edits_wanted).result()
@@ -64,7 +64,7 @@ def _size(settings: Settings, wave: int) -> tuple[int, int]:
 
 
 def _known(settings: Settings, wave: int) -> Iterator[list[Record]]:
-    """The wave's batches, with what earlier runs have tried of them."""
+    """The wave's batches, with earlier runs' attempts at their clips."""
     tried, park_after = tried_before(settings.output.root), settings.engine.park_after
     for batch in _batches(settings, wave):
         yield [parked(record, tried, park_after) for record in batch]

@@ -12,7 +12,7 @@ LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
 def expected_as_sentence(record: logging.LogRecord) -> bool:
-    """A filter that keeps every record, and leaves of an EditError its sentence alone."""
+    """A filter that keeps every record, and reduces an EditError to its sentence."""
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     if isinstance(error, EditError) and not os.environ.get(DEBUG):
         record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
@@ -20,7 +20,7 @@ def expected_as_sentence(record: logging.LogRecord) -> bool:
 
 
 def install() -> None:
-    """For this process; once more does nothing more."""
+    """Installs the filter once for this process."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if expected_as_sentence not in logger.filters:

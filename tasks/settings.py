@@ -52,14 +52,14 @@ class Settings(Spec):
 
     @property
     def results(self) -> str:
-        """Hash of what determines a run's results beside its plan: not where they lie, nor how the work is spread."""
+        """Hash of what determines a run's results besides its plan: not their place, nor how the work is spread."""
         groups = {name: getattr(self, name).as_json() for name in ("dataset", "model", "inversion", "recipe", "output")}
         for field in ("root", "gallery"):
             del groups["output"][field]
         return fingerprint(groups)
 
     def work(self) -> Work:
-        """With this process's own copy of the model, loaded on first use."""
+        """`Work` with this process's model, loaded on first use."""
         from cogvideo_core.models import model as models
         from cogvideo_core.models.configuration import configured
         from cogvideo_core.stages.units import shape_of

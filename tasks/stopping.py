@@ -14,15 +14,15 @@ LOOK_EVERY_S = 1.0
 
 
 class Stopped(BaseException):
-    """The flow was cancelled; no clip's failure, so that nothing that catches Exception sees it."""
+    """The flow was cancelled. No Exception, so that no handler takes it for a clip's failure."""
 
 
 @contextlib.contextmanager
 def stopping_with_the_body(dask_event: Any = None) -> Iterator[None]:
     """When the body is left by an exception, SIGTERM's and Ctrl-C's included, every running task ends at its next step.
 
-    `dask_event` is the `distributed.Event` that the tasks on a cluster look at. It outlives the flow, whose name it
-    bears, and a flow that is retried keeps its name: so it is taken back first.
+    `dask_event` is the `distributed.Event` that the tasks on a cluster look at. It outlives the flow, is named
+    after it, and a retried flow keeps its name: so it is cleared first.
     """
     _asked.clear()
     if dask_event is not None:
@@ -55,7 +55,7 @@ def event_name(flow_run_id: object) -> str:
 
 
 def _asked_on_dask() -> bool:
-    """Whether this is a worker of a cluster, and its flow has asked. Asks the scheduler: a millisecond."""
+    """Whether this is a cluster's worker whose flow asked to stop. Asks the scheduler: a millisecond."""
     if "distributed" not in sys.modules:
         return False
     from distributed import Event, get_worker

@@ -1,7 +1,7 @@
 """The verbs of a run. A list of clip records in, one record a clip out, failures included.
 
-What brings in diffusers is imported by the verbs that compute: Prefect imports this module to show a form, to look for
-hooks when a run is cancelled, and to collect, and should not wait for models then.
+Modules that need diffusers are imported by the verbs that compute: Prefect imports this one to show a form, to look for
+hooks when a run is cancelled, and to collect, and should not wait for models.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def discover_clips(
 ) -> Planned:
     """Reads folder or manifest and writes the plan; returns its counts. `only` names [clip, window] of those wanted.
 
-    The model's configuration is enough: who plans need not be who computes, and holds no weights.
+    The model's configuration is enough: the planning process loads no weights and need not compute.
     """
     from cogvideo_core.inputs import places
     from cogvideo_core.models import placement
@@ -175,8 +175,8 @@ def marked(records: list[Record], stage: str) -> list[Record]:
 
 
 def tried(step: Callable[[Record], Record], record: Record, stage: str, settings: Settings) -> Record:
-    """`attempt`, unless the flow was cancelled in the meantime; how often models were loaded here, and how long they
-    have computed, goes with it."""
+    """`attempt`, unless the flow was cancelled in the meantime; adds how often models were loaded here, and how long
+    they have computed."""
     from cogvideo_core.models import model as models
     from cogvideo_core.stages.work import worker
 
@@ -200,7 +200,7 @@ def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") ->
 
 @verb("recollect")
 def recollect(output: OutputSpec) -> Record:
-    """Dataset, tables and gallery anew, from what is committed under the root, with the settings of its last run."""
+    """Rebuilds dataset, tables and gallery from what is committed, with the settings of the root's last run."""
     return tables.collect_run(output, Ledger(output.root), [], {})
 
 

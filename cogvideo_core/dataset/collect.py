@@ -1,4 +1,4 @@
-"""Collecting what was edited into the folder that people load: tables, videos, one metadata file, a card, a gallery."""
+"""Collects edits into the folder that people load: tables, videos, one metadata file, a card, a gallery."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class EditRow(TypedDict):
 
 
 class _Target(NamedTuple):
-    """A root on its file system."""
+    """A root and its file system."""
 
     fs: AbstractFileSystem
     path: str
@@ -93,9 +93,9 @@ def collect(
 ) -> dict[str, int]:
     """Write tables/, dataset/ and index.html below `root`, any path or fsspec URL; the same input gives equal bytes.
 
-    Layout of `dataset/`: `datasets` takes its rows from metadata.jsonl alone, and each column that ends in
-    `_file_name` for a video; so edits and sources lie together in videos/, and the sources make no rows.
-    A video that is there with the right size is kept, on `recheck` only with the right sha256; one of ours that no row
+    Layout of `dataset/`: `datasets` takes its rows from metadata.jsonl alone, and reads each column that ends in
+    `_file_name` as a video; so edits and sources share videos/, and the sources make no rows.
+    A video already there with the right size (with `recheck`, also the right sha256) is kept; one of ours that no row
     names any more is removed. An edit whose files are gone becomes a failure of the stage "collect". Returns counts:
     edits, clips, errors, copied, kept.
     Raises StorageError, and ForbiddenUri for a root that may not be used.
@@ -143,7 +143,7 @@ def _copy_videos(target: _Target, rows: list[Row], digests: dict[str, str]) -> _
 
 
 def _sizes(target: _Target) -> dict[str, int]:
-    """Bytes of what lies in dataset/videos, by file name relative to dataset/."""
+    """Sizes in bytes of the files in dataset/videos, by name relative to dataset/."""
     with storing("dataset/videos"):
         try:
             found = target.fs.ls(f"{target.path}/dataset/videos", detail=True, refresh=True)
@@ -188,7 +188,7 @@ def _copy_file(fs: AbstractFileSystem, path: str, target: _Target, final: str) -
 
 def _publish(target: _Target, temporary: str, final: str) -> None:
     if target.local:
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
+        os.chmod(temporary, 0o644)  # only the owner can read mkstemp's files
         os.replace(temporary, final)
     else:
         target.fs.put_file(temporary, final)
@@ -216,7 +216,7 @@ def _write_all(
 
 
 def _relative(target: _Target, uri: str) -> str:
-    """An object's place below the root, so that a moved folder keeps its meaning; elsewhere, its address."""
+    """An object's path relative to the root, so that the root can be moved; elsewhere, its full address."""
     fs, path = open_store(uri)
     inside = type(fs) is type(target.fs) and path.startswith(f"{target.path.rstrip('/')}/")
     return path[len(target.path.rstrip("/")) + 1 :] if inside else uri

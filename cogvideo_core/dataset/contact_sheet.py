@@ -1,4 +1,4 @@
-"""A picture of a collected dataset: a row a clip, its source on the left, edits beside it, the middle frame of each."""
+"""A picture of a collected dataset: one row per clip, source first, then edits, each as its middle frame."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cogvideo_core.storage.uris import open_store
 
 Record = dict[str, Any]
 CLIPS, EDITS, TILE_PX, GAP_PX = 6, 4, 144, 4
-ROWS = 400  # of the metadata that are looked at: a clip may have many edits
+ROWS = 400  # metadata rows read at most: a clip may have many edits
 MAX_FILE_BYTES = 200 * 10**6
 
 

@@ -1,4 +1,4 @@
-"""index.html: every source beside its edits. Also the escaping of a stranger's text for markdown."""
+"""index.html: every source beside its edits. Also escapes untrusted text for markdown."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ FIGURES = (  # word, score, how it is written, what it means
     ("still", "flicker", "±{:.2g}", "change from frame to frame that the source does not show, in levels of 255"),
 )
 FOLDER = "dataset/"  # where index.html finds the file names of the rows
-# As entities these have no meaning in markdown or HTML, wherever they stand. "://" and "@" would become links.
+# Written as entities, these have no meaning in markdown or HTML. "://" and "@" would become links.
 MARKUP = re.compile(r"[&<>|`*\[\]\\~#$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def render_gallery(edits: list[dict[str, Any]], failures: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
-    """The page as text, complete in itself except for the videos, which lie in `dataset/` beside it.
+    """The page as text, self-contained except for the videos, which are in `dataset/` beside it.
 
     edits: rows with file_name and source_file_name (relative to `dataset/`), clip, window, source_prompt,
         target_prompt, recipe, seed, height and width in pixels; numbers in score_* columns are shown. Rows of one
@@ -67,7 +67,7 @@ def settings(about: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
 
 
 def escape_markdown(value: object, limit: int = 200) -> str:
-    """One line of text that means itself in markdown, table cells included; cut to `limit` characters, then escaped."""
+    """One line that markdown shows literally, in table cells too; cut to `limit` characters, then escaped."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return MARKUP.sub(lambda found: f"&#{ord(found.group())};", text)

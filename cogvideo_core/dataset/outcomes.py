@@ -1,6 +1,6 @@
-"""What became of a run's clips: records are written down as they finish and read again for the tables, not held.
+"""The outcomes of a run's clips: records go to disk as clips finish and are read back for the tables.
 
-A wave's records lie in `waves/<wave>.jsonl` beside its plan: a first line about the wave, then a line a clip.
+A wave's records are in `waves/<wave>.jsonl` beside its plan: a line about the wave, then one line per clip.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def added(one: Record, other: Record) -> Record:
 
 
 Busy = dict[str, list[float]]
-"""worker -> its model's busy seconds, a clock that only grows, when it was first and last looked at."""
+"""worker -> first and last reading of its model's busy seconds, a clock that only grows."""
 
 
 def spanned(one: Busy, other: Busy) -> Busy:
-    """From the first look to the last of each worker."""
+    """Each worker's first and last reading of both."""
     both = {worker: [*one.get(worker, []), *other.get(worker, [])] for worker in one | other}
     return {worker: [min(looks), max(looks)] for worker, looks in both.items()}
 
@@ -91,7 +91,7 @@ class Spool:
         self.file.writelines(json.dumps(record) + "\n" for record in batch)
 
     def times(self) -> Record:
-        """What the wave has taken so far."""
+        """Seconds the wave has taken so far."""
         busy_s = sum(last - first for first, last in self.busy.values())
         wall_s = time.perf_counter() - self.started
         return {"wall_s": wall_s, "worker_s": wall_s * len(self.busy), "busy_s": busy_s, "stages": self.stages}
@@ -124,8 +124,8 @@ def _lines(url: str) -> Iterator[Record]:
 
 
 def finished(root: str, wave: int, about: Record, retryable: bool = False) -> Record | None:
-    """The counts of a wave that came to its end, with nothing left that may succeed in another try unless `retryable`
-    is granted; else None. Its file must say all that `about` says: of which plan, settings and last stage it is."""
+    """The counts of a wave that ended, else None. Also None if its file disagrees with `about` (plan, settings, last
+    stage), if the wave gave up, or if failures worth another try remain and `retryable` is False."""
     try:
         lines = _lines(wave_url(root, wave))
         head = next(lines)
@@ -139,7 +139,7 @@ def finished(root: str, wave: int, about: Record, retryable: bool = False) -> Re
 
 
 class Records:
-    """All records of a run's waves, refused rows first; may be gone through as often as one likes."""
+    """All records of a run's waves, refused rows first; can be iterated any number of times."""
 
     def __init__(self, root: str, waves: int, folder: str = "plan") -> None:
         self.root, self.waves, self.folder = root, waves, folder
@@ -153,7 +153,7 @@ class Records:
             yield from islice(_lines(wave_url(self.root, wave, self.folder)), 1, None)
 
     def heads(self) -> Iterator[Record]:
-        """What each wave that came to its end says of itself."""
+        """The first line, about itself, of each wave that ended."""
         for wave in range(self.waves):
             with suppress(FileNotFoundError):
                 yield from islice(_lines(wave_url(self.root, wave, self.folder)), 1)
@@ -174,7 +174,7 @@ class Times(NamedTuple):
 
 
 def times_of(heads: Iterable[Record]) -> Times:
-    """Of the waves whose heads these are; one that tells nothing counts as none."""
+    """The sum over waves with these heads; a head without times is left out."""
     told = [head for head in heads if "times" in head]
     wall_s, worker_s, busy_s = (sum(head["times"][name] for head in told) for name in ("wall_s", "worker_s", "busy_s"))
     stages, loads = dict[str, float](), dict[str, int]()
@@ -191,13 +191,13 @@ Tried = dict[tuple[str, int], Record]
 
 
 def tried_before(root: str) -> Tried:
-    """Clips of this root that have failed and were not mended since: a mended file has another source_id."""
+    """Clips of this root that failed and have not changed since: a changed file has another source_id."""
     rows = (row for row in read_table(root, "errors") if row["source_id"])
     return {(row["source_id"], row["window"]): row for row in rows}
 
 
 def parked(record: Record, tried: Tried, park_after: int) -> Record:
-    """The record with the attempts of earlier runs; one that has had `park_after` of them as the failure it is."""
+    """The record with its earlier runs' attempts; after `park_after` of them, its last failure, marked parked."""
     row = tried.get((record["source_id"], record["window"]))
     if row is None:
         return record

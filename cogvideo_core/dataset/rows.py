@@ -86,15 +86,15 @@ MEANING = {
     "model_fingerprint": "hash of the model",
 }
 MAX_MESSAGE = 2_000
-# `datasets` makes splits of their own from files with these words between separators, and loses the metadata file then
+# `datasets` makes separate splits of files with these words between separators, and then loses the metadata file
 SPLIT_WORDS = re.compile(
     r"(?<![a-z])(training|train|validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.IGNORECASE
 )
 
 
 def edit_rows(edits: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """The rows that are collected, with file names: sorted by clip, window, target prompt, recipe and seed, equal ones
-    once, scores flattened to score_<name> (None where a row has none, or no number).
+    """The collected rows with file names: sorted by clip, window, target prompt, recipe and seed, without duplicates,
+    scores flattened to score_<name> (None where a score is missing or not finite).
     """
     rows = sorted((_row(edit) for edit in edits), key=_order)
     names = sorted({name for row in rows for name in row["scores"]})
@@ -211,7 +211,7 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
-    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}  # rows that earlier runs left may lack them
+    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}  # rows of earlier runs may lack them
     return (
         added
         | row
@@ -240,7 +240,7 @@ def _clean(value: Any) -> Any:
 def _inferred(values: list[Any], name: str) -> pa.Array:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # of several types: as text
+    except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types: as text
         return pa.array([None if value is None else printable(str(value)) for value in values], pa.string())
 
 

@@ -1,4 +1,4 @@
-"""From a run's records to the tables and the dataset: what earlier runs of the same root left is kept and merged."""
+"""Turns a run's records into the tables and the dataset; earlier runs' results under the same root are merged."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def committed_rows(ledger: Ledger) -> list[Record]:
 def merged_edits(
     ledger: Ledger, root: str, rows: Iterable[Record], verify: Verify = "size"
 ) -> tuple[list[collect.EditRow], list[Record]]:
-    """Every committed edit under the root, each with where its files are: this run's, earlier ones, and those of runs
-    that never came to their tables. Second, a failure for each edit of the tables whose files are gone.
+    """Every committed edit under the root with its files' URLs: this run's, earlier ones, and those of runs that
+    ended before writing tables. Second, a failure for each edit of the tables whose files are gone.
 
-    A clip that was copied or touched has another source_id, but is the same clip: the later row stands.
+    A clip that was copied or touched has another source_id, but is the same clip: the later row wins.
     """
     every = [*earlier_edits(root), *rows]
     known = {row["edit_key"] for row in every}
@@ -138,8 +138,8 @@ def collect_run(
 ) -> Record:
     """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives.
 
-    `records` may be gone through more than once. `about` is what the card and the gallery show as settings; empty for
-    those of the root's last run. Raises BadSpec for a root where nothing was ever done.
+    `records` is iterated more than once. `about` is what the card and the gallery show as settings; if empty, they
+    show those of the root's last run. Raises BadSpec for a root where nothing was ever done.
     """
     if not records and not any(True for _ in ledger.keys("sources")):
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")

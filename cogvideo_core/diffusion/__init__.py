@@ -1,4 +1,4 @@
 """The method as tensor mathematics: noise schedule, DDIM, inversion, guidance, attention over a reference, editing.
 
-Functions take tensors and a callable velocity; models, files and devices are for other rooms.
+Functions take tensors and a callable velocity; models, files and devices belong elsewhere.
 """

@@ -27,9 +27,9 @@ BIASED = {  # kernels that take a bias as well
 class Reference:
     """The state of one transformer call: its first `rows` rows are reference rows, all others see them.
 
-    layers: where they are seen; after the last of them they are not computed any further.
-    weight: of the reference in the softmax; 1 equals concatenating the keys. text: whether its text tokens are seen.
-    strengths: [E], one for each edit row, which divides the weight there; None: 1 for all.
+    layers: where edit rows see them; after the last one they are no longer computed.
+    weight: the reference's in the softmax; 1 equals concatenating the keys. text: whether its text tokens are seen.
+    strengths: [E], each divides the weight for its edit row; None: 1 for all.
     """
 
     rows: int
@@ -48,7 +48,7 @@ class Reference:
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
     """Softmax attention [E,H,S,d] and its log-sum-exp [E,H,S] (natural log, float32); None if no kernel gives both.
 
-    On CUDA it is the kernel that torch itself would take for these tensors.
+    On CUDA it uses the kernel that torch would choose for these tensors.
     """
     if q.device.type in ("cpu", "meta"):  # meta: so that counting takes the path that runs
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
@@ -70,7 +70,7 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
 def attend_in_two_parts(
     q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, log_weight: float | Tensor = 0.0
 ) -> Tensor:
-    """Own keys and reference keys attended apart and merged; reference keys are never expanded to the edit rows."""
+    """Attends to own and reference keys separately, then merges; the latter are never expanded to the edit rows."""
     folded = rearrange(q, "(g r) h s d -> r h (g s) d", r=len(k_ref)).contiguous()
     own, ref = attend_with_lse(q, k, v), attend_with_lse(folded, k_ref, v_ref)
     if own is None or ref is None:
@@ -98,7 +98,7 @@ def attend_concatenated(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, reference: Reference | None, layer: int, text_tokens: int = 0) -> Tensor:
-    """All rows of one call, [reference rows | edit rows]: [R+E,H,S,d]. Reference rows see themselves alone.
+    """All rows of one call, [reference rows | edit rows]: [R+E,H,S,d]. Reference rows see only themselves.
 
     The first `text_tokens` of a row's tokens are text.
     """

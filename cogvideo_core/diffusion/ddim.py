@@ -22,7 +22,7 @@ def rotate(x_t: Tensor, v: Tensor, angle: float) -> Tensor:
 
 
 def ddim_step(x_t: Tensor, v: Tensor, theta_t: float, theta_s: float) -> Tensor:
-    """From level t to level s, either way."""
+    """Steps from level t to s, either way."""
     return rotate(x_t, v, theta_s - theta_t)
 
 

@@ -1,8 +1,8 @@
 """Editing: denoise many edits of one clip while every block also sees the stored trajectory at the same noise level.
 
-Rows of one transformer call: [reference | edits without prompt | edits with prompt]. How many distinct reference rows
-there are follows from the recipe: the inversion's or the source's prompt gives one for all edits and both halves;
-`edit` one per edit; `per_half` one per edit and half.
+Rows of one transformer call: [reference | edits without prompt | edits with prompt]. The recipe's `reference_prompt`
+sets how many distinct reference rows there are: `inversion` and `source` give one for all edits and both halves,
+`edit` one per edit, `per_half` one per edit and half.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Texts:
     cond: Tensor  # [E,S,D] target prompts
     uncond: Tensor  # [1,S,D] negative prompt
     reference: Tensor  # [1,S,D] inversion or source prompt
-    strengths: Tensor | None = None  # [E], which divide the reference weight; 1 for all where there are none
+    strengths: Tensor | None = None  # [E], each divides the reference weight; None: 1 for all
 
 
 class Referred(NamedTuple):
-    """What the edits of one step look at: a stored state [f,C,h,w], in which layers, and with what weight."""
+    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight."""
 
     state: Tensor
     layers: range
@@ -61,7 +61,7 @@ class Referred(NamedTuple):
 
 
 def first_step(recipe: RecipeSpec, steps: int) -> int:
-    """The step an edit begins with: `start_at`, but fresh noise belongs to the first step. At least one is taken."""
+    """The step an edit begins at: by `start_at`, or 0 for fresh noise. At least one step is always taken."""
     if recipe.start == "fresh":
         return 0
     return min(round(recipe.start_at * steps), steps - 1)
@@ -91,7 +91,7 @@ def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
 
 
 def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
-    """The trajectory's levels that `start_latents` and `edit` ask for, in the order of use; each once."""
+    """The trajectory levels that `start_latents` and `edit` read, each once, in order of use."""
     first = first_step(recipe, steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
@@ -143,7 +143,7 @@ def predict(
 def guided_velocity(
     v_uncond: Tensor | None, v_cond: Tensor, x: Tensor, theta: float, scale: float, recipe: RecipeSpec
 ) -> Tensor:
-    """What an edit follows: the prompted velocity, or its guided and rescaled form."""
+    """The velocity an edit follows: the prompted one, or its guided and rescaled form."""
     if v_uncond is None:
         return v_cond
     if recipe.guidance_parallel < 1:
@@ -165,7 +165,7 @@ def edit(
 ) -> Iterator[Tensor]:
     """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
 
-    Explicit start latents and an explicit trajectory: nothing here draws noise or reads a store. At the step that
+    Start latents and trajectory are passed in: nothing here draws noise or reads a store. At the step that
     starts from level j the reference rows are the stored state of level j; outside the window there are none.
     """
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
@@ -211,7 +211,7 @@ def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
 
 
 def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int) -> int:
-    """Rows through the transformer that `edits` edits in one batch cost."""
+    """How many transformer rows one batch of `edits` edits costs."""
     first = first_step(recipe, schedule_steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)

@@ -11,7 +11,7 @@ from cogvideo_core.settings.specs import RecipeSpec
 
 
 def window(start: float, end: float, count: int) -> range:
-    """The indices of `count` things that lie in the fractions [start, end)."""
+    """The indices out of `count` between the fractions [start, end)."""
     return range(round(start * count), round(end * count))
 
 
@@ -47,7 +47,7 @@ def guide(v_uncond: Tensor, v_cond: Tensor, scale: float) -> Tensor:
 
 
 def guide_apart(v_uncond: Tensor, v_cond: Tensor, x0_cond: Tensor, scale: float, parallel: float) -> Tensor:
-    """Guidance whose part parallel to the clean estimate, which saturates, has the weight `parallel`; 1 is `guide`.
+    """Guidance whose part parallel to the clean estimate, which saturates, is scaled by `parallel`; 1 is `guide`.
 
     Velocities differ by a multiple of the clean estimates' difference, so projecting one projects the other.
     Source: arXiv 2410.02416 (APG), without its momentum and norm threshold.
@@ -68,7 +68,7 @@ def rescaled(v: Tensor, v_cond: Tensor, amount: float) -> Tensor:
 def with_statistics(v: Tensor, x: Tensor, theta: float, source: Tensor) -> Tensor:
     """v [E,f,C,h,w] whose clean estimate has the mean and standard deviation of the source [f,C,h,w], by channel.
 
-    From cos θ · x_t - sin θ · v the estimate moves by d when v moves by -d / sin θ.
+    The estimate, cos θ · x_t - sin θ · v, moves by d when v moves by -d / sin θ.
     """
     dims = (-4, -2, -1)
     clean = pred_x0(x, v, theta)

@@ -6,7 +6,7 @@ inversion takes the velocity at the departure point instead; fixed-point iterati
 arXiv 2403.14602) solves the equation at every level; `multistep` solves it where nothing is known yet, on the first
 level, and from there extrapolates from the levels below. docs/inversion.md compares them.
 
-Latents are [f,C,h,w] or rows of them [R,f,C,h,w]; no row looks at another.
+Latents are [f,C,h,w] or rows of them [R,f,C,h,w]; rows are independent.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def turns(schedule: Schedule) -> list[tuple[int, int, float]]:
 
 
 def checked_turns(schedule: Schedule, method: str) -> list[tuple[int, int, float]]:
-    """`turns`, none of which comes near 90 degrees, where the implicit equation divides by zero."""
+    """`turns`, all checked to stay below 90 degrees, where the implicit equation divides by zero."""
     found = turns(schedule)
     if min(math.cos(delta) for _, _, delta in found) < 0.1:
         raise BadSpec(f"field steps: {schedule.steps} is too few for the {method} inverter; use 4 or more")
@@ -70,12 +70,12 @@ def multistep_inversion(
     """1 + first_iterations + (N - 1) · iterations evaluations: the fixed point at nearly the price of DDIM inversion.
 
     The first level off the clean latents is solved by accelerated fixed-point iteration. From there on v at the next
-    level is extrapolated from the two levels below, as if clean estimate and noise kept their trend, and one
-    fixed-point iteration is enough, whose velocity serves the next level in its turn. A predictor-corrector scheme
-    (Adams; for sampling UniPC, arXiv 2302.04867) for the sampler's own implicit step: it converges to what fixed-point
-    iteration converges to.
+    level is extrapolated from the two levels below, as if clean estimate and noise kept their trend, so that one
+    fixed-point iteration is enough; its velocity is used in turn for the next level. This is a predictor-corrector
+    scheme (Adams; for sampling UniPC, arXiv 2302.04867) for the sampler's own implicit step, with the same limit as
+    fixed-point iteration.
     """
-    x_s, v_s, drift = x_0, x_0, torch.zeros_like(x_0)  # drift: of the velocity, a radian, beyond its own turning
+    x_s, v_s, drift = x_0, x_0, torch.zeros_like(x_0)  # drift: of the velocity per radian, beyond its rotation
     yield x_0
     for level, t, delta in checked_turns(schedule, "multistep"):
         if level == 1:
@@ -110,7 +110,7 @@ def first_level(velocity: Velocity, x_0: Tensor, t: int, delta: float, iteration
 
 
 def anderson_weight(residual: Tensor, change: Tensor) -> Tensor:
-    """The weight that makes residual - weight · change smallest in each row [..,f,C,h,w]."""
+    """The weight that minimises |residual - weight · change| in each row [..,f,C,h,w]."""
     own = tuple(range(max(residual.ndim - 4, 0), residual.ndim))
     product = (residual * change).sum(own, keepdim=True)
     return (product / change.square().sum(own, keepdim=True).clamp_min(1e-12)).clamp(-1, 2)
@@ -135,7 +135,7 @@ def invert(velocity: Velocity, x_0: Tensor, schedule: Schedule, settings: Invers
 
 
 def evaluations(settings: InversionSpec) -> int:
-    """Rows through the transformer that an inversion costs."""
+    """How many transformer rows an inversion costs."""
     steps, iterations = settings.steps, settings.iterations
     return {
         "multistep": 1 + settings.first_iterations + (steps - 1) * iterations,
@@ -146,7 +146,7 @@ def evaluations(settings: InversionSpec) -> int:
 
 
 def stronger(settings: InversionSpec) -> InversionSpec:
-    """What is tried where an inversion did not reconstruct: more iterations, or some where there were none."""
+    """Settings to try if an inversion did not reconstruct: more iterations, or some if there were none."""
     if settings.method not in ("multistep", "fixed_point"):
         return settings.model_copy(update={"method": "multistep", "iterations": 1, "first_iterations": 15})
     more = {"iterations": 3 * settings.iterations, "first_iterations": 2 * settings.first_iterations}

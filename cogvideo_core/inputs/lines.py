@@ -1,4 +1,4 @@
-"""Lines of a text file that anyone may have written, on any allowed store, as a stream."""
+"""Streams the lines of an untrusted text file from any allowed store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ UTF16, UTF32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), (codecs.BOM_UTF32_LE,
 
 
 def lines(uri: str) -> Iterator[tuple[str, str]]:
-    """("line 1", text) of UTF-8, or of UTF-16 that begins with its mark, as spreadsheets save "Unicode text".
+    """("line 1", text) from UTF-8, or from UTF-16 with its byte order mark, as spreadsheets' "Unicode text" is.
 
-    Bytes that are no UTF-8 become lone surrogates, which has_control finds. Raises BadManifest.
+    Bytes that are not UTF-8 become lone surrogates, which has_control finds. Raises BadManifest.
     """
     with opened(uri) as file:
         for number, line in enumerate(_utf8_lines(file, uri), 1):
@@ -41,12 +41,12 @@ def _utf8_lines(file: BinaryIO, uri: str) -> Iterator[bytes]:
     except UnicodeError as error:
         raise BadManifest(f"file {uri!r} begins as UTF-16 and is none further on; save it as UTF-8") from error
     finally:
-        text.detach()  # the file is closed by who opened it
+        text.detach()  # whoever opened the file closes it
 
 
 @contextmanager
 def opened(uri: str) -> Iterator[BinaryIO]:
-    """The file, to be read. Raises BadManifest."""
+    """Opens a file to read. Raises BadManifest."""
     try:
         if is_remote(uri):
             store, path = open_store(uri)

@@ -33,11 +33,11 @@ MAX_PROMPT = 2_000  # characters
 MAX_PROMPTS = 1_000  # of one clip
 BREAKS = re.compile(r"\s*[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # line breaks and tabs, with the spaces around them
 Values = dict[str, list[Any]]
-"""field -> what its columns hold: several where a manifest has several columns for it."""
+"""field -> values of its columns: several where a manifest has several columns for it."""
 
 
 class Row(NamedTuple):
-    """One line of a manifest, checked: the texts of clip and first frame are still to be resolved."""
+    """One checked line of a manifest; the addresses of clip and first frame are not resolved yet."""
 
     clip: str
     source_prompt: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A line that can't be used; `clip` is its clip, or says where it stands."""
+    """A line that can't be used; `clip` is its clip, or its place in the file."""
 
     clip: str
     error: EditError
@@ -124,7 +124,7 @@ def _checked(place: str, fields: Values | EditError, extra: Sequence[str], need_
 
 
 def _is_missing(value: Any) -> bool:
-    """Also what other tools write for nothing: NaN, as a number or as text."""
+    """Whether a value is empty: None, blank, or NaN as a number or as text."""
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))
@@ -133,7 +133,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _one(clip: str, field: str, fields: Values) -> Any:
-    """What a row says in a field; None where it says nothing. Raises ClipError where two columns differ."""
+    """A row's value for a field; None where it is empty. Raises ClipError where two columns differ."""
     given = [value for value in fields.get(field, []) if not _is_missing(value)]
     if any(value != given[0] for value in given[1:]):
         names = " and ".join(ALIASES[field])
@@ -179,7 +179,7 @@ def _short(clip: str) -> str:
 
 
 def _columns(uri: str, header: Sequence[str]) -> dict[str, list[int]]:
-    """Where each known field stands, in all columns that mean it, whatever their case. Raises BadManifest when there is
+    """The column indices of each known field, under any of its names in any case. Raises BadManifest when there is
     no clip column."""
     names = [name.strip().lower() for name in header]
     columns = {field: [at for at, name in enumerate(names) if name in ALIASES[field]] for field in ALIASES}
@@ -207,7 +207,7 @@ def _jsonl_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as it is written, so that a name that stands twice is seen."""
+    """A JSON object as (name, value) pairs, so that a repeated name is noticed."""
 
 
 def _csv_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
@@ -234,7 +234,7 @@ def _csv_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
 def _csv_fields(place: str, cells: list[str], width: int, columns: dict[str, list[int]]) -> Values | EditError:
     while len(cells) > width and not cells[-1].strip():  # a spreadsheet's empty columns
         cells = cells[:-1]
-    if len(cells) != width:  # an unquoted comma in a prompt would cut it short in silence
+    if len(cells) != width:  # an unquoted comma in a prompt would silently cut it short
         problem = f"it has {len(cells)} cells, the header {width}"
         return ClipError(place, problem, 'put texts with commas in "quotes"', field="row")
     fields: Values = {field: [cells[at].strip() for at in found] for field, found in columns.items()}

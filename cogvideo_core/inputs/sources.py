@@ -1,4 +1,4 @@
-"""From a dataset's settings to clip records: one small JSON record a clip or a failure. Nothing is decoded here."""
+"""From a dataset's settings to clip records: one small JSON record per clip or failure. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from cogvideo_core.storage.uris import (
 
 logger = logging.getLogger(__name__)
 VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v"})
-# video files that are not read: named when a folder is gone through, so that nobody misses them
+# video files that are not read: a warning counts those in a folder, so that nobody misses them
 OTHER_ENDINGS = frozenset(
     {".3gp", ".asf", ".flv", ".gif", ".m2ts", ".m2v", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".wmv"}
 )
@@ -44,7 +44,7 @@ FOLDER_FILES = ("prompts.txt", "prompts.jsonl", "manifest.jsonl", "manifest.csv"
 
 
 class Clip(TypedDict):
-    """One clip with its wishes. `size` 0 and `stamp` "" mean that the store does not tell them."""
+    """One clip and its wanted edits. `size` 0 and `stamp` "": the store does not report them."""
 
     source_id: str  # 64 hex digits: fingerprint of uri, size, stamp and window
     clip: str  # as the user wrote it

@@ -1,9 +1,9 @@
 """The colours of frames as RGB: YCbCr by the clip's own matrix and range, and HDR brought down to SDR.
 
-HDR (PQ and HLG, ITU-R BT.2100) becomes light in nits, on a display of 1000 nits for HLG, and its primaries BT.709's.
-Reference white, 203 nits (BT.2408), counts as 1. Light up to half of it is kept; what is brighter is pressed together
-(`mobius`), so that 1000 nits are white. The brightest of R, G and B decides for all three, so that hue stays; and light
-becomes the signal of a display by BT.1886.
+HDR (PQ and HLG, ITU-R BT.2100) becomes light in nits (HLG on a 1000-nit display) with BT.709 primaries. Reference
+white, 203 nits (BT.2408), counts as 1. Light up to half of it is kept; brighter light is compressed (`mobius`), so that
+1000 nits become white. The brightest of R, G and B sets the factor for all three, so that hue stays. BT.1886 then turns
+light into a display's signal.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from cogvideo_core.media.described import Probe
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 WHITE_NITS, PEAK_NITS, KEPT = 203, 1000, 0.5
-ZSCALE_MATRICES = {"bt2020": "bt2020nc", "bt601": "smpte170m"}  # where zscale has another word
+ZSCALE_MATRICES = {"bt2020": "bt2020nc", "bt601": "smpte170m"}  # where zscale's name differs
 PRIMARIES = ("bt709", "bt2020", "smpte431", "smpte432", "bt470bg", "smpte170m", "smpte240m", "bt470m")
 PLANES = "yuv444p16le|gbrp|gbrp10le|gbrp12le|gbrp16le"
 
 
 def yuv_options(probe: Probe) -> dict[str, str]:
-    """Options of ffmpeg's scaler that make full-range RGB of a clip's YCbCr; those of RGB are not touched by them."""
+    """Options of ffmpeg's scaler that turn a clip's YCbCr into full-range RGB; they do not affect RGB clips."""
     return {"in_color_matrix": probe.matrix, "in_range": _range(probe), "out_range": "full"}
 
 
 def scaled(video: Any, probe: Probe, width: object, height: object) -> Any:
-    """Each frame scaled and as 8-bit RGB; HDR as SDR, where the probe says so."""
+    """Frames scaled to 8-bit RGB; HDR becomes SDR where the probe says so."""
     if not probe.picture.tone_mapped:
         video = video.filter("scale", width, height, flags=EXACT, **yuv_options(probe))
         return video.filter("format", "rgb24")
@@ -36,7 +36,7 @@ def scaled(video: Any, probe: Probe, width: object, height: object) -> Any:
 
 
 def _light(video: Any, probe: Probe) -> Any:
-    """Linear light of BT.709's primaries, 1 = reference white."""
+    """Linear light with BT.709 primaries, 1 = reference white."""
     picture = probe.picture
     matrix = "gbr" if picture.rgb else ZSCALE_MATRICES.get(probe.matrix, probe.matrix)
     primaries = picture.primaries if picture.primaries in PRIMARIES else "bt2020"
@@ -46,7 +46,7 @@ def _light(video: Any, probe: Probe) -> Any:
 
 
 def _sdr(video: Any) -> Any:
-    """8-bit RGB of linear light; the video's own metadata about its peak is not asked, so that clips look alike."""
+    """8-bit RGB from linear light; the video's own peak metadata is ignored, so that clips look alike."""
     curve = {"tonemap": "mobius", "param": KEPT, "peak": PEAK_NITS / WHITE_NITS, "desat": 0}
     given = {"tin": "linear", "pin": "bt709", "min": "gbr", "rin": "full"}
     wanted = {"t": "bt709", "p": "bt709", "m": "gbr", "r": "full", "agamma": 0}  # zscale's bt709 is BT.1886

@@ -13,7 +13,7 @@ Order = Literal["", "flagged", "tff", "bff"]
 
 @dataclass(frozen=True)
 class Picture:
-    """What a clip's picture needs beside scaling, and what is done about it.
+    """What a clip's picture needs besides scaling, and what is done for it.
 
     left, top, right, bottom: stored pixels outside of the clean aperture. pixels, field_order, transfer, primaries are
     what the file says, in ffmpeg's words. deinterlaced: "" not; "flagged" the frames that say so; "tff", "bff" every
@@ -36,7 +36,7 @@ class Picture:
 
     @property
     def rgb(self) -> bool:
-        """Whether frames are RGB when they come to be scaled."""
+        """Whether frames are RGB when they reach the scaler."""
         return self.alpha or self.pixels.startswith(RGB)
 
     @property
@@ -54,8 +54,8 @@ class Probe:
     clockwise) and `sample_aspect`.
 
     frames is an estimate where the container does not count. On the file's own clock the video's first frame is at
-    start_s, and the first frame or sound of all streams at origin_s. clock_us: the first frame's time as the decoder
-    tells it, in microseconds; it differs from start_s where the container keeps no times of frames (avi). matrix
+    start_s, and the first frame or sound of all streams at origin_s. clock_us: the first frame's time by the decoder,
+    in microseconds; it differs from start_s where the container keeps no times of frames (avi). matrix
     (bt709, bt601, bt2020 ...) and full_range say how its YCbCr becomes RGB.
     """
 

@@ -1,8 +1,8 @@
-"""Interlaced pictures: are there two moments in one frame, in which order, and how they become one.
+"""Interlaced video: whether frames hold two moments, in which order, and how they become one.
 
 Flags are wrong too often to be believed alone: progressive films are sold as interlaced, and captures lose their flag.
-So a window's frames are looked at. Two measures must agree before a frame that no flag calls interlaced is touched:
-combs (numpy, below) and the order of fields (ffmpeg's idet).
+So a window's frames are examined. Two measures must agree before frames without an interlaced flag are touched: combs
+(numpy, below) and the order of fields (ffmpeg's idet).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LEAST_FRAMES, AGREEING = 8, 0.95  # frames that idet finds fields in; share of t
 
 
 def deinterlaced(video: Any, picture: Picture) -> Any:
-    """One whole picture a frame, at the same times; needs each frame's neighbours, so before any are dropped."""
+    """One whole picture per frame, at the same times; must run before frames are dropped: it uses neighbours."""
     if picture.deinterlaced in ("tff", "bff"):
         return video.filter("bwdif", mode="send_frame", parity=picture.deinterlaced, deint="all")
     return video.filter("bwdif", mode="send_frame", deint="interlaced") if picture.deinterlaced else video
@@ -39,7 +39,7 @@ def deinterlaced(video: Any, picture: Picture) -> Any:
 def treated(
     path: Path, clip: str, probe: Probe, start_s: float, seconds: float, dataset: DatasetSpec, limits: Limits
 ) -> Probe:
-    """The probe with what its frames and the settings call for: fields by `looked_at`, or one of the two left alone."""
+    """The probe with deinterlacing chosen by `looked_at`, and tone mapping; the settings may turn off either."""
     picture = replace(probe.picture, tone_mapped=probe.picture.tone_mapped and dataset.tone_map == "auto")
     if dataset.deinterlace == "off":
         return replace(probe, picture=replace(picture, deinterlaced=""))
@@ -48,10 +48,10 @@ def treated(
 
 
 def looked_at(path: Path, clip: str, probe: Probe, start_s: float, seconds: float, limits: Limits) -> Order:
-    """How a clip's fields are to be met, from its frames of `seconds`, start_s after the video's first one.
+    """How to deinterlace a clip, from `seconds` of its frames, start_s after the video's first one.
 
-    Moving without combs, or nearly all frames whole to idet: not at all, whatever the flags say. Combs, and nearly all
-    fields in one order: by that order. Else as the flags have it. Raises ClipTimeout.
+    Motion without combs, or nearly all frames progressive to idet: not at all, whatever the flags say. Combs, and
+    nearly all fields in one order: in that order. Else as the flags say. Raises ClipTimeout.
     """
     flagged, span = probe.picture.deinterlaced, min(MOST_FRAMES, max(2, round(seconds * probe.fps)))
     if not flagged and probe.height + probe.picture.top + probe.picture.bottom > MOST_LINES:
@@ -108,7 +108,7 @@ def _orders(path: Path, clip: str, probe: Probe, start_s: float, span: int, limi
 
 
 def _order(seen: Counter[str], combs: float, flagged: Order) -> Order:
-    """The order of those frames that have one; film brought to 30 fps by repeated fields has whole ones in between."""
+    """The field order of the frames that have one; telecined film has progressive frames in between."""
     fields, whole = seen["tff"] + seen["bff"], seen["progressive"]
     if whole >= LEAST_FRAMES and whole >= AGREEING * (fields + whole):
         return ""
@@ -119,7 +119,7 @@ def _order(seen: Counter[str], combs: float, flagged: Order) -> Order:
 
 
 def _source(path: Path, probe: Probe, start_s: float, limits: Limits) -> Any:
-    """Whole stored frames: neither turned nor cut."""
+    """Stored frames, neither rotated nor cropped."""
     options = input_options(probe) | {"noautorotate": None} | source_options(limits.max_pixels)
     if (begin := probe.start_s - probe.origin_s + start_s) > 0:
         options["ss"] = f"{begin:.6f}"

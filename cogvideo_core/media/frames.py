@@ -1,6 +1,6 @@
-"""When a clip's frames are shown, as its decoder tells, and what the decoder complains of between them.
+"""When a clip's frames are shown, according to its decoder, and the decoder's complaints between them.
 
-Containers tell times in their own ways, and some wrongly, so the frames are decoded once and asked: ffmpeg's framecrc
+Containers store times in their own ways, some wrongly, so the frames are decoded once to learn them: ffmpeg's framecrc
 prints each frame's time between the decoder's own complaints. The second pass (video.decode) takes the chosen
 frames by these times.
 """
@@ -22,7 +22,7 @@ MOST_FRAMES = 100_000  # of a window's stretch of the file
 # a line of framecrc, written at once: other threads may have begun a line of the log before it
 SHOWN = re.compile(r"\b0, *-?\d+, *(-?\d+), *(-?\d+), *\d+, 0x[0-9a-f]{8}$")
 COMPLAINT = re.compile(r"\[(warning|error|fatal)\] ?")
-OURS = ("[framecrc @", "[out#0", "[vost#0")  # our own output, which minds times that are too near each other
+OURS = ("[framecrc @", "[out#0", "[vost#0")  # our own output, which complains of times that are too close
 MOST_SAID = 20
 PACKET_LOST = ("Error submitting packet to decoder",)
 FRAME_HURT = ("corrupt decoded frame",)
@@ -75,7 +75,7 @@ def decoded(
 
 
 def complaints(line: str) -> list[tuple[str, str]]:
-    """(level, text) of all that a line complains of: threads do not wait for each other's line ends."""
+    """(level, text) of each complaint in a line: threads do not wait for each other's line ends."""
     found = list(COMPLAINT.finditer(line))
     ends = [*(match.start() for match in found[1:]), len(line)]
     told = [(match[1], line[match.end() : end]) for match, end in zip(found, ends, strict=False)]
@@ -83,7 +83,7 @@ def complaints(line: str) -> list[tuple[str, str]]:
 
 
 class Complaints:
-    """What stands in the log between two frames."""
+    """Counts of complaints between two frames."""
 
     def __init__(self) -> None:
         self.lost = self.hurt = self.errors = 0

@@ -1,7 +1,6 @@
-"""How a stored picture becomes the one that is shown: its clean part, its turn, and transparency laid over black.
+"""How a stored picture becomes the one that is shown: clean aperture, rotation, and transparency over black.
 
-Also the refusal of pictures that ffmpeg would show wrongly without a word. Fields are in video_fields, light and colour
-in video_colour.
+Also refuses pictures that ffmpeg would silently show wrongly. Fields are in `fields`, light and colour in `colour`.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from cogvideo_core.errors import UnreadablePicture
 from cogvideo_core.media.colour import EXACT, HDR_TRANSFERS, yuv_options
 from cogvideo_core.media.described import Picture, Probe
 
-ENTRIES = (  # what ffprobe is asked for beside what video_probe needs
+ENTRIES = (  # asked of ffprobe besides what `probe` needs
     "field_order,color_transfer,color_primaries,view_ids_available",
     "stream_tags=alpha_mode,ALPHA_MODE:stream_side_data=rotation,displaymatrix,"
     "crop_top,crop_bottom,crop_left,crop_right,dv_profile,dv_bl_signal_compatibility_id",
 )
 INTERLACED = ("tt", "bb", "tb", "bt")
-ALPHA = ("yuva", "ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # how their pixel formats begin
+ALPHA = ("yuva", "ya", "gbrap", "rgba", "bgra", "argb", "abgr", "ayuv", "vuya", "pal8")  # prefixes of pixel formats
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the alpha layer of these
 STRANGE_MATRICES = ("ictcp", "ipt-c2", "ycgco", "smpte2085", "bt2020c", "chroma-derived")
 TURNS = {  # (degrees clockwise, mirrored) -> filter; as ffmpeg turns pictures by itself
@@ -58,9 +57,9 @@ def picture_of(stream: Json, clip: str) -> tuple[Picture, int]:
 
 
 def input_options(probe: Probe) -> dict[str, object]:
-    """Options in front of `-i`: where fields or a clean aperture call for it, turning and cutting are left to us.
+    """Options before `-i`: where fields or a clean aperture require it, rotation and cropping are left to us.
 
-    Fields must be met before the picture is turned or cut: an odd number of lines less would swap them.
+    Deinterlacing must come before both: cropping an odd number of lines would swap the fields.
     """
     picture = probe.picture
     options: dict[str, object] = {f"c:{probe.stream}": picture.decoder} if picture.decoder else {}
@@ -70,7 +69,7 @@ def input_options(probe: Probe) -> dict[str, object]:
 
 
 def shown(video: Any, probe: Probe) -> Any:
-    """The clean part of each frame, turned, over black: what a player shows, before it is scaled."""
+    """The clean aperture of each frame, rotated, over black: what a player shows, unscaled."""
     picture = probe.picture
     if picture.cut:
         width, height = f"iw-{picture.left + picture.right}", f"ih-{picture.top + picture.bottom}"
@@ -88,9 +87,9 @@ def _turned(video: Any, rotation: int, mirrored: bool) -> Any:
 
 
 def _over_black(video: Any, probe: Probe) -> Any:
-    """Colour times alpha, before scaling, so that the colour of what can't be seen does not bleed into what can.
+    """Colour times alpha, before scaling, so that the colour of invisible pixels does not bleed into visible ones.
 
-    Through 8-bit RGBA, because ffmpeg's scaler raises the alpha of YUV to less than opaque.
+    Through 8-bit RGBA: ffmpeg's scaler would make opaque YUV alpha less than opaque.
     """
     video = video.filter("scale", flags=EXACT, **yuv_options(probe)).filter("format", "rgba")
     return video.filter("scale", flags=EXACT).filter("format", "gbrap16le").filter("premultiply", inplace=1)
@@ -108,7 +107,7 @@ def _refuse_strange_colours(stream: Json, clip: str) -> None:
 
 
 def _aperture(stream: Json, clip: str) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) pixels to cut off. Containers' nonsense never gets here: ffmpeg drops it unsaid."""
+    """(left, top, right, bottom) pixels to crop. Nonsense in containers never gets here: ffmpeg drops it silently."""
     side = _side_data(stream)
     left, top, right, bottom = (max(0, int(side.get(f"crop_{edge}", 0))) for edge in ("left", "top", "right", "bottom"))
     width, height = int(stream.get("width", 0)), int(stream.get("height", 0))

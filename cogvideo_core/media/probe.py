@@ -54,7 +54,7 @@ def probe(path: Path, clip: str, limits: Limits) -> Probe:
 
 
 def _with_clock(found: Probe, path: Path, clip: str, limits: Limits, container: str) -> Probe:
-    """The first frame's true time. avi counts packets, whose first is the first frame, however late a decoder with
+    """Adds the first frame's true time. In avi the first packet is the first frame, however late a decoder with
     B-frames gives it."""
     first = first_frame(path, clip, found.stream, limits)
     if first is None:
@@ -89,7 +89,7 @@ def _video_stream(streams: list[Json], clip: str) -> Json:
 
 
 def _is_cover(stream: Json) -> bool:
-    """A picture beside the video: flagged so, or a track of one picture, as mp4 files hold it."""
+    """Whether a stream is cover art: flagged so, or a track of one picture, as in mp4 files."""
     flags = stream.get("disposition", {})
     one = stream.get("codec_name") in ("png", "mjpeg", "bmp", "webp") and str(stream.get("nb_frames")) == "1"
     return bool(flags.get("attached_pic") or flags.get("timed_thumbnails") or one)

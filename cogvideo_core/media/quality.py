@@ -13,15 +13,15 @@ from skimage.color import deltaE_ciede2000, lab2rgb, rgb2lab
 from skimage.metrics import structural_similarity
 
 COMPARED_FRAMES = 13  # of a longer clip, evenly spread
-TOLERANCE = 12.0  # CIELAB units a smoothed place may differ by, beside the shift of everything
+TOLERANCE = 12.0  # CIELAB units a smoothed pixel may differ by, beyond the global shift
 LEAST_SHARE = 0.02  # of the pixels; figures of a smaller region would be noise
 
 
 def preserved_region(source: np.ndarray, edit: np.ndarray) -> np.ndarray:
     """Pixels whose content stayed in place: bool [F,H,W], from Lab frames float [F,H,W,3].
 
-    The smoothed difference, less its median over the clip, is small there: so a shift of all colours, which is what
-    is to be measured, does not hide the region. A margin around what changed is left out.
+    The smoothed difference, minus its median over the clip, is small there, so that a shift of all colours, which is
+    to be measured, does not hide the region. A margin around what changed is left out.
     """
     sigma = max(1.0, source.shape[1] / 60)
     difference = ndimage.gaussian_filter(edit - source, (0, sigma, sigma, 0))
@@ -66,7 +66,7 @@ def flicker(source: np.ndarray, edit: np.ndarray, region: np.ndarray) -> float:
 
 
 def preserved_scores(source: np.ndarray, edit: np.ndarray) -> dict[str, float]:
-    """Figures of the preserved region of an edit; `source` is best what the VAE alone makes of it.
+    """Scores of an edit's preserved region; `source` should be the clip as the VAE alone returns it.
 
     preserved: its share of the pixels. delta_e, delta_e_p95: colour shift (CIEDE2000). luminance_gain,
     saturation_gain, sharpness: edit ÷ source. ssim. flicker: levels of 255 a frame. Only `preserved` where it is tiny.

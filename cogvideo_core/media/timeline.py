@@ -20,14 +20,14 @@ from cogvideo_core.media.tools import Limits, reason
 
 US = 1_000_000  # microseconds: ffmpeg's AVTB
 TIE_US = 2  # rounding of two times that are equally far
-BEFORE_S = 1.0  # sought earlier than a window begins, so that the frame shown at its beginning is there
+BEFORE_S = 1.0  # the seek aims this far before a window, to include the frame shown at its beginning
 
 
 @dataclass(frozen=True)
 class Picks:
-    """What a window takes: `times` of the distinct frames in order (microseconds on the file's clock), for each output
-    frame its place in them, and how many of the window's frames are damaged. `options`: how
-    the file is to be opened to find the same times again."""
+    """The frames a window takes: `times` of the distinct ones in order (microseconds on the file's clock), `places`:
+    each output frame's index in them, and how many of the window's `frames` are damaged. `options`: how
+    to open the file to find the same times again."""
 
     times: list[int]
     places: list[int]
@@ -39,8 +39,8 @@ class Picks:
 def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: int, limits: Limits) -> Picks:
     """The frames nearest in time to start_s + k / fps seconds after the first frame, k = 0 .. count - 1.
 
-    Of two that are equally near, the later. The last frame is shown for its full length. Raises NotAVideo,
-    TruncatedClip, ClipTimeout.
+    Ties go to the later frame. The last frame is shown for its full length. Raises NotAVideo, TruncatedClip,
+    ClipTimeout.
     """
     begin = probe.clock_us + round(start_s * US)
     wanted = [begin + round(k * Fraction(US, fps)) for k in range(count)]
@@ -57,7 +57,7 @@ def picks(path: Path, clip: str, probe: Probe, start_s: float, count: int, fps: 
 
 
 def nearest(times: list[int], wanted: Iterable[int]) -> list[int]:
-    """For each wanted time the nearest of the sorted `times`; the later of two that are equally near."""
+    """The nearest of the sorted `times` for each wanted time; the later of two that are equally near."""
     chosen = []
     for time in wanted:
         at = bisect_left(times, time)
@@ -78,10 +78,10 @@ def _check_end(clip: str, frames: list[Frame], probe: Probe, wanted: list[int], 
 
 
 def damage(frames: list[Frame], first: int, last: int) -> tuple[int, int]:
-    """(damaged, all) frames shown from `first` to `last`: those that the decoder has mended, and those that it could
-    not make at all. A gap in time counts once the reader has complained, for it may pass over what it can't read.
+    """(damaged, all) frames shown from `first` to `last`; damaged: the decoder repaired them, or could not decode
+    them at all. A gap in time counts once the reader has complained, for it may skip what it can't read.
 
-    What is said before the first may be due to the seek, and counts only at the file's start.
+    Complaints before the first frame may be due to the seek; they count only at the file's start.
     """
     start = next(at for at, frame in enumerate(frames) if frame.pts >= first)
     inside = [frame for frame in frames[start:] if frame.pts <= last]
@@ -94,15 +94,15 @@ def damage(frames: list[Frame], first: int, last: int) -> tuple[int, int]:
         gaps += round((frame.pts - before.pts) / usual) - 1 if before and errors else 0
         lost += frame.lost
         hurt += frame.hurt
-    lost = max(lost, gaps)  # one and the same, told by two threads
+    lost = max(lost, gaps)  # the same frames, reported by two threads
     return hurt + lost, len(inside) + lost
 
 
 def _stretch(
     path: Path, clip: str, probe: Probe, wanted: list[int], limits: Limits, said: list[str]
 ) -> tuple[list[Frame], dict[str, object]]:
-    """The decoded frames around the wanted times, up to the first that is not before the last of them, and how the file
-    was opened; from its start where seeking comes out behind them."""
+    """The decoded frames around the wanted times, up to the first at or after the last of them, and how the file was
+    opened: from its start where seeking lands too late."""
     for options in seek_options(probe, wanted[0]):
         found = list[Frame]()
         with closing(decoded(path, clip, probe.stream, limits, input_options(probe) | options, said)) as frames:

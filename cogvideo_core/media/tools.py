@@ -59,7 +59,7 @@ def _packaged_ffprobe() -> str:
 
 
 def source_options(max_pixels: int) -> dict[str, object]:
-    """Options in front of `-i` for a file that anyone may have made: no playlists, no network, no huge frames."""
+    """Options before `-i` for an untrusted file: no playlists, no network, no huge frames."""
     return {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "max_pixels": max_pixels}
 
 

@@ -1,6 +1,6 @@
 """Video files to frames and back, through ffmpeg: windows, decoding, encoding, posters.
 
-Frames are uint8 [F,H,W,3], full-range RGB, at a stated rate. Files are read as hostile (video_tools) and written
+Frames are uint8 [F,H,W,3], full-range RGB, at a stated rate. Files are read as hostile (`tools`) and written
 bit-exactly: the same frames give the same bytes.
 """
 
@@ -46,7 +46,7 @@ class Window:
 
 
 def windows(probe: Probe, clip: str, frames: int, fps: int, which: Literal["first", "middle", "all"]) -> list[Window]:
-    """The windows of `frames` frames at `fps`; "all" gives consecutive ones that do not overlap, without the rest.
+    """The windows of `frames` frames at `fps`; "all" gives consecutive ones without overlap or remainder.
 
     Raises ClipTooShort. Half a source frame may be missing, because containers round.
     """
@@ -62,7 +62,7 @@ def windows(probe: Probe, clip: str, frames: int, fps: int, which: Literal["firs
 
 
 class View(NamedTuple):
-    """How a window is to be seen: pixels, frames a second, and what is done where the clip has another shape."""
+    """How a window is shown: pixels, frames a second, and what is done where the clip has another shape."""
 
     height: int
     width: int
@@ -74,9 +74,8 @@ def decode(path: Path, clip: str, probe: Probe, window: Window, view: View, limi
     """The window's frames as the model sees them: uint8 [window.frames,height,width,3], full-range RGB.
 
     Each is the source frame nearest in time. Clean aperture, rotation and non-square pixels are honoured; YCbCr becomes
-    RGB by the clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). What
-    `probe.picture` says is done: fields made whole, HDR brought to SDR, alpha laid over black. Else primaries and
-    transfer stay.
+    RGB by the clip's own matrix and range (untagged: BT.709 from 720 lines up, else BT.601; limited). `probe.picture`
+    says whether it is deinterlaced, HDR becomes SDR, and alpha goes over black; otherwise primaries and transfer stay.
     Raises TruncatedClip, NotAVideo, ClipTimeout and what check_file raises.
     """
     return decode_counted(path, clip, probe, window, view, limits)[0]
@@ -114,7 +113,7 @@ def encode(
     audio = audio_from if audio_from is not None and audio_from[1].has_audio else None
     part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        for copy in (True, False):  # what mp4 can't hold, the muxer says: MP3 below 16 kHz is one such
+        for copy in (True, False):  # the muxer says what mp4 can't hold, such as MP3 below 16 kHz
             graph = _encode_graph(frames.shape, part, fps, crf, audio, copy)
             ran = run(ffmpeg.compile(graph, cmd=_ffmpeg()), path.name, ENCODE_TIMEOUT_S, frames.tobytes())
             if not ran.status or audio is None:
@@ -142,8 +141,8 @@ def _ffmpeg() -> list[str]:
 
 
 def _decode_graph(path: Path, probe: Probe, taken: Picks, view: View, limits: Limits) -> Any:
-    """The chosen frames, by their times: ffmpeg makes its filters anew where a stream changes its size, pixel format or
-    range, so none behind the choice may remember what came before."""
+    """Selects the chosen frames by their times. ffmpeg rebuilds its filters where a stream changes its size, pixel
+    format or range, so no filter after the selection may keep state."""
     # one thread: several have been seen to show a frame twice where a stream changes its size
     options = source_options(limits.max_pixels) | {"threads": 1} | input_options(probe) | taken.options
     source = ffmpeg.input(file_url(path), copyts=None, **options)
@@ -168,7 +167,7 @@ def _any_of(times: list[int]) -> str:
 def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
     """Cut, scale and convert to RGB in one pass of the scaler; bars of `pad` are black.
 
-    Frames of another size than the probe's, as streams have them that change it or that turn by themselves, are met in
+    Frames whose size differs from the probe's (streams may change their size, or rotate by themselves) are handled by
     expressions of their own size.
     """
     if fit == "stretch":
@@ -183,7 +182,7 @@ def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
 
 
 def _of(probe: Probe, known: tuple[int, int], own: list[str]) -> list[str]:
-    """Expressions of what is known for frames of the probe's size, else of their own."""
+    """Expressions: `known` for frames of the probe's size, `own` for all others."""
     width, height, _ = probe.shown
     return [f"if(eq(iw,{width})*eq(ih,{height}),{one},{other})" for one, other in zip(known, own, strict=True)]
 

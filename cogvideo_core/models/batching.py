@@ -15,9 +15,9 @@ def latents_of(model: VideoModel, frames: int, height: int, width: int) -> memor
 
 
 def edits_per_batch(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: memory.Latents) -> int:
-    """`EngineSpec.edits_per_batch`, or where that is 0 what memory has room for; the same in all of the process."""
+    """`EngineSpec.edits_per_batch`, or if 0 as many as memory has room for; the same throughout the process."""
     kind = (latents, recipe.fingerprint)
-    with model.lock:  # no call is under way, so that what it takes is not missing
+    with model.lock:  # no call is running, whose memory would not count as free
         if engine.edits_per_batch == 0 and kind not in model.room.chosen:
             per_row = memory.row_bytes(model.transformer.config, latents, model.transformer.dtype)
             model.room.chosen[kind] = memory.edits_that_fit(

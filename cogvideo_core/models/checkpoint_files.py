@@ -17,7 +17,7 @@ from cogvideo_core.errors import ModelError
 from cogvideo_core.models.memory import ran_out_of_memory
 
 LFS = b"version https://git-lfs"
-LONGEST_HEADER = 100_000_000  # bytes, as the library has it
+LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 MOST_SHOWN = 3
 AGAIN = "download it again"
 Shapes = dict[str, tuple[int, ...]]
@@ -28,8 +28,8 @@ def unusable(path: Path, problem: str, remedy: str = AGAIN) -> ModelError:
 
 
 def unreadable(folder: Path, error: Exception) -> Exception:
-    """What loading raised, as a ModelError; lack of memory as it is. The libraries raise many kinds, OSError among
-    them, which would be taken for the store's and tried again."""
+    """A loading error as a ModelError; out-of-memory errors as they are. The libraries raise many kinds, among
+    them OSError, which would be taken for a store's and retried."""
     if ran_out_of_memory(error) or isinstance(error, ModelError):
         return error
     why = " ".join(str(error).split())[:200]
@@ -81,7 +81,7 @@ def check_weights(part: Path, make: Callable[[], torch.nn.Module]) -> None:
 
 
 def _tied(model: torch.nn.Module) -> dict[str, list[str]]:
-    """Names of values that a model holds once and its files may name by either."""
+    """name -> all names of its tensor: files may use any name of a tied weight."""
     by_tensor: dict[int, list[str]] = {}
     for name, values in model.state_dict(keep_vars=True).items():
         by_tensor.setdefault(id(values), []).append(name)
@@ -124,7 +124,7 @@ def _indexed(part: Path, index: Path) -> dict[Path, list[str] | None]:
 
 
 def header(file: Path) -> Shapes:
-    """name -> shape of each tensor of a safetensors file, which is as long as its header says. Raises ModelError."""
+    """name -> shape of each tensor of a safetensors file, whose length is checked too. Raises ModelError."""
     check_whole(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -145,7 +145,7 @@ def header(file: Path) -> Shapes:
 
 
 def check_fields(part: str, path: Path, config: Mapping[str, Any], least: Mapping[str, int]) -> None:
-    """Refuses a config.json in which one of these fields is no whole number of at least so much. Raises ModelError."""
+    """Refuses a config.json where a field of `least` is no whole number from its minimum up. Raises ModelError."""
     for name, minimum in least.items():
         value = config.get(name, minimum)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:

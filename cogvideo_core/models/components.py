@@ -39,7 +39,7 @@ PROBES = ("a red circle moving right on a dark background", "a blue square movin
 
 
 def check_configs(folder: Path) -> None:
-    """Everything that needs no weights: configurations that are sane and fit each other, scheduler, tokenizer's files.
+    """Checks all that needs no weights: sane configurations that fit each other, scheduler, tokenizer's files.
 
     Raises ModelError.
     """
@@ -87,7 +87,7 @@ def check_scheduler(path: Path) -> None:
 
 
 def check_tokenizer_files(part: Path) -> None:
-    """Refuses a tokenizer without its vocabulary, of which the library would make an empty one. Raises ModelError."""
+    """Refuses a tokenizer without a vocabulary: the library would make an empty one. Raises ModelError."""
     present = [part / name for name in VOCABULARIES if (part / name).exists()]
     if not present:
         problem = f"has no vocabulary ({' or '.join(VOCABULARIES)}), without which every word would be unknown"
@@ -118,7 +118,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def check_all_weights(folder: Path) -> None:
-    """The weight files of all components, the text encoder's included, which is loaded last. Raises ModelError."""
+    """Checks all components' weight files, with the text encoder's, which is loaded last. Raises ModelError."""
     makers: dict[str, Any] = {
         part: lambda kind=kind, part=part: kind.from_config(kind.load_config(folder / part))
         for part, kind in CLASSES.items()

@@ -1,4 +1,4 @@
-"""What a model's configuration alone tells: a run is planned with it, and no weights are loaded for that."""
+"""What a model's configuration alone tells: enough to plan a run without loading weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Configured:
 
     @property
     def pixels_a_cell(self) -> int:
-        """Pixels that the side of a latent cell stands for."""
+        """Pixels along the side of a latent cell."""
         return int(2 ** (len(self.vae_config.block_out_channels) - 1))
 
     @property
@@ -58,7 +58,7 @@ class Configured:
 
 
 def configured(spec: ModelSpec) -> Configured:
-    """Of a model that is not loaded, after the checks that need no weights. Raises ModelError."""
+    """A model's configuration, after the checks that need no weights. Raises ModelError."""
     folder = model_folder(spec, weights=False)
     check_folder(folder, weights=False)
     parts = {"transformer": diffusers.CogVideoXTransformer3DModel, "vae": diffusers.AutoencoderKLCogVideoX}

@@ -1,7 +1,7 @@
 """sha256 of large files that rarely change, remembered from one process to the next.
 
-A file is known again by its real path, size, modification time and inode. Files of the hub's cache bear their sha256 as
-their name, and are not read at all.
+A file is recognised by its real path, size, modification time and inode. Files in the hub's cache have their sha256 as
+their name, and are not read.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _remembered() -> dict[str, Any]:
 
 
 def _remember(path: str, about: list[object]) -> None:
-    """A second process that writes at the same time may win; then a file is hashed once more."""
+    """If two processes write at once, an entry may be lost; its file is then hashed again."""
     with suppress(OSError):  # a home that can't be written to
         target = memory_file()
         target.parent.mkdir(parents=True, exist_ok=True)

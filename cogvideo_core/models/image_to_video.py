@@ -1,7 +1,7 @@
-"""What an image-to-video model sees beside the latents, and where it stands.
+"""What an image-to-video model sees besides the latents, and its place.
 
-As `CogVideoXImageToVideoPipeline.__call__` of diffusers does it: the image latents of the first frame stand at latent
-frame 0, zeros follow, and both are joined on the channel axis. For CogVideoX 1.5 latent frame 0 is the padding in
+As in `CogVideoXImageToVideoPipeline.__call__` of diffusers, the image latents of the first frame are at latent frame 0,
+zeros follow, and all are joined to the latents by channel. For CogVideoX 1.5 latent frame 0 is the padding in
 front: `__call__` counts it in before `prepare_latents`, whose own branch for an odd count then adds nothing.
 """
 

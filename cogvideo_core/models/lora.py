@@ -84,10 +84,10 @@ def shown(spec: ModelSpec) -> str:
 
 
 def add_loras(pipe: Any, loras: list[Lora]) -> dict[str, str]:
-    """Merges LoRAs, each times its scale, into the transformer's weights: {"lora": what names them in keys}.
+    """Merges LoRAs, each times its scale, into the transformer's weights; returns {"lora": their name in keys}.
 
-    They are merged, so that a call costs what it did and offloading sees plain weights. Raises ModelError where a
-    tensor has no place, or a merged weight is not what the file says.
+    Merged, they add nothing to a call's cost, and offloading sees plain weights. Raises ModelError where a tensor
+    has no place, or a merged weight is not what the file says.
     """
     for one in loras:
         _add(pipe, one)

@@ -1,7 +1,7 @@
 """How published LoRA files name their tensors, brought to one form: module -> its A, B, alpha and DoRA magnitude.
 
-Read are diffusers' and peft's names with any prefix and adapter name, `lora_down`/`lora_up` with `alpha`, and kohya's
-names, whose underscores stand for the dots of module names.
+It reads diffusers' and peft's names with any prefix and adapter name, `lora_down`/`lora_up` with `alpha`, and kohya's
+names, whose underscores replace the dots of module names.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def place(file: str, name: str, known: set[str], flat: Mapping[str, str]) -> tup
 
 
 def module_of(stem: str, known: set[str], flat: Mapping[str, str]) -> str:
-    """The module that a tensor's name without its ending means; "" for none."""
+    """The module that a tensor's name without its ending refers to, or ""."""
     if match := FLAT.match(stem):
         return flat.get(stem[match.end() :], "")
     while stem not in known:
@@ -95,7 +95,7 @@ def module_of(stem: str, known: set[str], flat: Mapping[str, str]) -> str:
 
 
 def fold(file: str, module: str, adapter: Adapter, about: Mapping[str, Any]) -> None:
-    """Multiplies alpha / rank into `up`. Raises ModelError for a half, or shapes that do not go together."""
+    """Multiplies alpha / rank into `up`. Raises ModelError for a missing half or shapes that don't match."""
     down, up = adapter.down, adapter.up
     if down is None or up is None:
         raise unfit(file, f"{module!r} has only half of its tensors", "download or save it again")
@@ -112,7 +112,7 @@ def fold(file: str, module: str, adapter: Adapter, about: Mapping[str, Any]) -> 
 
 
 def _said(about: Mapping[str, Any], module: str) -> float | None:
-    """Alpha by the file's description: of the module, else of all."""
+    """Alpha by the file's description: per module, else for all."""
     for pattern, value in dict(about.get("alpha_pattern") or {}).items():
         if module == pattern or module.endswith(f".{pattern}"):
             return float(value)

@@ -1,6 +1,6 @@
-"""Memory of an edit: what a row takes, how many edits one call has room for, and what is done when it was too many.
+"""Memory of an edit: what a row takes, how many edits fit into one call, and what is done when they were too many.
 
-A row's peak comes in units of one activation [S,d] in the model's precision, S text and image tokens, d wide. What
+A row's peak is counted in activations [S,d] in the model's precision: S text and image tokens, d wide.
 `CogVideoXBlock` and our processor hold at the same time, without gradients:
 
 - in the feed-forward: the block's input, the sum after attention, attention's output, the normed tokens, and the hidden
@@ -38,7 +38,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 EDITS = (1, 2, 4, 8, 16)
-"""What the automatic choice takes: powers of two, so that a little more or less free memory changes nothing. 16 edits
+"""The automatic choices: powers of two, so that a little more or less free memory changes nothing. 16 edits
 are within 2.1 % of the cost of endlessly many (docs/performance.md), and an interruption loses the whole batch."""
 GPU_SHARE, RAM_SHARE = 0.9, 0.5  # of what is free: kernels want scratch space, and decoding and storage work beside it
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory")
@@ -54,7 +54,7 @@ def row_bytes(config: Mapping[str, Any], latents: Latents, dtype: torch.dtype) -
     activations = [12.0 * (text + image)]
     if config["use_rotary_positional_embeddings"]:
         activations.append(7 * (text + image) + (1 + 3 * 4 / dtype.itemsize) * image)
-    # what waits further up: the state, its rows, the joined rows, and the model's copy; the same of the prompts
+    # held by the callers: the state, its rows, the joined rows, and the model's copy; the same for the prompts
     inputs = 4 * (4 * math.prod(latents) + dtype.itemsize * text * config["text_embed_dim"])
     return int(max(activations) * width) + inputs
 
@@ -74,7 +74,7 @@ def edits_that_fit(free: int, per_row: int, recipe: RecipeSpec) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a call may take on this device, by its share of what is free."""
+    """Bytes a call may take on this device: a share of what is free."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own, to be used again
         return int(GPU_SHARE * (torch.cuda.mem_get_info(device)[0] + kept))
@@ -82,7 +82,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _left_in_container() -> int:
-    """Bytes to this container's limit: what is over it is killed, not refused."""
+    """Bytes left to this container's limit; a process above it is killed."""
     return max(container_bytes() - psutil.Process().memory_info().rss, 0)
 
 
@@ -124,10 +124,10 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 
 def as_many_as_fit(items: Sequence[T], room: Room, run: Callable[[Sequence[T]], R], what: str) -> tuple[Sequence[T], R]:
-    """The first of `items`, as many as there is room for, and run() of them.
+    """As many of the first `items` as there is room for, and run() of them.
 
-    When memory runs out the room is halved for the rest of the process, and fewer are tried. Raises OutOfMemory, which
-    names `what`, where one alone is too much.
+    When memory runs out, the room is halved for the rest of the process and fewer are tried. Raises OutOfMemory, which
+    names `what`, when a single item is too much.
     """
     while True:
         part = items[: room.most]
@@ -148,7 +148,7 @@ SMALLER = (
 
 
 def peak_bytes(call: Callable[[], Any]) -> int:
-    """Most bytes allocated at a time by torch on the CPU, over what was held before; scratch of oneDNN is not seen."""
+    """Peak bytes that torch allocates on the CPU, beyond what was held before; oneDNN's scratch is not seen."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -157,7 +157,7 @@ def peak_bytes(call: Callable[[], Any]) -> int:
 
 
 class Lifetimes(TorchDispatchMode):
-    """Peak bytes of all tensors made inside and alive, as their storages come and go; also on the meta device.
+    """Peak bytes of all live tensors made inside, tracked by their storages; also on the meta device.
 
     What a kernel takes for itself while it runs is not seen.
     """

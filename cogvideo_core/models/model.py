@@ -43,8 +43,8 @@ class VideoModel(Configured):
         fingerprints: dict[str, str] | None = None,
         text_folder: Path | None = None,
     ) -> None:
-        """`text_folder`: where the text encoder lies, so that it is loaded when a prompt is to be embedded, and only
-        then. None where the pipeline brings it."""
+        """`text_folder`: where the text encoder is, which is loaded only when a prompt is to be embedded. None where
+        the pipeline has it already."""
         super().__init__(pipeline.transformer.config, getattr(pipeline.vae, "config", None))  # benches do without a VAE
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
         self.transformer = pipeline.transformer
@@ -99,7 +99,7 @@ class VideoModel(Configured):
             self.text_encoder.drop()
 
     def prompt_problem(self, prompt: str) -> str:
-        """What the tokenizer will not pass on of a prompt, as half a sentence; "" when it takes all of it."""
+        """What the tokenizer would lose of a prompt, as half a sentence; "" when it keeps all of it."""
         ids = self.pipe.tokenizer(prompt, verbose=False).input_ids
         if self.pipe.tokenizer.unk_token_id in ids:
             return "has words that the model's tokenizer does not know"
@@ -168,9 +168,9 @@ class VideoModel(Configured):
         return finite(v, "transformer", dtype, "model.dtype").float()
 
     def conditioned(self, image: Tensor | None, image_ref: Tensor | None = None) -> Callable[..., Tensor]:
-        """`velocity` with image latents [C,h,w] bound to it: the rows' and, if others, the reference rows'.
+        """`velocity` with image latents [C,h,w] bound to it: the rows' and, if different, the reference rows'.
 
-        Image-to-video models need them; for text-to-video there is no image, and `velocity` is given as it is.
+        Image-to-video models need them; for text-to-video there is no image, and it is plain `velocity`.
         """
         if image is None:
             return self.velocity
@@ -219,7 +219,7 @@ loads = 0  # of this process; one a model, however many threads ask
 
 def loaded(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
     """The process's own copy of this model, loaded on first use and kept; another spec replaces it, and so does a shape
-    that it is to be held otherwise for."""
+    that needs another placement."""
     global loads
     with _loading:
         spec = _placed(spec, shape)

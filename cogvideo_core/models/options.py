@@ -1,4 +1,4 @@
-"""What does not work with reference attention yet, and is refused."""
+"""Refuses what does not work with reference attention yet."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUANTISED = "holds quantised weights, which are not supported yet; take the chec
 
 
 def check_transformer(transformer: Any) -> None:
-    """Refuses what would go past our attention processors, or answer from an earlier call. Raises ModelError."""
+    """Refuses what would bypass our attention processors, or reuse an earlier call. Raises ModelError."""
     modules = list(transformer.modules())
     if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules):
         raise ModelError(

@@ -1,7 +1,7 @@
-"""How a model is held where its settings say auto: in which precision, and whether its VAE works in tiles.
+"""What the setting auto means for a model: its precision, and whether its VAE works in tiles.
 
 Both are decided from files' headers, the device and the clips' size, before weights are read, and are the same at each
-start on such a device: the size of its memory counts, not what is free of it, for both are part of the keys.
+start on such a device: its total memory counts, not the free part, because both are part of the keys.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _stored(part: Path) -> list[tuple[str, int]]:
 
 
 def total_bytes(device: torch.device) -> int:
-    """What a model may take of this device, by its share of all memory there is."""
+    """Bytes a model may take on this device: a share of its total memory."""
     if device.type == "cuda":
         return int(memory.GPU_SHARE * torch.cuda.get_device_properties(device).total_memory)
     return int(memory.GPU_SHARE * min(psutil.virtual_memory().total, memory.container_bytes()))
@@ -125,6 +125,6 @@ def decoding(config: str, size: tuple[int, int, int], dtype: torch.dtype, tiled:
 
 
 def warnings(spec: ModelSpec, width: int) -> list[str]:
-    """What is said of a model's precision when a run is planned. width: of the transformer."""
+    """Warnings about a model's precision when a run is planned. width: the transformer's."""
     risky = [field for field in ("dtype", "vae_dtype") if getattr(spec, field) == "float16"]
     return [f"field model.{field}: {OVERFLOWS}" for field in risky] if width >= WIDE else []

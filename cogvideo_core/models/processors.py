@@ -73,7 +73,7 @@ def call_reference(kwargs: dict[str, Any]) -> Reference | None:
 def drop_reference(
     layer: int, block: nn.Module, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]] | None:
-    """Before a block that lies behind the last guided layer: nobody looks at the reference rows any more."""
+    """Drops the reference rows before a block past the last reference layer, where no row sees them."""
     reference = call_reference(kwargs)
     if reference is None or layer < reference.layers.stop:
         return None
@@ -84,7 +84,7 @@ def drop_reference(
 def fill_reference(
     layers: int, block: nn.Module, args: Any, kwargs: dict[str, Any], output: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor] | None:
-    """After the last block: zeros where reference rows were dropped, for diffusers counts on all of its rows."""
+    """Puts zeros for dropped reference rows after the last block, as diffusers expects all of its rows."""
     reference = call_reference(kwargs)
     if reference is None or reference.layers.stop == layers:
         return None

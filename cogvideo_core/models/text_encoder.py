@@ -1,4 +1,4 @@
-"""The text encoder of a loaded model: read when a prompt is to be embedded, and only then, and dropped afterwards."""
+"""The text encoder of a loaded model: read only when a prompt is to be embedded, and dropped afterwards."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class TextEncoder:
-    """`folder`: where its weights lie; None where the pipeline brings them, and then they stay."""
+    """`folder`: where its weights are; None where the pipeline has them, and then they stay."""
 
     def __init__(self, pipeline: Any, folder: Path | None, device: torch.device) -> None:
         self.pipe, self.folder, self.device = pipeline, folder, device

@@ -1,5 +1,4 @@
-"""The VAE of a loaded model: pixels to latents and back, in values that are checked and with less memory when it runs
-out.
+"""The VAE of a loaded model: pixels to latents and back, with checked values, and with less memory after it runs out.
 
 Nothing here knows of the latents' scale or padding; see `model.VideoModel.encode` and `decode`.
 """
@@ -25,7 +24,7 @@ PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float1
 
 
 def finite(values: Tensor, component: str, dtype: torch.dtype, field: str) -> Tensor:
-    """The values themselves. Raises NotFinite, with the precision's setting, unless all are numbers."""
+    """The values themselves. Raises NotFinite, naming the precision's field, unless all are finite."""
     if values.is_meta or bool(torch.isfinite(values).all()):
         return values
     used = PRECISIONS.get(dtype, str(dtype))
@@ -75,7 +74,7 @@ class Vae:
             )
 
     def _within_memory(self, run: Callable[[], T], what: str) -> T:
-        """run(), again with less memory each time it runs out, and so for the rest of the process.
+        """run(), retried with less memory each time it runs out, which stays so in this process.
 
         Raises OutOfMemory where nothing is left to try.
         """
@@ -107,7 +106,7 @@ class Vae:
         return "the VAE in bfloat16"
 
     def _remedy(self) -> str:
-        """What is left to be changed by hand."""
+        """What the user can still change."""
         ways = ["set model.vae_tiling=on"] if not self.module.use_tiling else []
         ways += ["set model.vae_dtype=bfloat16"] if self.module.dtype == torch.float32 else []
         ways += ["set model.offload=model"] if self.spec.offload == "none" and self.device.type == "cuda" else []

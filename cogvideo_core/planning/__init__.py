@@ -1,4 +1,4 @@
-"""The work written down before it starts, and what it will cost.
+"""The plan of a run, written before it starts, and its cost.
 
 Outsiders use `plan.planned_clips`, `tables` (write_plan, read_batches) and `estimate`.
 """

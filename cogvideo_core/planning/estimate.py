@@ -71,7 +71,7 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
 
 
 class Estimate(NamedTuple):
-    """Of a whole plan; nothing of it is taken as done already."""
+    """The cost of a whole plan, as if nothing were done yet."""
 
     inversion_s: float
     edit_s: float
@@ -114,7 +114,7 @@ def estimate(
 
 
 def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec, layers: int) -> float:
-    """Evaluations of the edits of the average clip, in calls of at most `at_once`."""
+    """Evaluations for an average clip's edits, in calls of at most `at_once` edits."""
 
     def rows(edits: int) -> int:
         full, rest = divmod(edits, at_once)

@@ -38,8 +38,8 @@ def check_shape(dataset: DatasetSpec, model: Configured) -> None:
 def planned_clips(
     dataset: DatasetSpec, model: Configured, need_targets: bool = True, probe: bool = False
 ) -> Iterator[Record]:
-    """Clip records and failures. With window "all" each clip is opened and gives one record a window; with `probe` it
-    is opened too, and what is found stands in its record."""
+    """Clip records and failures. With window "all" each clip is opened and gives one record per window; with `probe`
+    it is opened too, and the findings are in its record."""
     for found in islice(sources.read_clips(dataset, need_targets), dataset.limit or None):
         clip = attempt(partial(check_first_frame, dataset, model), dict(found), "discover")
         if dataset.window == "all" or probe:
@@ -52,7 +52,7 @@ def planned_clips(
 
 
 def check_first_frame(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
-    """The clip itself. Raises ClipError where its edited first frame could not be used."""
+    """Returns the clip. Raises ClipError where its edited first frame could not be used."""
     if clip["image_uri"] and not model.image_to_video:
         problem, remedy = "it needs an image-to-video model", "leave it out or use CogVideoX-5B-I2V or 1.5-5B-I2V"
     elif clip["image_uri"] and dataset.window == "all":
@@ -63,7 +63,7 @@ def check_first_frame(dataset: DatasetSpec, model: Configured, clip: Record) -> 
 
 
 def _opened(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
-    """The clip with what its file says of itself and the sha256 of its bytes; `windows` counts those it is cut into."""
+    """The clip with its file's properties and sha256; `windows` is the number of windows it is cut into."""
     shape, limits = shape_of(dataset, model), video.Limits.of(dataset)
     with tempfile.TemporaryDirectory() as folder:
         path = clip_files.fetch(clip, Path(folder), dataset.max_megabytes * 10**6)

@@ -34,15 +34,15 @@ WORK_SCHEMA = pa.schema(
 )
 PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
     name: pa.int32() for name in ("source_frames", "source_height", "source_width")
-}  # of the file itself; empty until somebody looked into it
+}  # of the file itself; empty until a run or plan opens it
 CLIPS_SCHEMA = pa.schema([*WORK_SCHEMA, *pa.schema(PROBED)])
-EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri")  # of the clip's row
+EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri")  # copied from the clip's row
 EDITS_SCHEMA = pa.schema(
     {name: WORK_SCHEMA.field(name).type for name in EDIT_KEEPS}
     | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64(), "strength": pa.float64()}
 )
 REFUSED_SCHEMA = pa.schema(ERROR_FIELDS)
-ROWS_A_GROUP = 5_000  # clips; what is held in memory at a time
+ROWS_A_GROUP = 5_000  # clips held in memory at a time
 
 
 class Planned(TypedDict):
@@ -67,7 +67,7 @@ class _Sheet:
         return self.flush() if len(self.rows) >= ROWS_A_GROUP else None
 
     def flush(self) -> pa.Table | None:
-        """What was written, if anything."""
+        """Writes and returns waiting rows."""
         if not self.rows:
             return None
         columns = {
@@ -106,8 +106,8 @@ def read_planned(root: str, folder: str = "plan") -> Planned:
 
 
 def _numbered(clips: Iterable[Record], engine: EngineSpec) -> Iterator[Record]:
-    """Good records with batch and wave. Rows of one clip that follow each other share a batch, so that the second finds
-    what the first has inverted."""
+    """Gives good records their batch and wave. Adjacent rows of one clip share a batch, so that the second reuses the
+    first one's inversion."""
     index, last = -1, None
     for record in clips:
         if not is_failure(record):
@@ -171,7 +171,7 @@ def read_batches(root: str, waves: Collection[int] | None = None, folder: str = 
 def _rows(url: str, waves: Collection[int] | None) -> Iterator[Record]:
     fs, path = open_store(url)
     with storing(url):
-        try:  # not fs.exists, which takes any trouble of the store for an answer
+        try:  # not fs.exists, which takes any store error for a "no"
             file = fs.open(path, "rb")
         except FileNotFoundError as error:
             problem = f"field output.root: there is no plan at {url!r}; make one with cogvideo-edit plan"
@@ -184,15 +184,15 @@ def _rows(url: str, waves: Collection[int] | None) -> Iterator[Record]:
 
 
 def _has_wave(table: pq.ParquetFile, group: int, waves: Collection[int]) -> bool:
-    """Waves rise along the file, so that a group's first and last tell."""
+    """Waves ascend in the file, so a group's min and max show its waves."""
     held = table.metadata.row_group(group).column(CLIPS_SCHEMA.get_field_index("wave")).statistics
     return any(held.min <= wave <= held.max for wave in waves)
 
 
 def fill_probed(root: str, of_wave: Callable[[int], Iterable[Record]], folder: str = "plan") -> None:
-    """Writes into the plan's clips what their files told when a run opened them; of_wave gives a wave's records.
+    """Adds to the plan's clips what a run found when it opened their files; of_wave gives a wave's records.
 
-    The plan's hash is over what is asked for, and stays.
+    The plan's hash covers only what is asked for, so it stays.
     """
     fs, path = open_store(url := f"{root}/{folder}/clips.parquet")
     known: tuple[int, dict[tuple[str, int], Record]] = (-1, {})
@@ -211,7 +211,7 @@ def fill_probed(root: str, of_wave: Callable[[int], Iterable[Record]], folder: s
 
 
 def _probed(record: Record) -> Record:
-    """What a record knows of its file, by the plan's columns; nothing where the file was not opened."""
+    """A record's findings about its file, by the plan's columns; empty where it was not opened."""
     if "probe" not in record:
         return {}
     probe, sizes = record["probe"], ("frames", "height", "width")

@@ -74,7 +74,7 @@ class RecipeSpec(Spec):
     preset: Preset = Field(
         "balanced",
         title="Preset",
-        exclude=True,  # what it stands for is in the other fields
+        exclude=True,  # the other fields hold its values
         description="Gives the fields below that are left at their defaults its own values: faithful keeps most of the "
         "clip, bold changes most, fast is for large datasets, seed and text are for comparison.",
     )

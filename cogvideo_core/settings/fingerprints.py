@@ -1,4 +1,4 @@
-"""Data that has a fingerprint: the canonical text of JSON values, and the base of all groups of settings."""
+"""Fingerprints of data: the canonical text of JSON values, and the base of all groups of settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named recipes, and the inversions that those of them want that do not take the default one."""
+"""Named recipes, and the inversions of those that do not use the default inversion."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ PRESET_INVERSIONS: dict[str, InversionSpec] = {name: InversionSpec(**changes) fo
 
 
 def unwindowed(**changes: Any) -> RecipeSpec:
-    """The default recipe with its windows wide open and the reference at its plain weight, and `changes`."""
+    """The default recipe with its windows wide open, the reference at its plain weight, and `changes`."""
     return RecipeSpec(**OPEN | {"name": "plain"} | changes)

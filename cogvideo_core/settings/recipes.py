@@ -1,4 +1,4 @@
-"""The presets, as what each changes of the default recipe and of the default inversion."""
+"""The presets: what each changes in the default recipe and in the default inversion."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ INVERSIONS: dict[str, dict[str, Any]] = {
 
 
 def filled(given: dict[str, Any], changes: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """`given`, in which every field that is left out or at its default takes the preset's value."""
+    """`given`, with the preset's value in every field that is left out or at its default."""
     return given | {name: new for name, new in changes.items() if given.get(name, defaults[name]) == defaults[name]}
 
 
 def with_preset(given: Any, defaults: dict[str, Any]) -> Any:
-    """A recipe's fields with those of the preset that they name, whose name is the recipe's; anything else as it is."""
+    """A recipe's fields with the values and the name of the preset they name; anything else unchanged."""
     preset = given.get("preset", "balanced") if isinstance(given, dict) else None
     if not isinstance(preset, str) or preset not in RECIPES:
         return given

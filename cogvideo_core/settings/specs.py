@@ -130,7 +130,7 @@ class ModelSpec(Spec):
     @field_validator("vae_tiling", mode="before")
     @classmethod
     def _of_switch(cls, given: Any) -> Any:
-        """true and false, as settings of earlier versions have it."""
+        """Accepts true and false of earlier versions' settings."""
         return {True: "on", False: "off"}[given] if isinstance(given, bool) else given
 
 

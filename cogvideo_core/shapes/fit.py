@@ -25,8 +25,8 @@ def one_cycle(step: int, total: int, peak: float, warmup: float = 0.05) -> float
 
 
 def multiplies_bfloat16(device: str = "cpu") -> bool:
-    """Whether bfloat16 products are computed as such. A processor without them is 50 times slower with them than with
-    float32 (one core of an AVX2 machine: 1 against 50 GFLOP/s); one that has them is 7 times faster."""
+    """Whether the device multiplies bfloat16 natively. A processor that does not is 50 times slower in it than in
+    float32 (one core of an AVX2 machine: 1 against 50 GFLOP/s); one that does is 7 times faster."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     found: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

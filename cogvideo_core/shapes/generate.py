@@ -39,7 +39,7 @@ def prompt_list(count: int) -> Iterator[world.Combination]:
 def success(
     pipe: Any, prompts: int = 100, seed: int = 0, guidance: float = 6.0, steps: int = 50, first: int = 0
 ) -> dict[str, float]:
-    """Share of generated clips in which the oracle reads each attribute as asked; of the prompts from `first` on."""
+    """Share of generated clips in which the oracle reads each attribute as asked, for prompts from `first` on."""
     wanted = list(prompt_list(first + prompts))
     hits: dict[str, list[bool]] = {name: [] for name in world.Combination._fields}
     for start in range(first, first + prompts, 25):

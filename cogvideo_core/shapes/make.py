@@ -13,7 +13,7 @@ ASKED = ("colour", "shape", "background", "both")  # what the target prompts cha
 
 
 def make_clips(folder: Path, clips: int, prompts: int = 4, seed: int = 0) -> Path:
-    """Clips and `manifest.jsonl` under `folder`; the manifest's path. Clips that are there already are kept."""
+    """Writes clips and `manifest.jsonl` in `folder`; returns the manifest's path. Existing clips are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[int, dict[str, object]] = {}
     for edit in world.bench_edits(clips, seed=600_000 + seed, pool=world.combinations()):

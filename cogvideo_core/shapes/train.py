@@ -28,7 +28,7 @@ CROP_CELLS = 8  # of latents; two cells a token
 REACH = 3.5  # latent cells from an object's centre to beyond its corners
 JITTER = 0.7  # latent cells, of a crop's place; grows from 0
 FORMING = (550, 980)  # timesteps at which an object's place is known and its shape is not
-DIFFERENCE = 1.0  # weight of what a pair's errors do not have in common, falling to 0
+DIFFERENCE = 1.0  # weight of the difference between a pair's errors, falling to 0
 
 
 def token_ids(tokenizer: Any, prompts: list[str]) -> Tensor:
@@ -80,7 +80,7 @@ def crop_batch(
     """One latent frame of each clip, cut to CROP_CELLS around the object, at a random place of the token grid.
 
     In a whole clip the shape is hard to learn: where it matters the place is unknown, and where the place is known the
-    shape is in plain sight. With the place given, but for `jitter` cells, the caption is what tells the shape.
+    shape is in plain sight. With the place given to within `jitter` cells, only the caption tells the shape.
     """
     frames, size = latents.shape[1], latents.shape[-1]
     frame, room, p = int(rng.integers(frames)), size - CROP_CELLS, CROP_CELLS // 2
@@ -130,18 +130,18 @@ def drawn(scenes: list[world.Scene], pairs: int, rng: np.random.Generator) -> Dr
 
 
 def crop_share(part: float) -> float:
-    """Of the steps, how many are on crops after this part of the training: nearly all of the first half, none of the
-    last quarter."""
+    """The share of steps on crops after this part of the training: nearly all in the first half, none in the last
+    quarter."""
     return float(np.interp(part, (0.5, 0.75), (0.95, 0)))
 
 
 def loss_of_pairs(error: Tensor, x_0: Tensor, weights: Tensor, difference: float) -> Tensor:
-    """Weighted mean square of the errors [B,f,C,h,w], and, times `difference`, of what a pair's do not share, as a
-    part of what tells the pair apart.
+    """Weighted mean square of the errors [B,f,C,h,w], plus `difference` times that of the difference in a pair's
+    errors, relative to its clips.
 
-    Most of an error is the background that no caption tells, and it is the same in both rows of a pair. In their
-    difference it cancels, and what the caption does tell stands out; measured by the distance of the two clips, for a
-    circle and a square are less than half as far apart as either is from a triangle.
+    Most of an error is the background, which no caption describes and which a pair's rows share. It cancels in their
+    difference, so that what the caption describes stands out. It is divided by the distance of the two clips: a circle
+    and a square are less than half as far apart as either is from a triangle.
     """
     weights = weights.expand_as(error)
     own = (error.square() * weights).sum() / weights.sum()

@@ -1,4 +1,4 @@
-"""The VAE of the shapes model: trained on crops, its latent channels made equally loud, its latents cached."""
+"""The VAE of the shapes model: trained on crops, its latent channels whitened, its latents cached."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ def cached_latents(out: Path, vae: Any, pool: int, device: str) -> Tensor:
 def equalise(vae: Any, latents: Tensor) -> Tensor:
     """Mixes the VAE's latent channels, in place, so that their covariance over `latents` [n,C,f,h,w] is the identity.
 
-    What is decoded stays the same; returns the latents in the new channels. Almost without a KL term, training leaves
+    Decoded pixels stay the same; returns the latents in the new channels. With almost no KL term, training leaves
     nearly all variance in two channels, for brightness and colour, and the transformer hardly learns what the others
-    say: the form of things.
+    encode: shapes.
     """
     channels, device = latents.shape[1], vae.device
     rows = latents.movedim(1, -1).reshape(-1, channels).double()
@@ -125,7 +125,7 @@ def equalise(vae: Any, latents: Tensor) -> Tensor:
     out.bias[:channels] = (mix.to(device) @ out.bias[:channels].double()).float()
     out.weight[channels:], out.bias[channels:] = 0, -10  # no diagonal posterior fits a mixture: next to no variance
     for name, module in vae.decoder.named_modules():
-        if name == "conv_in" or name.endswith(("conv_y", "conv_b")):  # all that look at the latents
+        if name == "conv_in" or name.endswith(("conv_y", "conv_b")):  # all layers that read the latents
             weight = torch.einsum("ojthw,ji->oithw", module.conv.weight.double(), back)
             module.conv.weight.copy_(weight)
     return torch.einsum("ij,njfhw->nifhw", mix.float(), latents)

@@ -1,4 +1,4 @@
-"""What is done to one clip after it is encoded: invert, edit. Each stage first looks whether its unit is committed.
+"""What is done to one clip after it is encoded: invert, edit. Each stage first checks if its unit is committed.
 
 A stage takes a JSON record and returns it with more fields; tensors stay in the store.
 """
@@ -55,8 +55,8 @@ def _levels(work: Work) -> list[int] | None:
 
 
 def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
-    """Adds trajectory_key, and reconstruction where it is known. Nothing is computed where the trajectory is committed,
-    nor where it is not to be kept and every edit is done or will invert for itself.
+    """Adds trajectory_key, and reconstruction where it is known. Nothing is computed if the trajectory is committed, or
+    if it is not to be kept and every edit is done or will invert for itself.
 
     Raises PoorReconstruction for a clip that the gate rejects or rejected before.
     """
@@ -74,7 +74,7 @@ def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Reco
 
 
 def accepted(work: Work, record: Record, commit: Commit) -> Record:
-    """What a committed trajectory tells of its reconstruction. Raises PoorReconstruction where it did not pass."""
+    """The reconstruction report of a committed trajectory. Raises PoorReconstruction where it did not pass."""
     report = dict(commit.record.get("reconstruction", {}))
     gate.check(record["clip"], report, work.inversion)
     return report
@@ -132,8 +132,8 @@ def edit_batch(
 ) -> dict[str, Commit]:
     """Computes a planned batch, or as many of its first edits as memory has room for; their commits by key.
 
-    `source` gives the frames that edits are compared with: what the VAE alone makes of the clip. Raises FrozenEdit when
-    all that can be used is committed.
+    `source` gives the frames that edits are compared with: what the VAE alone makes of the clip. Raises FrozenEdit
+    after committing all usable edits.
     """
     part, finals = memory.as_many_as_fit(
         batch, work.model.room, lambda part: denoised(work, record, part, held), f"clip {shown_clip(record['clip'])!r}"
@@ -163,7 +163,7 @@ def stands_still(frames: np.ndarray) -> bool:
 
 
 def denoised(work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory]) -> Tensor:
-    """`denoise_batch` over the clip's trajectory; one found damaged is set aside and made anew, once."""
+    """`denoise_batch` over the clip's trajectory; a damaged one is set aside and made again, once."""
     try:
         return denoise_batch(work, record, batch, trajectory_of(work, record, held))
     except CorruptObject:
@@ -187,7 +187,7 @@ def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory
 
 
 def _set_aside(work: Work, key: str) -> None:
-    """A trajectory that could not be read; also one whose noise, which is drawn and not stored, comes out otherwise."""
+    """Sets aside a trajectory that can't be read, or whose noise, which is drawn and not stored, has changed."""
     commit = work.ledger.find("trajectories", key, "full")
     if commit is not None and commit.record.get("kind") == "noised":
         work.ledger.set_aside(commit, dict.fromkeys(commit.files, "belongs to a noise that is not drawn here"))

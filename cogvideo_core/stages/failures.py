@@ -1,4 +1,4 @@
-"""One clip's trouble becomes a record, not an exception; what may pass by itself is tried again first."""
+"""A clip's error becomes a record, not an exception; those that may pass by themselves are retried."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def attempt(
 ) -> Record:
     """step(clip), or a failure record. Retryable errors are tried `retries` times more, waiting longer each time.
 
-    `wait(seconds)` may end the wait, and all, by raising what is no Exception; without it, it is slept.
+    `wait(seconds)` replaces time.sleep, and may stop everything by raising what is no Exception.
     """
     if is_failure(clip):
         return clip
@@ -96,9 +96,9 @@ NOT_THE_CLIPS_OWN = ("model", "out_of_memory", "storage", "bug")
 
 
 class SameFailure:
-    """Whether a run's first clips, `after` of them, all failed for one reason, and that is not the clips' own.
+    """Whether a run's first `after` clips all failed for one reason that is not the clips' own.
 
-    `sentence` says so as soon as it is known; "" until then, and for good where a clip succeeds or fails otherwise.
+    `sentence` says so once it is known; "" until then, and for good once a clip succeeds or fails otherwise.
     """
 
     def __init__(self, after: int) -> None:
@@ -123,7 +123,7 @@ class SameFailure:
 
 
 def _reason(record: Record) -> str:
-    """Stage, class and sentence of a failure without the clip's name and its numbers; "" for what is the clip's own."""
+    """Stage, class and sentence of a failure without the clip's name and numbers; "" for the clip's own failures."""
     if not is_failure(record) or record["kind"] not in NOT_THE_CLIPS_OWN:
         return ""
     message = record["message"].replace(str(record.get("clip", "")), "").replace(str(record.get("name", "")), "")

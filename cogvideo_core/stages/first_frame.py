@@ -1,4 +1,4 @@
-"""An edited first frame: from the file that a manifest names to image latents. The file may be anyone's.
+"""An edited first frame: from the file that a manifest names to image latents. The file is untrusted.
 
 Pillow decodes it, with an allow-list of formats and modes, and limits on bytes and pixels that are checked before any
 pixel is decoded. Its bytes are read once, so what is hashed is what is decoded.
@@ -24,7 +24,7 @@ from cogvideo_core.stages.units import first_frame_spec, shape_of
 from cogvideo_core.stages.work import Record, Work
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 16 bits would be cut to 8, and CMYK inverted, in silence
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 16 bits would silently be cut to 8, and CMYK inverted
 MAX_BYTES = 64_000_000
 
 
@@ -80,7 +80,7 @@ def read_image(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
 
 def _opened(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """The header alone is read. Raises ClipTooLarge, NotAnImage, and what Pillow raises."""
+    """Reads only the header. Raises ClipTooLarge, NotAnImage, and what Pillow raises."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -102,4 +102,4 @@ def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarray:
         image = ImageOps.fit(image, size, bicubic)
     elif fit == "pad":
         image = ImageOps.pad(image, size, bicubic, "black")
-    return np.array(image.resize(size, bicubic))  # a copy: torch warns of what it may not write to
+    return np.array(image.resize(size, bicubic))  # a copy: torch warns of read-only arrays

@@ -3,9 +3,9 @@
 The score is in dB of pixel PSNR below the VAE's own ceiling: PSNR(decode(latents)) - PSNR(decode(sampled back)), both
 against the source video. 3 dB mean that the inversion costs as much as the VAE does. Two forms:
 
-- quick: from level 10 instead of the noisiest, and 17 frames at most. No other grid is used than the trajectory's own,
-  so that what is seen is a part of the true error, never an error of a coarser sampler. It can miss what was lost
-  above, as with ddim, and agrees with the full form for multistep and fixed_point (docs/inversion.md).
+- quick: from level 10 instead of the noisiest, and 17 frames at most. Only the trajectory's own grid is used, so that
+  the measured error is a part of the true one, never that of a coarser sampler. It can miss what was lost at
+  higher levels, as with ddim, and agrees with the full form for multistep and fixed_point (docs/inversion.md).
   min(10, N) evaluations.
 - full: from the noisiest level, all frames. N evaluations.
 """
@@ -35,7 +35,7 @@ SCORES = {"reconstruction_db": "reconstruction_db", "vae_db": "vae_db", "below_v
 
 
 def gate_evaluations(settings: InversionSpec) -> int:
-    """Rows through the transformer that one score costs; also the level that it starts from."""
+    """How many transformer rows one score costs; also the level that it starts from."""
     if settings.method == "none":
         return 0
     return {"off": 0, "quick": min(QUICK_LEVELS, settings.steps), "full": settings.steps}[settings.gate]
@@ -49,7 +49,7 @@ def tries(settings: InversionSpec) -> Iterator[InversionSpec]:
 
 
 def watched(states: Iterator[Tensor], level: int, seen: dict[int, Tensor]) -> Iterator[Tensor]:
-    """The states, of which `seen` keeps the clean one and that at `level`."""
+    """The states; `seen` keeps the clean one and the one at `level`."""
     for index, state in enumerate(states):
         if index in (0, level):
             seen[index] = state
@@ -67,7 +67,7 @@ def judged(
     """The score of one inversion: {} where the gate is off. frames(n) gives the first n of the source.
 
     `seen` holds the clean latents at 0 and the state to sample from at its level, which is rounded as it is stored.
-    Where memory does not suffice for it, the report is {"unjudged": why}: the inversion itself is not lost by that.
+    If memory runs out, the report is {"unjudged": why}, and the inversion itself is not lost.
     """
     level = gate_evaluations(settings)
     if not level:
@@ -111,5 +111,5 @@ def check(clip: str, report: Report, settings: InversionSpec) -> None:
 
 
 def scores(report: Report) -> dict[str, float]:
-    """What the tables say of a clip's inversion."""
+    """A clip's inversion scores for the tables."""
     return {name: report[key] for key, name in SCORES.items() if key in report}

@@ -31,10 +31,10 @@ Kept = TypeVar("Kept")
 
 
 def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept]) -> tuple[Kept, Record]:
-    """What `keep` makes of the states of a clip's inversion, level by level, and the gate's report on it.
+    """The result of `keep` on the states of a clip's inversion, level by level, and the gate's report on it.
 
-    An inversion that does not pass is followed by a stronger one, whatever comes of that; the report's evaluations are
-    those of all that was done.
+    An inversion that does not pass is followed by a stronger one, which is final; the report's evaluations count
+    everything that was done.
     """
     schedule, spent = work.model.schedule(work.inversion.steps, work.inversion.spacing), 0
     velocity, latents = _inputs(work, record)
@@ -67,7 +67,7 @@ def _inputs(work: Work, record: Record) -> tuple[Velocity, Tensor]:
 
 
 def judged_anew(work: Work, record: Record, commit: Commit) -> Commit | None:
-    """A stored inversion that could not be judged for lack of memory, judged from what is stored of it.
+    """Judges a stored inversion that could not be judged for lack of memory, from its stored states.
 
     None where it has to be inverted again: it does not pass, or the level that the gate samples from was not kept.
     """
@@ -135,7 +135,7 @@ def source_frames(work: Work, record: Record, count: int) -> np.ndarray:
 
 
 def heard(velocity: Velocity, work: Work, stage: str) -> Velocity:
-    """The velocity; `Work.on_step` hears of each evaluation before it is made, and may end all by raising."""
+    """The velocity; `Work.on_step` is called before each evaluation, and may stop everything by raising."""
 
     def called(x: Tensor, t: int) -> Tensor:
         work.on_step(stage)
@@ -145,7 +145,7 @@ def heard(velocity: Velocity, work: Work, stage: str) -> Velocity:
 
 
 def stepping(states: Iterator[Tensor], work: Work, stage: str) -> Iterator[Tensor]:
-    """The states; each one is a step that `Work.on_step` hears of."""
+    """The states; `Work.on_step` is called for each one."""
     for state in states:
         work.on_step(stage)
         yield state

@@ -43,7 +43,7 @@ def embeddings(model: VideoModel, ledger: Ledger, prompts: Sequence[str]) -> Ten
 
 
 def _read(model: VideoModel, ledger: Ledger, prompt: str) -> Tensor:
-    # in full, whatever the run verifies: it is small, and a flipped bit in it would steer every edit astray unseen
+    # in full, whatever the run verifies: it is small, and a flipped bit in it would silently spoil every edit
     commit = ledger.find("prompts", fingerprint(prompt_spec(model, prompt)), "full")
     if commit is None:
         return model.embed([prompt])[0].cpu()

@@ -20,7 +20,7 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 
 
 class Asked(TypedDict):
-    """What a planned edit is asked for, beside what all edits of its clip share."""
+    """What a planned edit asks for, besides what all edits of its clip share."""
 
     target_prompt: str
     seed: int
@@ -40,9 +40,9 @@ def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
 
 
 def frames_spec(dataset: DatasetSpec, model: VideoModel, content: str, window: int) -> dict[str, Any]:
-    """What determines the frames. `content` is the file's sha256; the first of all windows is the first window."""
+    """What determines the frames. `content` is the file's sha256; window 0 of "all" is that of "first"."""
     shape = shape_of(dataset, model)
-    # only what is switched off is named
+    # a switch is named only if it is off
     switches = {"deinterlace": dataset.deinterlace, "tone_map": dataset.tone_map}
     return {name: value for name, value in switches.items() if value != "auto"} | {
         "format": FORMAT,
@@ -59,8 +59,8 @@ def source_spec(frames: dict[str, Any], output: OutputSpec) -> dict[str, Any]:
 
 
 def latents_spec(frames: dict[str, Any], model: VideoModel) -> dict[str, Any]:
-    """What determines the latents: how the frames are written as a video is no part of it."""
-    # only what a model has of its own is named: the others share a VAE's latents
+    """What determines the latents; how the frames are written as a video does not."""
+    # named only where a model has them: all others share a VAE's latents
     own = {"front_padding": model.front_padding, "image": model.image_to_video}
     return frames | _vae_spec(model) | {name: value for name, value in own.items() if value}
 
@@ -87,11 +87,11 @@ def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) 
 def trajectory_spec(
     latents_key: str, inversion: InversionSpec, model: VideoModel, prompt: str, levels: list[int] | None = None
 ) -> dict[str, Any]:
-    """Settings that the inverter does not use count for nothing; the gate's do, for they may call for another.
+    """Leaves out settings that the inverter does not use; the gate's count, for they may cause another inversion.
 
-    Container and codec give back the same states bit for bit, and the gate's floor is held against what is stored: so
-    they are no part of the key, and who changes them keeps what is there. `levels`, those that are kept, are: another
-    window may need what was left out.
+    Container and codec give back the same states bit for bit, and the gate's floor is checked against stored scores:
+    they are not part of the key, so that changing them reuses what is stored. The kept `levels` are part of it:
+    another window may need others.
     """
     unused = {"container", "codec", "gate_floor_db"} | (
         set.union(*INVERTER_FIELDS.values()) - INVERTER_FIELDS[inversion.method]
@@ -117,13 +117,13 @@ def edit_spec(
     asked: Asked,
     first_frame: str = "",
 ) -> dict[str, Any]:
-    """The recipe's name and its lists of seeds and strengths don't change an edit; the source prompt only where it is
-    used.
+    """The recipe's name and its lists of seeds and strengths don't change an edit; the source prompt only does where it
+    is used.
 
-    `first_frame` is the sha256 of the edited first frame's file, "" where the edit brings none.
+    `first_frame` is the sha256 of the edited first frame's file, "" where there is none.
     """
     steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds", "strengths")}
-    # only what an edit has of its own is named
+    # named only where an edit has them
     own = ({"first_frame": first_frame} if first_frame else {}) | (
         {"strength": asked["strength"]} if asked["strength"] != 1 else {}
     )
@@ -163,13 +163,12 @@ def planned_edits(
 
 
 def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]], size: int) -> list[list[Edit]]:
-    """What is still to be computed, in batches of at most `size`.
+    """The edits still to be computed, in batches of at most `size`.
 
     `batch_of` gives, for each committed edit, the keys of the batch it was computed in. A committed edit is computed
-    again only beside a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes, while
-    prompts that were added later cost nothing but themselves. That batch stays as it was also where `size`, which may
-    be chosen by the machine's memory, has grown since; where it has shrunk the batch is cut, and parts of it that are
-    complete stay.
+    again only together with a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes,
+    while prompts that were added later cost only themselves. The batch stays the same if `size`, which may depend on
+    the machine's memory, has grown since; if it has shrunk, the batch is cut, and its complete parts stay.
     """
     by_key = {edit["edit_key"]: edit for edit in edits}
     lost = by_key.keys() - batch_of.keys()

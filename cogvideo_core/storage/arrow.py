@@ -1,4 +1,4 @@
-"""Trajectory as one Arrow IPC file, a record batch a level, for plain pyarrow to read: bits or Blosc frames."""
+"""A trajectory as one Arrow IPC file, a record batch per level, for plain pyarrow: bits or Blosc frames."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _batch(schema: pa.Schema, level: int, timestep: int, payload: np.ndarray) ->
 
 
 def _offsets(path: Path) -> list[int]:
-    """Where each batch's latents lie, asked of the finished file: a memory map reads no data for that."""
+    """Byte offset of each batch's latents in the finished file; the memory map reads no data for it."""
     with pa.memory_map(str(path)) as source:
         start = source.read_buffer(1).address
         source.seek(0)

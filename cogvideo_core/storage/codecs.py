@@ -38,7 +38,7 @@ def decompress(frame: np.ndarray, size: int) -> np.ndarray:
 
 
 def xored(planes: Planes) -> Planes:
-    """Each level's bits, as integers, against those of the next one; holds two levels."""
+    """Each level's bits, as integers, XORed with the next one's; holds two levels."""
     held: tuple[int, np.ndarray] | None = None
     for level, values in planes:
         bits = values.view(f"<u{values.itemsize}")
@@ -50,5 +50,5 @@ def xored(planes: Planes) -> Planes:
 
 
 def stands_alone(level: int, levels: tuple[int, ...]) -> bool:
-    """Whether an xored level, one of the stored ones, is stored as it is."""
+    """Whether the xor codec leaves this stored level as it is."""
     return level in (0, levels[-1])

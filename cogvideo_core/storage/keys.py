@@ -1,4 +1,4 @@
-"""Names of units on disk: stages, keys and logical file names, and what is refused so that none leaves its folder."""
+"""Names of units on disk: stages, keys and logical file names, and the checks that keep each in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a state becomes bits and comes back: logical dtype against stored dtype, the same in every container."""
+"""How a state becomes bits and back: logical dtype and stored dtype, the same in every container."""
 
 from __future__ import annotations
 

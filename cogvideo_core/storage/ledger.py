@@ -1,8 +1,8 @@
 """What is done: a unit of work is done when its `commit.json` exists beside its data, and the two agree.
 
-A unit is the folder `<root>/<stage>/<key[:2]>/<key>/`. Data lie in it under an attempt's name, so that no two writers
-meet; `commit.json` is created only if absent, after the data, and ends with a sha256 of itself. What turns out not to
-be what was committed goes to `<root>/quarantine/`, and the work counts as not done.
+A unit is the folder `<root>/<stage>/<key[:2]>/<key>/`. Its data are under an attempt's name, so that writers never
+collide; `commit.json` is created only if absent, after the data, and ends with a sha256 of itself. Data that do not
+match their commit go to `<root>/quarantine/`, and the work counts as not done.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Commit", "Ledger", "Stage", "StoredObject", "Verify"]
 
 Verify = Literal["none", "size", "full"]
 logger = logging.getLogger(__name__)
-SETTLES_S = 0.2  # a store without a create of its own makes commit.json first and fills it then
+SETTLES_S = 0.2  # stores without an atomic create make an empty commit.json and then fill it
 
 
 class Ledger:
@@ -59,7 +59,7 @@ class Ledger:
         return commit
 
     def read(self, stage: Stage, key: str) -> Commit:
-        """The commit as it lies there. Raises FileNotFoundError for none, ValueError for one that can't be trusted."""
+        """The commit as stored. Raises FileNotFoundError for none, ValueError for one that can't be trusted."""
         return Commit.from_bytes(self.objects.read(f"{unit_folder(stage, key)}/commit.json"), stage, key)
 
     def check(self, commit: Commit, verify: Verify = "full") -> dict[str, str]:
@@ -79,7 +79,7 @@ class Ledger:
     def commit(
         self, stage: Stage, key: str, files: Mapping[str, Path], spec: Mapping[str, Any], record: Mapping[str, Any]
     ) -> Commit:
-        """Store local files and declare the unit done; no files make a unit that is its record.
+        """Store local files and declare the unit done; without files it is its record alone.
 
         Where another writer was first, its commit is verified in full and returned, and ours is removed. Raises
         StorageError when the store fails (nothing is trusted then), ValueError for names or JSON that can't be stored.
@@ -143,7 +143,7 @@ class Ledger:
             yield from filter(is_key, self.objects.names(f"{stage}/{k2}"))
 
     def units(self, stage: Stage, beginning: str = "") -> Iterator[Commit]:
-        """Committed units whose key begins so, in order; a commit.json that can't be trusted is left out with a
+        """Committed units whose key starts so, in order; a commit.json that can't be trusted is left out with a
         warning. Changes nothing."""
         for key in (key for key in self.keys(stage) if key.startswith(beginning)):
             try:
@@ -175,7 +175,7 @@ class Ledger:
                 continue
 
     def _create(self, ours: Commit) -> Commit | None:
-        """Ours, once it lies there; None where another one does."""
+        """Our commit, once stored; None if another one is there."""
         name, raw = f"{unit_folder(ours.stage, ours.key)}/commit.json", ours.to_bytes()
         if self.objects.exists(name):  # for stores that would overwrite it
             return None
@@ -184,7 +184,7 @@ class Ledger:
         except FileExistsError:
             return None
         except StorageError:
-            # The answer may have been lost after the deed, and s3fs has no FileExistsError for If-None-Match.
+            # The write may have succeeded unanswered, and s3fs has no FileExistsError for If-None-Match.
             if not self.objects.exists(name):
                 raise
         # A store that ignores "only if absent" may have let another writer overwrite ours.

@@ -1,4 +1,4 @@
-"""Objects on a local disk: flushed to the platter before they count, created by link, never through a symlink."""
+"""Objects on a local disk: flushed to disk before they count, created by link, never through a symlink."""
 
 from __future__ import annotations
 

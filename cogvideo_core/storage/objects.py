@@ -1,4 +1,4 @@
-"""The few verbs the ledger needs of a store: put, create once, read a range, hash, move, remove; over any fsspec URL.
+"""The operations the ledger needs of a store: put, create once, read a range, hash, move, remove; over any fsspec URL.
 
 Names are relative to the root. Every failure is a `StorageError` with the object's name, except FileNotFoundError
 where a missing object is an answer, and FileExistsError from `create`.
@@ -19,10 +19,10 @@ import numpy as np
 from cogvideo_core.errors import EditError, StorageError
 
 CHUNK = 8 << 20
-# Some file systems "create" by looking first: then at least the threads of one process must not meet.
+# Some file systems "create" by checking first: the lock keeps at least one process's threads apart.
 _CREATING = Lock()
 _NO_FOLDERS = {"s3", "gs", "az", "abfs", "http", "https", "memory"}
-# Mistakes in a program are not failures of a store: they must not look as if another try could help.
+# Bugs are not failures of a store: they must not look as if another try could help.
 _BUGS = (AssertionError, AttributeError, MemoryError, NameError, TypeError, ValueError)
 
 
@@ -127,7 +127,7 @@ class Objects:
                 return
 
     def names(self, folder: str) -> list[str]:
-        """Sorted last parts of what lies in a folder; none where there is no folder."""
+        """Sorted names of a folder's entries; none where there is no folder."""
         with storing(folder):
             try:
                 found = self.fs.ls(self.path(folder), detail=False)

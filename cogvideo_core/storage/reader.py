@@ -24,8 +24,8 @@ _REMEDY = "run again with verify='full', which sets it aside and inverts the cli
 class Ahead:
     """level -> state, as `read` gives it; while one state is in use, a thread reads the next one of `order`.
 
-    A level outside the order, or asked for again, is answered too. No more than two states are held: the one given out
-    last, which is not to be changed in place, and the one read ahead. One thread may ask; closing waits for its reader.
+    Levels outside the order, or asked for again, work too. At most two states are held: the last one given out, which
+    must not be changed in place, and the one read ahead. Only one thread may ask; closing waits for the reader.
     """
 
     def __init__(self, read: Callable[[int], Tensor], order: Iterable[int]) -> None:

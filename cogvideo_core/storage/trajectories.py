@@ -107,7 +107,7 @@ def _planes(states: Iterator[Tensor], layout: Layout) -> Planes:
 
 
 def _stored(planes: Planes, layout: Layout, stored: list[tuple[int, str]]) -> Planes:
-    """(level, what is written of it); (bytes, sha256) of each go to `stored`."""
+    """(level, its written form); (bytes, sha256) of each go to `stored`."""
     for level, bits in xored(planes) if layout.codec.startswith("xor") else planes:
         payload = bits if layout.codec == "none" else compress(bits)
         stored.append((payload.nbytes, hashlib.sha256(payload.data).hexdigest()))

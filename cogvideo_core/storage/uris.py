@@ -119,7 +119,7 @@ def resolve(clip: str, base: str, allow_outside: bool = False, from_remote: bool
 
 
 def _in_other_form(path: str) -> str:
-    """The path in Unicode's composed or decomposed form, where a file is called so: macOS writes names decomposed."""
+    """The path in Unicode's composed or decomposed form, if such a file exists: macOS writes names decomposed."""
     forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
     return next((form for form in forms if os.path.isfile(form) and not os.path.islink(form)), path)
 
@@ -168,7 +168,7 @@ def walk_videos(folder: str, endings: frozenset[str], skipped: Counter[str] | No
 
 
 def is_video(relative: str, endings: frozenset[str]) -> bool:
-    """By its ending, and no part of its path is hidden."""
+    """Whether its ending fits and no part of it is hidden."""
     return not is_hidden(relative) and posixpath.splitext(relative)[1].lower() in endings
 
 

@@ -1,4 +1,4 @@
-"""Trajectory that is not stored: the clean state, and the seed of the one noise it is under at every level."""
+"""A trajectory that is not stored: the clean state, and the seed of the one noise added at every level."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def virtual_record(table: Mapping[str, Any], schedule: Schedule, seed: int = SEE
 
 
 def noise_sha256(shape: tuple[int, ...], seed: int) -> str:
-    """Of the noise's bits: another build of torch may draw other numbers."""
+    """sha256 of the noise: another build of torch may draw other numbers."""
     return hashlib.sha256(seeded_noise(shape, seed).numpy().data).hexdigest()
 
 

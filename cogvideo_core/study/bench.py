@@ -61,7 +61,7 @@ def held_out(model: VideoModel, clips: int = 24, steps: int = STEPS) -> Bench:
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """95 % of the mean, clips drawn with replacement. Give differences for a paired interval."""
+    """95 % bootstrap interval of the mean over clips. Give differences for a paired interval."""
     rng, found = np.random.default_rng(0), np.asarray(values)
     means = found[rng.integers(len(found), size=(DRAWS, len(found)))].mean(1)
     return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))

@@ -25,9 +25,9 @@ def explicit(velocity: Velocity, x_0: Tensor, schedule: Schedule) -> Iterator[Te
 
 
 def scheduled(velocity: Velocity, x_0: Tensor, schedule: Schedule, iterations: Sequence[int]) -> Iterator[Tensor]:
-    """Fixed-point iteration with a number of its own for each of the first levels; the last one holds for the rest.
+    """Fixed-point iteration with its own count for each of the first levels; the last count holds for the rest.
 
-    The idea of spending where it matters; N + all iterations evaluations.
+    Spends evaluations where they matter: N + all iterations in total.
     """
     x_s = x_0
     yield x_s
@@ -88,7 +88,7 @@ def bdia_sampled(velocity: Velocity, x_n: Tensor, x_below: Tensor, schedule: Sch
 
 
 def residuals(velocity: Velocity, states: Sequence[Tensor], schedule: Schedule) -> list[Tensor]:
-    """By level from 1, what the sampling step from each state misses the state below by (Direct Inversion, arXiv
+    """By level from 1, the error of the sampling step from each state to the one below (Direct Inversion, arXiv
     2310.01506). N evaluations."""
     return [
         states[level - 1] - rotate(states[level], velocity(states[level], t), -delta)
@@ -109,5 +109,5 @@ def solved_first(velocity: Velocity, x_0: Tensor, schedule: Schedule, iterations
 
 
 def bytes_of(*tensors: Tensor) -> int:
-    """Of one row of each."""
+    """Bytes of one row of each."""
     return sum(math.prod(x.shape[1:]) * x.element_size() for x in tensors)

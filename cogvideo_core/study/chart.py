@@ -34,7 +34,7 @@ class Axis:
     log: bool = False
 
     def place(self, value: float) -> float:
-        """0 at the low end, 1 at the high one; beyond them at the ends."""
+        """0 at the low end, 1 at the high one; clamped to this range."""
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return min(max((value - low) / (high - low), 0.0), 1.0)
 
@@ -61,7 +61,7 @@ def chart(file: Path, title: str, x: Axis, y: Axis, series: Sequence[Series]) ->
 def points(
     draw: ImageDraw.ImageDraw, places: Sequence[tuple[float, float]], labels: Sequence[str], colour: str
 ) -> None:
-    """Dots, each with its label beside it; labels that would meet stand one below the other."""
+    """Dots, each with its label beside it; labels that would overlap are moved down."""
     taken: list[tuple[float, float, float, float]] = []
     for (u, v), label in sorted(zip(places, labels, strict=True), key=lambda one: one[0][1]):
         draw.ellipse((u - 4, v - 4, u + 4, v + 4), fill=colour)

@@ -1,4 +1,4 @@
-"""What edits cost: counted FLOPs of two schemes, the closed forms they must meet, full-size models without weights.
+"""The cost of edits: FLOPs counted for two schemes, closed forms to check them, full-size models without weights.
 
 A multiplication and an addition are two FLOPs. Element-wise work is not counted, as everywhere.
 """
@@ -82,7 +82,7 @@ def count(call: Callable[[], Any], formulas: dict[Any, Any] | None = None) -> Fl
 
 
 class Meter:
-    """A velocity that adds up FLOPs in `total`. Each kind of call runs once and is answered from then on."""
+    """A velocity that adds up FLOPs in `total`. Each kind of call runs once; its answer is then reused."""
 
     def __init__(self, model: VideoModel) -> None:
         self.model, self.total = model, 0
@@ -110,7 +110,7 @@ SCRIPT = PRESETS["seed"]
 
 @dataclass(frozen=True)
 class Given:
-    """What `editing.edit` wants for N edits, drawn at random: x [N,f,C,h,w], trajectory: a state [f,C,h,w] a level."""
+    """Inputs of `editing.edit` for N edits, drawn at random: x [N,f,C,h,w], trajectory: a state [f,C,h,w] a level."""
 
     x: Tensor
     texts: editing.Texts
@@ -161,7 +161,7 @@ def script_cost(row: Flops, edits: int) -> int:
 
 
 def floor_cost(row: Flops, edits: int) -> int:
-    """The same if the reference came for nothing, which is the limit of many edits: 2N(L + 2A)."""
+    """The same if the reference were free, which is the limit of many edits: 2N(L + 2A)."""
     return 2 * edits * (row.linear + 2 * row.attention)
 
 
@@ -184,7 +184,7 @@ RELEASED: dict[str, dict[str, Any]] = {
 
 @contextlib.contextmanager
 def _making(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """Modules that are made inside are of this device and dtype."""
+    """Modules made inside get this device and dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -40,9 +40,9 @@ def _by_settings(settings: InversionSpec, velocity: Velocity, x_0: Tensor, sched
     return inversion.invert(velocity, x_0, schedule, settings)
 
 
-SPENT = (15, 5, 3, 3, 2, 1)  # iterations by level, most where the first turns are
+SPENT = (15, 5, 3, 3, 2, 1)  # iterations by level, most on the first ones
 
-# All are given the source prompt but for those whose name ends in _null.
+# All get the source prompt, except those whose name ends in _null.
 INVERTERS: dict[str, Inverter] = {
     "ddim": by_settings(method="ddim"),
     "ddim_null": by_settings(method="ddim"),
@@ -89,7 +89,7 @@ def figures(bench: Bench, name: str, evaluations: int, x_t: Tensor, recon: np.nd
 
 
 def plain_row(bench: Bench, name: str, found: Inverted) -> Row:
-    """Sampled from x_T alone; also from the level that the gate's quick form starts at, and how far off by level."""
+    """A row sampled from x_T alone, and from the level where the gate's quick form starts; its error by level."""
     velocity = bench.rows("null" if name.endswith("_null") else "source")
     back = sampled(bench, found.states[-1], velocity)
     level = min(QUICK_LEVELS, bench.schedule.steps)

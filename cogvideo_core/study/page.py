@@ -16,7 +16,7 @@ COST_LOW, COST_HIGH = 20, 400
 
 
 def between(text: str, name: str, table: str) -> str:
-    """The page with what stands between <!-- name --> and <!-- /name --> replaced."""
+    """The page with the part between <!-- name --> and <!-- /name --> replaced."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     if begin not in text or end not in text:
         raise BadSpec(f"field page: there is no place {begin} ... {end}; put both marks where the table belongs")
@@ -67,13 +67,13 @@ def causes_table(rows: Sequence[Row]) -> str:
 
 
 def gate_table(rows: Sequence[Row]) -> str:
-    """What the gate's quick form sees, beside the whole way down."""
+    """The gate's quick form beside sampling from x_T."""
     cells = [[f"`{r['inverter']}`", f"{r['quick_db']:.1f}", f"{r['recon_db']:.1f}"] for r in rows if "quick_db" in r]
     return table(["inverter", "from level 10, dB", "from x_T, dB"], cells)
 
 
 def figures(page: Path, rows: Sequence[Row]) -> None:
-    """Reconstruction against cost, and the error of the way down by level; named after their page."""
+    """Draws reconstruction against cost, and the sampling error by level; named after their page."""
     folder = page.parent / "figures"
     plain = [row for row in rows if not row["exact"] and row["evaluations"] and "commit" not in row]
     places = [(row["evaluations"], row["recon_db"]) for row in plain]

@@ -16,12 +16,12 @@ from cogvideo_core.study.bench import held_out
 from cogvideo_core.study.causes import causes
 from cogvideo_core.study.inversion import study
 
-# Inverters that lost everywhere and left the package -> the last commit that held them.
+# Inverters that lost everywhere and were removed -> the last commit that held them.
 LEFT = dict.fromkeys(("fixed_point_tolerance", "refined_grid_4", "refined_grid_10"), "b7ccdc1")
 
 
 def kept_rows(file: Path, study_of: dict[str, Any], left: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows of inverters that left, from an earlier file of the same model, clips and steps, with their commits."""
+    """Rows of removed inverters, from an earlier file of the same model, clips and steps, with their commits."""
     if not file.is_file():
         return []
     earlier = json.loads(file.read_text("utf-8"))

@@ -25,8 +25,8 @@ def inverse_scheduler(pipe: Any) -> Iterator[None]:
 
 
 def attempt(model: VideoModel, x_0: Tensor, text: Tensor, guidance: float, steps: int) -> tuple[Tensor, Tensor]:
-    """(x_T, what it is sampled back to) of rows [R,f,C,h,w] with prompts [R,S,D], which stand in both halves of the
-    guidance, in both directions."""
+    """(x_T, what it is sampled back to) of rows [R,f,C,h,w] with prompts [R,S,D], which are used in both halves of
+    the guidance, both ways."""
     with inverse_scheduler(model.pipe):
         x_t = through(model, x_0, text, guidance, steps)
     return x_t, through(model, x_t, text, guidance, steps)

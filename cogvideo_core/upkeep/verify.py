@@ -1,4 +1,4 @@
-"""A run's root as a whole: does every byte still hold, how much room does it take, what can go."""
+"""A run's whole root: whether every byte is intact, the space it takes, what can be removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def open_root(root: str) -> Ledger:
-    """The ledger of a root. Raises BadSpec for one where nothing was ever stored, as a mistyped one."""
+    """The ledger of a root. Raises BadSpec if nothing was ever stored there, as with a typo."""
     ledger = Ledger(root)
     if not any(ledger.objects.names(stage) for stage in STAGES):
         raise BadSpec(f"field root: nothing is stored under {unsigned(root)!r}; give the root of a run")
@@ -80,7 +80,7 @@ def _collected_problems(root: str, ledger: Ledger, verify: Verify) -> Iterator[F
 
 
 def _lost_clips(root: str, ledger: Ledger, edited: set[str]) -> Iterator[Finding]:
-    """A clip's unit has no objects that could tell of a lost commit; the plan can."""
+    """Lost commits of clips, found by the plan: their units have no objects."""
     for clip in read_rows(root, "plan/clips.parquet"):
         name = f"{unit_folder('clips', fingerprint({'source_id': clip['source_id']}))}/commit.json"
         if clip["stamp"] and clip["source_id"] in edited and not ledger.objects.exists(name):
@@ -95,7 +95,7 @@ def _stored(ledger: Ledger, stage: Stage, key: str) -> Commit | None:
 
 
 def usage(ledger: Ledger) -> dict[str, tuple[int, int]]:
-    """(objects, bytes) of each folder directly below the root, stages first; "" stands for what lies there itself."""
+    """(objects, bytes) of each folder directly below the root, stages first; "" is for objects in the root itself."""
     counts, sizes = Counter[str](), Counter[str]()
     for name, info in ledger.objects.walk(""):
         top = name.partition("/")[0] if "/" in name else ""
@@ -110,14 +110,14 @@ def garbage(ledger: Ledger, keep: Keep, older: timedelta, quarantine: bool = Fal
     retention, and on demand what was set aside.
 
     Younger objects may belong to a writer that is at work. A trajectory is past `until_edited` once an edit was made
-    from it and none of the edits of that one's batch is missing.
+    from it and no edit of that batch is missing.
     """
     before = datetime.now(UTC) - older
     edited = _edited_trajectories(ledger) if keep == "until_edited" else set()
     for stage in STAGES:
         commits = {commit.key: commit for commit in ledger.units(stage)}
         listed = list(ledger.objects.walk(stage))
-        # a commit that can't be trusted is a matter of verification: its objects are not touched
+        # a commit that can't be trusted is left to verification: its objects are not touched
         bad = {key for name, _ in listed if name.endswith("/commit.json") and (key := _key(name)) not in commits}
         for name, info in listed:
             if (key := _key(name)) in bad or not is_key(key) or not _stale(ledger, name, before):

@@ -19,9 +19,9 @@ from flows.cli.exits import OK, PARTLY, sentences
 
 
 def prepare_prefect() -> None:
-    """Telemetry off, and no server log between the bars, unless the user says otherwise; before Prefect's import.
+    """Sets Prefect's defaults, such as telemetry off, unless the user set others; call before Prefect's import.
 
-    SIGTERM ends the command by an exit: Prefect's temporary server would outlive a process that a signal ends.
+    SIGTERM becomes an exit: Prefect's temporary server would outlive a process that a signal kills.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -34,9 +34,9 @@ def prepare_prefect() -> None:
 
 
 def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
-    """What can be known without a server and without weights: output, source, prompts, then the model's configuration.
+    """Checks what needs no server and no weights: output, source, prompts, then the model's configuration.
 
-    What needs no model comes first, for that takes no time. Raises the project's errors.
+    Checks that need no model come first, as they take no time. Raises the project's errors.
     """
     from cogvideo_core.inputs.places import check_places, check_source
 
@@ -53,8 +53,8 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
 
 
 def _nothing_to_check(settings: dict[str, Any]) -> bool:
-    """Whether the model is the one that comes along, in its own size: then its libraries are imported while Prefect's
-    server starts, which takes as long."""
+    """Whether the model is the shipped one, at its own size: then its libraries are imported while Prefect's server
+    starts, which takes as long."""
     return settings["model"].path == ModelSpec().path and not settings["dataset"].sized
 
 

@@ -26,9 +26,9 @@ FIXED = {  # whatever a user's own settings are
     "PREFECT_UI_API_URL": "/api",  # seen from the browser, which may come through a tunnel
     "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",  # another site's page must not start runs on loopback
 }
-CORE_LOGS = {  # warnings of the core, which knows nothing of Prefect, stand in the logs of runs as well
+CORE_LOGS = {  # to show warnings of the core, which knows nothing of Prefect, in the logs of runs
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cogvideo_core",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what reads ahead in threads of its own, or runs in no flow
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # for threads that read ahead, and code outside flows
 }
 DEFAULTS = CORE_LOGS | {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",  # more than twice as many task runs a second
@@ -68,7 +68,7 @@ def up(
     [dim]cogvideo-edit up --host 0.0.0.0 --auth --database postgres[/dim]
     """
     given = bool(os.environ.get(processes.AUTH))
-    auth = auth or given  # who has set one means it
+    auth = auth or given  # whoever sets one wants it
     with sentences(), processes.locked() as state:
         wanted = {"host": host, "port": port, "auth": auth, "database": database.value}
         wanted |= {"folder": str(Path.cwd()), "gallery": str(gallery.absolute())}
@@ -139,7 +139,7 @@ def check_binding(host: str, auth: bool) -> None:
 
 
 def check_wanted(wanted: State, state: State) -> None:
-    """Refuses what is up already in another way, and a port that someone else has."""
+    """Refuses if it is up with other settings, or another program has the port."""
     check_binding(wanted["host"], wanted["auth"])
     known = state["settings"]
     if processes.alive(state["processes"].get("server")):
@@ -154,7 +154,7 @@ def check_wanted(wanted: State, state: State) -> None:
 
 
 def url_of(settings: State) -> str:
-    """As clients on this machine reach the server."""
+    """The server's URL for clients on this machine."""
     host = settings["host"] if settings["host"] not in ("0.0.0.0", "::") else "127.0.0.1"
     return f"http://{f'[{host}]' if ':' in host else host}:{settings['port']}"
 
@@ -164,7 +164,7 @@ def gallery_of(settings: State) -> str:
 
 
 def environment_of(settings: State, secret: str) -> dict[str, str]:
-    """Of server, worker and gallery alike. The secret goes this way and no other: arguments can be read by everyone."""
+    """For server, worker and gallery alike. Only it carries the secret: arguments can be read by everyone."""
     own = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_KEY", "PREFECT_PROFILE")}
     given = DEFAULTS | own | FIXED | {"PREFECT_API_URL": f"{url_of(settings)}/api"}
     given |= {"COGVIDEO_EDIT_GALLERY_URL": gallery_of(settings), "COGVIDEO_EDIT_GALLERY_FOLDER": settings["gallery"]}
@@ -208,7 +208,7 @@ def _worker(state: State, environment: dict[str, str]) -> list[str]:
 
 
 def _demo_clips(folder: Path) -> list[str]:
-    """What the form's defaults edit, so that a first run needs nothing but a click."""
+    """Makes the clips that the form edits by default: a first run needs only a click."""
     from cogvideo_core.shapes.make import make_clips
 
     source = folder / DatasetSpec().source
@@ -251,7 +251,7 @@ def told(settings: State, changed: list[str], secret_is_in: str) -> str:
 
 
 def connect() -> dict[str, Any]:
-    """What a command that talks to the server of `up` needs beside PREFECT_API_URL: heartbeats, logs, the password."""
+    """What a command that talks to the server of `up` needs besides PREFECT_API_URL: heartbeats, logs, the password."""
     wanted: dict[str, Any] = CORE_LOGS | {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_S}
     settings = processes.read_state()["settings"]
     if settings.get("auth") and os.environ.get("PREFECT_API_URL", "") == f"{url_of(settings)}/api":

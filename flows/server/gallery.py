@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self.auth and self._strange_host():
-            self._refuse(HTTPStatus.FORBIDDEN)  # a name that leads here is how a foreign page would read us
+            self._refuse(HTTPStatus.FORBIDDEN)  # or a foreign page could read us by DNS rebinding
         elif self.auth and not self._welcome():
             self._refuse(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Basic realm="gallery"'})
         elif self.path == "/":
@@ -115,7 +115,7 @@ def found(folder: Path, target: str) -> Path | None:
 
 
 def wanted_range(header: str, size: int) -> tuple[int, int] | None:
-    """(first, last) byte of a range header, cut to the file; None for none, or one that makes no sense."""
+    """(first, last) byte of a range header, cut to the file; None if it is missing or makes no sense."""
     match = RANGE.fullmatch(header.strip())
     if not match or not any(match.groups()) or not size:
         return None

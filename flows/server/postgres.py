@@ -1,4 +1,4 @@
-"""A PostgreSQL of `up`'s own: Debian's package, data and password in a folder, on loopback. As root it runs under the
+"""`up`'s own PostgreSQL: Debian's package, data and password in a folder, on loopback. As root it runs under the
 account `postgres`, because initdb refuses root."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def start(folder: Path, port: int) -> str:
     place = ["-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "prefect"]
     subprocess.run(
         [_tool("createdb"), *place], env=os.environ | {"PGPASSWORD": password}, capture_output=True, check=False
-    )  # there since the last time
+    )  # it may exist already
     return f"postgresql+asyncpg://prefect:{password}@127.0.0.1:{port}/prefect"
 
 

@@ -1,6 +1,6 @@
-"""Processes that `up` leaves running: how they are started, known again and stopped, and the secret they share.
+"""Processes that `up` leaves running: how they are started, recognised and stopped, and the secret they share.
 
-All of it lies in `<PREFECT_HOME>/cogvideo-edit/`, closed to other accounts: `up.json`, logs, `auth`.
+All files are in `<PREFECT_HOME>/cogvideo-edit/`, closed to other accounts: `up.json`, logs, `auth`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def auth_string() -> str:
 
 
 def alive(entry: State | None) -> psutil.Process | None:
-    """The very process that was started; None when it has ended, also where its number has been given to another."""
+    """The process that was started; None when it has ended, even if another process has its number now."""
     if entry is None:
         return None
     try:
@@ -94,7 +94,7 @@ def alive(entry: State | None) -> psutil.Process | None:
 
 
 def start(state: State, name: str, command: list[str], environment: dict[str, str]) -> None:
-    """Starts a process of a session of its own, with its output in `<name>.log`, and notes it in the state."""
+    """Starts a process in its own session, with its output in `<name>.log`, and records it in the state."""
     descriptor = os.open(log(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as sink:
         process = subprocess.Popen(
@@ -110,7 +110,7 @@ def log(name: str) -> Path:
 
 
 def said(name: str) -> str:
-    """All that it has ever written."""
+    """The process's whole log so far."""
     return log(name).read_text(errors="replace") if log(name).exists() else ""
 
 
@@ -128,18 +128,18 @@ def wait_until(state: State, name: str, ready: Callable[[], bool], timeout_s: fl
 
 
 def stop(entry: State) -> bool:
-    """Ends a process and what it has started, gently first. False when it had ended before."""
+    """Ends a process and its children, gently first. False when it had ended before."""
     if (process := alive(entry)) is None:
         return False
     with contextlib.suppress(psutil.NoSuchProcess):
         family = process.children(recursive=True)
-        _end([process], STOP_S)  # a worker takes its leave of the server
-        _end(family, STOP_S / 4)  # and what it has left behind
+        _end([process], STOP_S)  # a worker signs off from the server
+        _end(family, STOP_S / 4)  # and any children left behind
     return True
 
 
 def _end(processes: list[psutil.Process], timeout_s: float) -> None:
-    """Asks them to end, and kills what has not by then."""
+    """Asks them to end, then kills those still running."""
     for how in ("terminate", "kill"):
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What a Prefect server is told once: work pool, queues, limits, automations and deployments. Doing it again changes
+"""What is set up once on a Prefect server: work pool, queues, limits, automations, deployments. Repeating it changes
 nothing that is there."""
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def prefect_file() -> Path:
 
 
 def set_up(environment: dict[str, str], folder: Path, slots: int, zombie_s: float) -> list[str]:
-    """Everything, on the server of the current settings; returns what was not there before or has changed."""
+    """Sets up everything on the server of the current settings; returns what is new or has changed."""
     version = deployed_version(prefect_file())
     with get_client(sync_client=True) as client:
         changed = [*_pool(client, folder), *_queue(client, slots), *_limit(client, slots)]
@@ -70,7 +70,7 @@ def flow_names(client: SyncPrefectClient) -> list[str]:
 
 
 def deployed_version(file: Path) -> str:
-    """Changes with the deployments' file and with the code that the forms are made of."""
+    """Hash of the deployments' file and of the code that the forms are made of."""
     import cogvideo_core
 
     core = Path(cogvideo_core.__file__).parent
@@ -115,7 +115,7 @@ def _pool(client: SyncPrefectClient, folder: Path) -> list[str]:
 
 
 def _queue(client: SyncPrefectClient, slots: int) -> list[str]:
-    """Runs that compute wait here for each other; of what waits for them, in the other queue, any number may run."""
+    """The queue for runs that compute. Runs that only wait for them are in the other queue, without a limit."""
     try:
         client.read_work_queue_by_name(QUEUE, work_pool_name=POOL)
         return []
@@ -147,7 +147,7 @@ def _of(flows: list[str]) -> ResourceSpecification:
 
 
 def zombies(after_s: float, flows: list[str]) -> AutomationCore:
-    """After a heartbeat another one, or the end, is expected; else the machine or the process is gone."""
+    """Expects another heartbeat, or the end, after each one; else the machine or the process is gone."""
     return AutomationCore(
         name=ZOMBIES,
         description=f"Marks a run Crashed of which nothing was heard for {after_s:g} s. Retry then goes on with it.",
