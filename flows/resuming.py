@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from cogvideo_core.dataset.outcomes import Records, added, finished
 from cogvideo_core.dataset.tables import kept_settings, read_table
 from cogvideo_core.errors import BadSpec, EditError
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -81,6 +82,7 @@ def run_campaign(
     recipe: RecipeSpec = RecipeSpec(),  # noqa: B008
     output: OutputSpec = OutputSpec(),  # noqa: B008
     engine: EngineSpec = EngineSpec(),  # noqa: B008
+    judge: JudgeSpec = JudgeSpec(),  # noqa: B008
     deployment: str = "edit-wave/edit-wave",
     waves_in_flight: Annotated[int, Field(ge=1, le=1024)] = 1,
 ) -> Record:
@@ -90,7 +92,8 @@ def run_campaign(
         deployment: Of the flow edit-wave, as flow/name.
         waves_in_flight: Waves that are asked for at a time; as many as there are workers.
     """
-    settings = Settings(dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine)
+    told: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
+    settings = Settings(**told, output=output, engine=engine, judge=judge)
     check_limit(engine)
     planned = work.discover_clips(settings)
     about = {"plan": planned["plan"], "settings": settings.results, "stage": "edit"}

@@ -1,4 +1,4 @@
-"""The six groups of settings from what a command is given: preset, settings file, the command's own options, --set."""
+"""The groups of settings from what a command is given: preset, settings file, the command's own options, --set."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 
@@ -23,6 +24,7 @@ GROUPS: dict[str, type[Spec]] = {
     "recipe": RecipeSpec,
     "output": OutputSpec,
     "engine": EngineSpec,
+    "judge": JudgeSpec,
 }
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
@@ -90,7 +92,7 @@ def chosen(source: str, prompts: str, model: str, output: str, limit: int = 0, f
 
 
 def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
-    """The six groups: preset, then the settings file, then the command's own options, then --set, the last of which
+    """The groups: preset, then the settings file, then the command's own options, then --set, the last of which
     wins. `recipe` "" is the default preset, unless the file has a recipe."""
     told = settings_file(file)
     if recipe and recipe not in PRESETS:

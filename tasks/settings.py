@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.recipes import INVERSIONS, filled
 from cogvideo_core.settings.specs import (
     DatasetSpec,
@@ -41,6 +42,7 @@ class Settings(Spec):
     recipe: RecipeSpec
     output: OutputSpec
     engine: EngineSpec
+    judge: JudgeSpec = JudgeSpec()
     plan: str = "plan"  # folder of the plan, below the output's root
 
     @model_validator(mode="after")
@@ -75,6 +77,7 @@ class Settings(Spec):
             models.loaded(self.model, shape),
             Ledger(self.output.root),
             _on_step,
+            self.judge.resolved(self.model.path),
         )
 
     @contextlib.contextmanager

@@ -18,7 +18,9 @@ from prefect.states import Completed
 
 from cogvideo_core.dataset import contact_sheet, tables
 from cogvideo_core.dataset.outcomes import Records, spanned
+from cogvideo_core.errors import ClipError
 from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, write_plan
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.stages.failures import attempt, is_failure, kind_of
 from cogvideo_core.storage.ledger import Ledger
@@ -198,10 +200,28 @@ def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") ->
     return tables.collect_run(settings.output, ledger, records, about if settings.plan == "plan" else {}, last_stage)
 
 
+@verb("judge_batch", retries=2)
+def judge_batch(root: str, judge: JudgeSpec, clips: list[list[Record]]) -> int:
+    """Judges committed edits from their videos, clip by clip; how many were judged. `judge` has no `auto`."""
+    from cogvideo_core.stages.judge import judge_stored
+
+    ledger, judged = Ledger(root), 0
+    for rows in clips:
+        stopping.check("judge")
+        try:
+            judged += judge_stored(ledger, judge, rows)
+        except ClipError as error:
+            get_run_logger().warning("edits stay unjudged: %s", error)
+    return judged
+
+
 @verb("recollect")
-def recollect(output: OutputSpec) -> Record:
-    """Rebuilds dataset, tables and gallery from what is committed, with the settings of the root's last run."""
-    return tables.collect_run(output, Ledger(output.root), [], {})
+def recollect(output: OutputSpec, judge: JudgeSpec | None = None) -> Record:
+    """Dataset, tables and gallery anew, from what is committed under the root, with the settings of its last run and,
+    where given, another judge."""
+    about = tables.kept_settings(output.root, {}) if judge else {}
+    about |= {"judge": judge.as_json()} if judge else {}
+    return tables.collect_run(output, Ledger(output.root), [], about)
 
 
 @verb("draw_contact_sheet")

@@ -16,11 +16,11 @@ FORBIDDEN = {
 }
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300
 ROOMS = (  # each imports only from those before it
-    *("errors", "settings", "diffusion", "media", "models", "storage", "inputs", "shapes", "stages"),
+    *("errors", "settings", "diffusion", "media", "models", "storage", "inputs", "shapes", "judging", "stages"),
     *("planning", "dataset", "upkeep", "study"),
 )
 MODELS = {"diffusers", "transformers"}
-KNOW_MODELS = {"models", "shapes", "study"}
+KNOW_MODELS = {"models", "shapes", "judging", "study"}
 SCHEDULER = "cogvideo_core/diffusion/schedule.py"  # takes its noise levels from diffusers' own scheduler
 
 

@@ -24,6 +24,7 @@ from cogvideo_core.dataset.rows import (
     dataset_card,
     edit_rows,
     failure_rows,
+    in_order,
     metadata_bytes,
     parquet_bytes,
 )
@@ -65,6 +66,10 @@ class EditRow(TypedDict):
     fps: int
     state: Literal["done"]
     scores: dict[str, float]
+    verdict: NotRequired[str]  # accepted, rejected, unjudged
+    rejected_because: NotRequired[str]
+    confidence: NotRequired[float | None]
+    kept: NotRequired[bool]  # whether it is part of dataset/
     edit_object: str  # path or URL of the edit's mp4
     source_object: str  # path or URL of the source's mp4, as the model saw it
     edit_sha256: NotRequired[str]  # what the copies in the dataset are compared with
@@ -97,19 +102,21 @@ def collect(
     `_file_name` as a video; so edits and sources share videos/, and the sources make no rows.
     A video already there with the right size (with `recheck`, also the right sha256) is kept; one of ours that no row
     names any more is removed. An edit whose files are gone becomes a failure of the stage "collect". Returns counts:
-    edits, clips, errors, copied, kept.
+    edits, clips, errors, rejected, copied, kept.
     Raises StorageError, and ForbiddenUri for a root that may not be used.
     """
     target, edits = _Target(*open_store(root)), list(edits)
     rows, failed = edit_rows(edits), list(failures)
-    copies = _copy_videos(target, rows, _digests(edits) if recheck else {})
-    whole = [row for row in rows if not copies.missing.intersection(_files(row))]
-    failed += [_gone(row, gone) for row in rows if (gone := copies.missing.intersection(_files(row)))]
-    errors = failure_rows(failed)
-    _write_all(target, whole, errors, list(timings), about, gallery)
+    passed = [row for row in rows if row["kept"]]
+    copies = _copy_videos(target, passed, _digests(edits) if recheck else {})
+    whole = [row for row in passed if not copies.missing.intersection(_files(row))]
+    failed += [_gone(row, gone) for row in passed if (gone := copies.missing.intersection(_files(row)))]
+    errors, rejected = failure_rows(failed), [row for row in rows if not row["kept"]]
+    _write_all(target, whole, rejected, errors, list(timings), about, gallery)
     _remove_stale(target, {name for row in whole for name in _files(row)})
     clips = len({(row["clip"], row["window"]) for row in whole})
-    return {"edits": len(whole), "clips": clips, "errors": len(errors), "copied": copies.copied, "kept": copies.kept}
+    counts = {"edits": len(whole), "clips": clips, "errors": len(errors), "rejected": len(rejected)}
+    return counts | {"copied": copies.copied, "kept": copies.kept}
 
 
 def _files(row: Row) -> tuple[str, str]:
@@ -202,9 +209,16 @@ def _gone(row: Row, files: set[str]) -> Row:
 
 
 def _write_all(
-    target: _Target, rows: list[Row], errors: list[Row], timings: list[Row], about: dict[str, Any], gallery: bool
+    target: _Target,
+    rows: list[Row],
+    rejected: list[Row],
+    errors: list[Row],
+    timings: list[Row],
+    about: dict[str, Any],
+    gallery: bool,
 ) -> None:
-    table = [row | {k: _relative(target, row[k]) for k in ("edit_object", "source_object")} for row in rows]
+    objects = ("edit_object", "source_object")
+    table = [row | {k: _relative(target, row[k]) for k in objects} for row in in_order(rows + rejected)]
     timings = [row | {"clip": shown_clip(row["clip"])} if "clip" in row else row for row in timings]
     _write(target, "tables/edits.parquet", parquet_bytes(table, TABLE_FIELDS))
     _write(target, "tables/errors.parquet", parquet_bytes(errors, ERROR_FIELDS))
@@ -212,7 +226,7 @@ def _write_all(
     _write(target, "dataset/metadata.jsonl", metadata_bytes(rows))
     _write(target, "dataset/README.md", dataset_card(rows, errors, about).encode())
     if gallery:
-        _write(target, "index.html", render_gallery(rows, errors, about).encode())
+        _write(target, "index.html", render_gallery(table, errors, about).encode())
 
 
 def _relative(target: _Target, uri: str) -> str:

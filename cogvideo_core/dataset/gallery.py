@@ -94,6 +94,8 @@ def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], dic
         key = (row["clip"], row["window"], row["source_file_name"])
         if key not in sections:
             sections[key] = _section(row)
+        if row.get("kept", True):
+            sections[key]["url"] = _url(row["source_file_name"])
         sections[key]["edits"].append(_tile(row))
     return sections
 
@@ -103,7 +105,7 @@ def _section(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "heading": f"{row['clip']}{window}",
         "prompt": row["source_prompt"],
-        "url": _url(row["source_file_name"]),
+        "url": _place(row, "source_object", "source_file_name"),
         "width": row["width"],
         "height": row["height"],
         "small": row["width"] < SMALL_PX,
@@ -113,18 +115,34 @@ def _section(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
-    strength = row.get("strength", 1.0)
+    strength, verdict = row.get("strength", 1.0), row.get("verdict", "")
     scores = {key.removeprefix("score_"): row[key] for key in row if key.startswith("score_") and row[key] is not None}
+    scores |= {"confidence": row["confidence"]} if row.get("confidence") is not None else {}
     return {
-        "url": _url(row["file_name"]),
+        "url": _place(row, "edit_object", "file_name"),
+        "rejected": verdict == "rejected",
+        "verdict": {"rejected": f"Rejected: {row.get('rejected_because', '')}", "accepted": "Accepted"}.get(
+            verdict, ""
+        ),
         "prompt": row["target_prompt"],
         "notes": f"{row['recipe']}, seed {row['seed']}" + (f", strength {strength:g}" if strength != 1 else ""),
         "figures": [(word, text.format(scores[name]), about) for word, name, text, about in FIGURES if name in scores],
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
         "names": list(scores),
         "measured": json.dumps({name: round(value, 4) for name, value in scores.items()}),
-        "text": f"{row['target_prompt']} {row['recipe']}".lower(),
+        "text": f"{row['target_prompt']} {row['recipe']} {verdict}".lower(),
     }
+
+
+def _told(verdict: str, because: str) -> str:
+    return {"rejected": f"Rejected: {because}", "accepted": "Accepted"}.get(verdict, "")
+
+
+def _place(row: Mapping[str, Any], stored: str, collected: str) -> str:
+    """Where the page finds a video: in dataset/, or, of an edit that is not kept, where it is stored below the root."""
+    if row.get("kept", True) or "://" in str(row.get(stored, "://")):
+        return _url(row[collected])
+    return quote(str(row[stored]), safe="/")
 
 
 def _url(file_name: str) -> str:

@@ -37,6 +37,9 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "width": pa.int32(),
     "fps": pa.int32(),
     "damaged_frames": pa.int32(),
+    "verdict": pa.string(),
+    "confidence": pa.float64(),
+    "rejected_because": pa.string(),
     "model": pa.string(),
     "source_id": pa.string(),
     "source_key": pa.string(),
@@ -47,6 +50,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "model_fingerprint": pa.string(),
 }
 TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
+TABLE_FIELDS |= {"kept": pa.bool_()}
 TIMING_FIELDS: dict[str, pa.DataType] = {
     "clip": pa.string(),
     "source_id": pa.string(),
@@ -76,6 +80,9 @@ MEANING = {
     "width": "in pixels",
     "fps": "frames a second",
     "damaged_frames": "of the source's window, which its decoder had to mend or could not make",
+    "verdict": "of the judge: accepted, rejected or unjudged",
+    "confidence": "the judge's probability that the edit is good",
+    "rejected_because": "which limits the edit did not reach",
     "model": "folder or hub id, and its LoRA",
     "source_id": "hash of the clip's address, size, stamp and window",
     "source_key": "hash of what determines the source's video",
@@ -100,6 +107,11 @@ def edit_rows(edits: Iterable[Mapping[str, Any]]) -> list[Row]:
     names = sorted({name for row in rows for name in row["scores"]})
     unique = {_order(row): row for row in rows}
     return [_flat(row, names) for row in unique.values()]
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Collected rows in the tables' order."""
+    return sorted(rows, key=_order)
 
 
 def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -166,6 +178,17 @@ SCORES = {
     "sharpness": "mean absolute Laplacian, edit over source",
     "ssim": "structural similarity of the grey levels",
     "flicker": "change from frame to frame that the source does not show, in levels of 255",
+    "text_similarity": "cosine of the edit's frames and the target prompt, by the text judge",
+    "text_gain": "how much nearer the edit is to the target prompt than to the source prompt",
+    "text_choice": "the text judge's probability of the target prompt over the source prompt",
+    "text_contrast": "the text judge's least probability of a word that the prompt names, against its alternatives",
+    "text_direction": "cosine of the changes of picture and prompt",
+    "text_steady": "cosine of neighbouring frames, by the text judge",
+    "image_similarity": "cosine of edit and source, frame by frame, by the text judge",
+    "structure": "cosine of the patch features of edit and source",
+    "motion_agreement": "share of the optical flow of edit and source that is the same, where anything moves",
+    "kept_db": "PSNR of the 70 % of the pixels that differ least, edit against source",
+    "warp_error": "of neighbouring frames along the edit's own flow, in levels of 255",
     "reconstruction_db": "PSNR of the clip sampled back from its own inversion, by the reconstruction gate",
     "vae_db": "PSNR of what the VAE alone makes of the clip: the ceiling of the former",
     "reconstruction_below_vae_db": "how far the reconstruction is below the VAE's own, in dB",
@@ -211,7 +234,9 @@ def _order(row: Row) -> tuple[Any, ...]:
 def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
-    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}  # rows of earlier runs may lack them
+    # rows of earlier runs may lack these
+    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}
+    added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     return (
         added
         | row

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core.dataset import collect
+from cogvideo_core.dataset.verdicts import with_verdicts
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.stages.failures import STAGES, failure, is_failure
@@ -145,12 +146,13 @@ def collect_run(
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
     rows = [edit for record in records for edit in record.get("edits", [])]
     edits, lost = merged_edits(ledger, output.root, rows, output.verify)
+    about = kept_settings(output.root, about)
     return collect.collect(
         output.root,
-        edits,
+        with_verdicts(ledger, edits, about),
         merged_failures(output.root, records, last_stage) + lost,
         [*read_table(output.root, "timings"), *timings_of(records)],
-        kept_settings(output.root, about),
+        about,
         output.gallery,
         recheck=output.verify == "full",
     )

@@ -11,7 +11,12 @@ from huggingface_hub import snapshot_download
 from cogvideo_core.errors import ModelError
 from cogvideo_core.models.checkpoint_files import header, read_json
 from cogvideo_core.models.file_hashes import sha256_of
+from cogvideo_core.settings.fingerprints import fingerprint
+from cogvideo_core.settings.judge_specs import JudgeSpec
 
+FORMAT = 1  # raised when a score changes its meaning
+TEXT_KINDS = ("clip", "siglip", "siglip2", "metaclip_2", "xclip")
+STRUCTURE_KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
@@ -38,6 +43,17 @@ def judge_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
     return folder
 
 
+def folders_of(spec: JudgeSpec) -> dict[str, Path]:
+    """The checked folders of the judges that have a model; `spec` has no `auto`. Raises ModelError."""
+    wanted = {"text": (spec.text, TEXT_KINDS), "structure": (spec.structure, STRUCTURE_KINDS)}
+    return {name: judge_folder(name, path, kinds) for name, (path, kinds) in wanted.items() if path not in ("", "none")}
+
+
+def check_judges(spec: JudgeSpec) -> None:
+    """Refuses judges that can't be used, where they are named. Raises ModelError."""
+    folders_of(spec.model_copy(update={"text": "none"}) if spec.text == "auto" else spec)
+
+
 def fingerprint_of(folder: Path) -> str:
     """sha256 over the names and bytes of the files that a judge is loaded from."""
     digest = hashlib.sha256()
@@ -45,6 +61,14 @@ def fingerprint_of(folder: Path) -> str:
         digest.update(file.name.encode())
         digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()
+
+
+def judge_fingerprint(spec: JudgeSpec) -> str:
+    """sha256 of what determines the scores: the models' files and the fields that say what is measured."""
+    models = {name: fingerprint_of(folder) for name, folder in folders_of(spec).items()}
+    return fingerprint(
+        {"format": FORMAT, "models": models, "motion": spec.motion, "frames": spec.frames, "contrasts": spec.contrasts}
+    )
 
 
 def _place(field: str, path: str) -> Path:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from cogvideo_core.judging import motion, structure, text
-from cogvideo_core.judging.folders import fingerprint_of, judge_folder
-from cogvideo_core.settings.fingerprints import fingerprint
+from cogvideo_core.judging.folders import folders_of
+from cogvideo_core.media.quality import kept_db
 from cogvideo_core.settings.judge_specs import JudgeSpec
 
-FORMAT = 1  # raised when a score changes its meaning
 Scores = dict[str, float]
 
 
@@ -33,7 +31,7 @@ class Judges:
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec, self.folders = spec, folders_of(spec)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.text = text.TextJudge(self.folders["text"], device) if "text" in self.folders else None
+        self.text = text.TextJudge(self.folders["text"], device, spec.contrasts) if "text" in self.folders else None
         self.structure = (
             structure.StructureJudge(self.folders["structure"], device) if "structure" in self.folders else None
         )
@@ -55,24 +53,14 @@ class Judges:
         if self.spec.motion:
             for scores, edit in zip(found, edits, strict=True):
                 scores |= motion.motion_scores(source, edit)
+        for scores, edit in zip(found, edits, strict=True):
+            scores["kept_db"] = kept_db(source, edit)
         return [{name: round(value, 5) for name, value in scores.items() if math.isfinite(value)} for scores in found]
 
 
 def spread(frames: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the frames, evenly spread, the first and the last among them."""
     return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-
-
-def folders_of(spec: JudgeSpec) -> dict[str, Path]:
-    """The checked folders of the judges that have a model. Raises ModelError."""
-    wanted = {"text": (spec.text, text.KINDS), "structure": (spec.structure, structure.KINDS)}
-    return {name: judge_folder(name, path, kinds) for name, (path, kinds) in wanted.items() if path not in ("", "none")}
-
-
-def judge_fingerprint(spec: JudgeSpec) -> str:
-    """sha256 of what determines the scores: the models' files and the fields that say what is measured."""
-    models = {name: fingerprint_of(folder) for name, folder in folders_of(spec).items()}
-    return fingerprint({"format": FORMAT, "models": models, "motion": spec.motion, "frames": spec.frames})
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,8 +20,10 @@ from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
 
 Scores = Mapping[str, float | None]
+Terms = dict[str, float]
 LIMITS = {  # setting -> the score that it limits, from below or from above
     "least_text_choice": "text_choice",
+    "least_text_contrast": "text_contrast",
     "least_text_similarity": "text_similarity",
     "least_text_gain": "text_gain",
     "least_text_direction": "text_direction",
@@ -31,6 +34,24 @@ LIMITS = {  # setting -> the score that it limits, from below or from above
     "most_colour_shift": "delta_e",
     "most_flicker": "flicker",
 }
+JUDGED = (  # the scores that judges give; the others are measured when an edit is made
+    *(
+        "text_similarity",
+        "text_gain",
+        "text_choice",
+        "text_contrast",
+        "text_direction",
+        "text_steady",
+        "image_similarity",
+    ),
+    *("structure", "motion_agreement", "warp_error", "kept_db"),
+)
+FITTED = (  # the scores that a calibration looks at
+    *("text_contrast", "text_choice", "text_similarity", "structure", "motion_agreement"),
+    *("kept_db", "ssim", "delta_e"),
+)
+PROBABILITIES = ("text_contrast", "text_choice")
+MANY = 200  # labels, from which on products of scores are looked at as well
 WORDS = {"delta_e": "colour shift"}
 PRECISION = {"balanced": 0.95, "strict": 0.98}  # that a calibration's limits aim at
 RIDGE = 1.0  # of the fit, on standardised scores
@@ -46,22 +67,22 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns scores into a probability: 1 / (1 + exp(-(bias + Σ weight · (score - centre)))).
+    """What turns scores into a probability: 1 / (1 + exp(-(bias + Σ weight · term))).
 
-    A score that an edit lacks counts as its centre. limits: the least confidence of each preset.
+    A term is a score, standardised (less its centre, over its scale, within ±3), or a product of two, as "a*b". A score
+    that an edit lacks counts as its centre. limits: the least confidence of each preset.
     """
 
     weights: dict[str, float]
     centres: dict[str, float]
+    scales: dict[str, float]
     bias: float
     limits: dict[str, float] = field(default_factory=dict)
 
     def confidence(self, scores: Scores) -> float:
         """The probability that an edit with these scores is good."""
-        found = features(scores)
-        total = self.bias + sum(
-            weight * (found[name] - self.centres[name]) for name, weight in self.weights.items() if name in found
-        )
+        found = standardised(features(scores), self.centres, self.scales)
+        total = self.bias + sum(weight * term(found, name) for name, weight in self.weights.items())
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
 
     def as_json(self) -> dict[str, Any]:
@@ -69,11 +90,26 @@ class Calibration:
 
 
 def features(scores: Scores) -> dict[str, float]:
-    """The scores that are there; gains as the size of their logarithm, for they are best near 1."""
-    found = {name: float(value) for name, value in scores.items() if value is not None and math.isfinite(value)}
-    for name in [name for name in found if name.endswith("_gain") and name != "text_gain"]:
-        found[name] = abs(math.log(max(found[name], 1e-3)))
+    """The scores that a calibration looks at, where they are there; probabilities as log odds."""
+    found = {}
+    for name in FITTED:
+        value = scores.get(name)
+        if value is not None and math.isfinite(value):
+            odds = min(max(value, 1e-4), 1 - 1e-4) if name in PROBABILITIES else 0.5
+            found[name] = math.log(odds / (1 - odds)) if name in PROBABILITIES else float(value)
     return found
+
+
+def standardised(found: Mapping[str, float], centres: Mapping[str, float], scales: Mapping[str, float]) -> Terms:
+    """Each named feature less its centre, over its scale, within ±3; 0 where it is missing."""
+    return {
+        name: max(-3.0, min(3.0, (found.get(name, centre) - centre) / scales[name])) for name, centre in centres.items()
+    }
+
+
+def term(found: Mapping[str, float], name: str) -> float:
+    """A standardised feature, or a product of two: "a*b"."""
+    return math.prod(found[part] for part in name.split("*"))
 
 
 def decide(scores: Scores, spec: JudgeSpec, calibration: Calibration | None) -> Verdict:
@@ -107,7 +143,7 @@ def fit(rows: Sequence[Scores], good: Sequence[bool]) -> Calibration:
             f"field labels: {int(labels.sum())} accepted and {int((1 - labels).sum())} rejected edits were found; "
             "label at least 5 of each"
         )
-    folds = np.arange(len(labels)) % 5
+    folds = np.arange(len(labels)) * 5 // len(labels)  # in blocks: edits of one clip stand together
     apart = np.zeros(len(labels))
     for fold in range(5):
         inside = folds != fold
@@ -118,18 +154,21 @@ def fit(rows: Sequence[Scores], good: Sequence[bool]) -> Calibration:
             apart[i] = part.confidence(rows[int(i)])
     limits = {preset: limit_for(apart, labels > 0, wanted) for preset, wanted in PRECISION.items()}
     whole = _fitted(rows, labels)
-    return Calibration(whole.weights, whole.centres, whole.bias, limits)
+    return replace(whole, limits=limits)
 
 
 def _fitted(rows: Sequence[Scores], labels: np.ndarray) -> Calibration:
-    """By standardised scores; only those that most edits have."""
+    """By the scores that most edits have; with their products where there are labels enough to tell them apart."""
     found = [features(row) for row in rows]
-    names = sorted({name for row in found for name in row})
-    names = [name for name in names if sum(name in row for row in found) >= len(found) / 2]
-    centres = {name: float(np.mean([row[name] for row in found if name in row])) for name in names}
-    x = np.array([[row.get(name, centres[name]) - centres[name] for name in names] for row in found])
-    scale = np.maximum(x.std(0), 1e-6)
-    x = x / scale
+    names = [name for name in FITTED if sum(name in row for row in found) >= len(found) / 2]
+    centres = {name: round(float(np.mean([row[name] for row in found if name in row])), 6) for name in names}
+    spreads = {name: float(np.std([row[name] for row in found if name in row])) for name in names}
+    scales = {name: round(max(spread, 1e-6), 6) for name, spread in spreads.items()}
+    terms = list(names)
+    if len(labels) >= MANY:
+        terms += [f"{one}*{other}" for one, other in combinations_with_replacement(names, 2)]
+    each = [standardised(row, centres, scales) for row in found]
+    x = np.array([[term(row, name) for name in terms] for row in each])
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         z = x @ w[1:] + w[0]
@@ -137,9 +176,9 @@ def _fitted(rows: Sequence[Scores], labels: np.ndarray) -> Calibration:
         value = np.logaddexp(0, z).sum() - labels @ z + RIDGE * (w[1:] @ w[1:]) / 2
         return float(value), np.concatenate([[np.sum(p - labels)], x.T @ (p - labels) + RIDGE * w[1:]])
 
-    w = minimize(loss, np.zeros(len(names) + 1), jac=True, method="L-BFGS-B").x
-    weights = {name: round(float(value / s), 6) for name, value, s in zip(names, w[1:], scale, strict=True)}
-    return Calibration(weights, {name: round(value, 6) for name, value in centres.items()}, round(float(w[0]), 6))
+    w = minimize(loss, np.zeros(len(terms) + 1), jac=True, method="L-BFGS-B").x
+    weights = {name: round(float(value), 6) for name, value in zip(terms, w[1:], strict=True)}
+    return Calibration(weights, centres, scales, round(float(w[0]), 6))
 
 
 def limit_for(confidence: np.ndarray, good: np.ndarray, precision: float) -> float:
@@ -160,12 +199,14 @@ def read_calibration(path: Path) -> Calibration:
     """A file that `calibrate` has written. Raises BadSpec."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        numbers = {
-            name: {str(k): float(v) for k, v in found[name].items()} for name in ("weights", "centres", "limits")
-        }
-        made = Calibration(numbers["weights"], numbers["centres"], float(found["bias"]), numbers["limits"])
-        if made.weights.keys() != made.centres.keys():
-            raise ValueError("weights and centres are of different scores")
+        weights, centres, scales, limits = (
+            {str(k): float(v) for k, v in found[name].items()} for name in ("weights", "centres", "scales", "limits")
+        )
+        made = Calibration(weights, centres, scales, float(found["bias"]), limits)
+        if not centres.keys() == scales.keys() >= {part for name in weights for part in name.split("*")}:
+            raise ValueError("weights, centres and scales are of different scores")
+        if min(scales.values(), default=1.0) <= 0:
+            raise ValueError("a scale is not above 0")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = " ".join(str(error).split())[:100]
         raise BadSpec(

@@ -17,8 +17,6 @@ from transformers import AutoImageProcessor, AutoModel
 
 from cogvideo_core.errors import ModelError, NotFinite
 
-KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
-
 
 class StructureJudge:
     """A vision transformer whose patch features are compared frame by frame."""

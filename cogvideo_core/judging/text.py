@@ -5,7 +5,10 @@ Sources of the measures: Hessel et al. 2021 (CLIPScore), Gal et al. 2022 (direct
 
 from __future__ import annotations
 
+import json
+import re
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,16 +21,21 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from cogvideo_core.errors import ModelError, NotFinite
 
-KINDS = ("clip", "siglip", "siglip2", "metaclip_2", "xclip")
 PROBES = ("a red circle moving right", "a blue square moving left")
 
 
 class TextJudge:
     """A model that embeds frames and prompts. It may be called from several threads, one at a time."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        """Loads a folder that `folders.judge_folder` has checked. Raises ModelError."""
+    def __init__(self, folder: Path, device: torch.device, contrasts: Sequence[str] = ()) -> None:
+        """Loads a folder that `folders.judge_folder` has checked. Raises ModelError.
+
+        contrasts: "red / green / blue", beside those of the folder's own contrasts.json.
+        """
         self.device, self._lock = device, threading.Lock()
+        own = folder / "contrasts.json"
+        lines = [*contrasts, *(json.loads(own.read_text("utf-8")) if own.is_file() else [])]
+        self.contrasts = [[word.strip() for word in str(line).split("/")] for line in lines]
         try:
             self.model: Any = AutoModel.from_pretrained(
                 folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
@@ -55,7 +63,7 @@ class TextJudge:
     @property
     def scale(self) -> float:
         """What the model multiplies cosines with before it compares them as logits."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.detach().exp())
 
     @torch.no_grad()
     def _embed_text(self, text: str) -> Tensor:
@@ -86,19 +94,34 @@ class TextJudge:
             raise NotFinite("field judge.text: its embeddings are not all finite; download the model again")
         return found
 
+    def contrast(self, edit: Tensor, prompt: str) -> float | None:
+        """The least probability of a word that the prompt names, against the prompts with each of its alternatives in
+        its place; None where the prompt names no word of a contrast. edit: float32 [D]."""
+        found = []
+        for words in self.contrasts:
+            named = [word for word in words if re.search(rf"\b{re.escape(word)}\b", prompt)]
+            if len(named) == 1:
+                swapped = [re.sub(rf"\b{re.escape(named[0])}\b", word, prompt) for word in words]
+                logits = torch.tensor([self.scale * cosine(edit, self.texts(text)) for text in swapped])
+                found.append(float(logits.softmax(0)[words.index(named[0])]))
+        return min(found) if found else None
+
     def scores(self, source: Tensor, edit: Tensor, source_prompt: str, target_prompt: str) -> dict[str, float]:
         """Scores of one edit from the embedded frames of source and edit [F,D].
 
         text_similarity: cosine of the edit and the target prompt. image_similarity: of edit and source, frame by frame.
-        text_steady: of neighbouring frames of the edit. Where the two prompts differ and there is a source prompt:
-        text_gain: by how much the edit is nearer to the target prompt than to the source prompt; text_choice: the same
-        as the model's own probability, 0 to 1; text_direction: cosine of the changes of picture and prompt.
+        text_contrast: see `contrast`. text_steady: of neighbouring frames of the edit. Where there is a source prompt
+        and the two differ: text_gain: by how much the edit is nearer to the target prompt than to the source prompt;
+        text_choice: the same as the model's own probability, 0 to 1; text_direction: cosine of the changes of picture
+        and prompt.
         """
         wish, shown, before = self.texts(target_prompt), edit.mean(0), source.mean(0)
         found = {
             "text_similarity": cosine(shown, wish),
             "image_similarity": float(cosine_similarity(source, edit).mean()),
         }
+        if (contrast := self.contrast(shown, target_prompt)) is not None:
+            found["text_contrast"] = contrast
         if len(edit) > 1:
             found["text_steady"] = float(cosine_similarity(edit[1:], edit[:-1]).mean())
         if source_prompt and source_prompt != target_prompt:

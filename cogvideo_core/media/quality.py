@@ -14,6 +14,7 @@ from skimage.metrics import structural_similarity
 
 COMPARED_FRAMES = 13  # of a longer clip, evenly spread
 TOLERANCE = 12.0  # CIELAB units a smoothed pixel may differ by, beyond the global shift
+KEPT_SHARE = 0.7  # of the pixels that `kept_db` looks at
 LEAST_SHARE = 0.02  # of the pixels; figures of a smaller region would be noise
 
 
@@ -86,6 +87,16 @@ def preserved_scores(source: np.ndarray, edit: np.ndarray) -> dict[str, float]:
     scores["ssim"] = similarity(source, edit, region)
     scores["flicker"] = flicker(source, edit, region)
     return {name: round(value, 4) for name, value in scores.items() if math.isfinite(value)}
+
+
+def kept_db(source: np.ndarray, edit: np.ndarray) -> float:
+    """PSNR in dB over the KEPT_SHARE of the pixels that differ least once smoothed: what an edit of one thing leaves
+    alone, also where colours or texture changed a little everywhere. Frames uint8 [F,H,W,3]."""
+    stride, sigma = max(1, math.ceil(len(source) / COMPARED_FRAMES)), max(1.0, source.shape[1] / 60)
+    source, edit = (frames[::stride].astype(np.float32) for frames in (source, edit))
+    smooth = ndimage.gaussian_filter(edit - source, (0, sigma, sigma, 0))
+    far = np.square(smooth).sum(-1)
+    return psnr(source[kept := far <= np.quantile(far, KEPT_SHARE)], edit[kept])
 
 
 def colour_transferred(source: np.ndarray, edit: np.ndarray) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cogvideo_core.settings.fingerprints import Spec
 from cogvideo_core.settings.recipes import filled
 
 POLICIES: dict[str, dict[str, Any]] = {"balanced": {"least_text_choice": 0.5}, "strict": {"least_text_choice": 0.8}}
-MEASURED = ("text", "structure", "motion", "frames")
+MEASURED = ("text", "contrasts", "structure", "motion", "frames")
 
 
 class JudgeSpec(Spec):
@@ -25,7 +25,16 @@ class JudgeSpec(Spec):
     structure: str = Field(
         "", title="Structure judge", description="Folder or hub id of a DINOv2 model. Empty: structure is not compared."
     )
-    motion: bool = Field(True, title="Motion", description="Compare the optical flow of edit and source.")
+    contrasts: list[str] = Field(
+        [],
+        title="Contrasts",
+        description="Words that exclude each other, as red / green / blue: the text judge is asked whether an edit "
+        "shows the one that its prompt names. The shapes judge brings its own.",
+        max_length=64,
+    )
+    motion: bool = Field(
+        True, title="Motion", description="Compare the optical flow of edit and source, beside the judges above."
+    )
     frames: int = Field(9, title="Frames", ge=1, le=81, description="Of each clip that the models look at.")
     preset: Literal["balanced", "strict", "off"] = Field(
         "balanced",
@@ -41,6 +50,13 @@ class JudgeSpec(Spec):
     )
     least_text_choice: float = Field(
         0.0, title="Least text choice", ge=0, le=1, description="Probability of target over source prompt. 0: any."
+    )
+    least_text_contrast: float = Field(
+        0.0,
+        title="Least text contrast",
+        ge=0,
+        le=1,
+        description="Of each named word of a contrast. 0: any.",
     )
     least_text_similarity: float = Field(
         -1.0, title="Least text similarity", ge=-1, le=1, description="Cosine of edit and target prompt. -1: any."
@@ -79,6 +95,15 @@ class JudgeSpec(Spec):
         "passed", title="Keep", description="passed: rejected edits stay out of dataset/. all: they are in it as well."
     )
 
+    @field_validator("contrasts")
+    @classmethod
+    def _of_several(cls, given: list[str]) -> list[str]:
+        for line in given:
+            words = [word.strip() for word in line.split("/")]
+            if len(words) < 2 or not all(words) or len(set(words)) < len(words) or len(words) > 64:
+                raise ValueError(f"{line[:80]!r} is no contrast; write distinct words with / between them")
+        return given
+
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, given: Any) -> Any:
@@ -94,8 +119,13 @@ class JudgeSpec(Spec):
 
     @property
     def measures(self) -> bool:
-        """Whether anything is measured at all."""
-        return self.motion or self.text not in ("", "none") or self.structure not in ("", "none")
+        """Whether anything is measured; motion is measured beside other judges alone."""
+        return self.text not in ("", "none") or self.structure not in ("", "none")
+
+    @classmethod
+    def none(cls) -> JudgeSpec:
+        """Nothing is measured and nothing rejected."""
+        return cls(text="none", preset="off")
 
     def resolved(self, model_path: str) -> JudgeSpec:
         """`auto` of the text judge made plain for the model that edits. A preset asks for a text judge: without one its

@@ -245,6 +245,8 @@ def export(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     clip.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     build_processor().save_pretrained(folder)
+    contrasts = [" / ".join(words) for words in (world.COLOURS, world.SHAPES, world.BACKGROUNDS)]
+    (folder / "contrasts.json").write_text(json.dumps(contrasts, indent=2) + "\n")
     clip.float()
 
 

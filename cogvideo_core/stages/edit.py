@@ -21,6 +21,7 @@ from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages import gate
 from cogvideo_core.stages.encode import read_latents
 from cogvideo_core.stages.invert import inverted, judged_anew, source_frames, stepping, write_inversion
+from cogvideo_core.stages.judge import judge_edits, judge_stored
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.stages.units import (
@@ -115,6 +116,8 @@ def edit_clip(work: Work, record: Record) -> Record:
         | {"reused": edit["edit_key"] in batch_of}
         for edit in edits
     ]
+    if work.judge.measures:
+        judge_stored(work.ledger, work.judge, rows)
     return record | {"edits": rows}
 
 
@@ -139,7 +142,7 @@ def edit_batch(
         batch, work.model.room, lambda part: denoised(work, record, part, held), f"clip {shown_clip(record['clip'])!r}"
     )
     together = [edit["edit_key"] for edit in part]
-    commits, frozen = {}, list[Edit]()
+    commits, frozen, shown = {}, list[Edit](), dict[str, np.ndarray]()
     for edit, latents in zip(part, finals, strict=True):
         frames = work.model.decode(latents)
         if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
@@ -150,6 +153,9 @@ def edit_batch(
         scores = preserved_scores(source(), frames) if work.output.scores else {}
         scores |= gate.scores(record.get("reconstruction", {}))
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
+        shown[edit["edit_key"]] = frames
+    rows = [record | edit for edit in part if edit["edit_key"] in shown]
+    judge_edits(work.ledger, work.judge, rows, source, lambda row: shown[row["edit_key"]])
     if frozen:
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
         remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"

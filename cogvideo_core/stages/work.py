@@ -7,10 +7,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cogvideo_core.models.model import VideoModel
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
 from cogvideo_core.storage.ledger import Commit, Ledger, Stage
 
@@ -32,6 +33,7 @@ class Work:
     model: VideoModel
     ledger: Ledger
     on_step: Step = lambda stage: None
+    judge: JudgeSpec = field(default_factory=JudgeSpec.none)  # without `auto`
 
     def find(self, stage: Stage, key: str) -> Commit | None:
         return self.ledger.find(stage, key, self.output.verify)

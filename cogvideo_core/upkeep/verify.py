@@ -70,7 +70,8 @@ def _collected_problems(root: str, ledger: Ledger, verify: Verify) -> Iterator[F
         yield Finding(unit_folder("edits", lost), "is in the tables, and not committed")
     yield from _lost_clips(root, ledger, {row["source_id"] for row in whole})
     wanted: dict[str, tuple[Stage, str, str]] = {}
-    for row in edit_rows(whole):
+    rejected = {row["edit_key"] for row in rows if row.get("kept") is False}
+    for row in edit_rows(row for row in whole if row["edit_key"] not in rejected):
         wanted[row["source_file_name"]] = "sources", row["source_key"], "source.mp4"
         wanted[row["file_name"]] = "edits", row["edit_key"], "edit.mp4"
     for name, (stage, key, file) in sorted(wanted.items()):

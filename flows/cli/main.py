@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import plan, up, upkeep
+from flows.cli import judge, plan, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
@@ -29,6 +29,7 @@ app.add_typer(shapes_app, name="shapes")
 study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
 app.add_typer(study_app, name="study")
 app.add_typer(plan.app)
+app.add_typer(judge.app)
 app.add_typer(upkeep.app)
 app.add_typer(up.app)
 
@@ -86,7 +87,7 @@ def invert(
     [dim]cogvideo-edit invert manifest.jsonl --output out/run[/dim]
     """
     groups = settings_of("", chosen(source, prompts, model, output, limit, settings), sets, settings)
-    del groups["recipe"]
+    del groups["recipe"], groups["judge"]
     execute("invert_dataset", groups)
 
 
@@ -127,7 +128,7 @@ def collect(
 @app.command()
 def settings(
     group: Annotated[
-        str, typer.Argument(help="dataset, model, inversion, recipe, output or engine; all without it.")
+        str, typer.Argument(help="dataset, model, inversion, recipe, output, engine or judge; all without it.")
     ] = "",
 ) -> None:
     """List every setting with its default, what is allowed, and what it does.

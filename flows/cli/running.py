@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import ModelSpec
 from flows.cli import up
 from flows.cli.exits import OK, PARTLY, sentences
@@ -42,6 +43,8 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
 
     check_places(settings["dataset"], settings["output"])
     check_source(settings["dataset"], need_targets)
+    if "judge" in settings:
+        _check_judge(settings["judge"])
     if _nothing_to_check(settings):
         return
     from cogvideo_core.models.configuration import configured
@@ -50,6 +53,13 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
     if not sys.stderr.isatty():
         _hide_library_bars()
     plan.check_shape(settings["dataset"], configured(settings["model"]))
+
+
+def _check_judge(judge: JudgeSpec) -> None:
+    if judge.text not in ("auto", "none") or judge.structure:
+        from cogvideo_core.judging.folders import check_judges
+
+        check_judges(judge)
 
 
 def _nothing_to_check(settings: dict[str, Any]) -> bool:

@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-PAGE, VIDEO = "index.html", re.compile(r"(?:.*/)?dataset/videos/[A-Za-z0-9._-]+\.mp4")
+PAGE = "index.html"
+STORED = r"(?:edits|sources)/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{32}/(?:edit|source)\.mp4"  # of rejected edits
+VIDEO = re.compile(rf"(?:.*/)?(?:dataset/videos/[A-Za-z0-9._-]+\.mp4|{STORED})")
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 PART_BYTES, DEPTH = 1 << 20, 3
 NOTHING = ["<p>No run has come to its gallery yet.</p>"]

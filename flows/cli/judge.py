@@ -1,0 +1,74 @@
+"""Commands that say which edits are good: judge, calibrate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli.exits import sentences
+from flows.cli.options import Set
+from flows.cli.running import prepare_prefect
+from flows.settings import group_of, parse_sets
+
+app = typer.Typer()
+Root = Annotated[str, typer.Argument(help="Root of a run: a folder or fsspec URL.")]
+
+
+@app.command()
+def judge(
+    root: Root,
+    text: Annotated[str, typer.Option(help="Folder or hub id of the text judge; without it, the last run's.")] = "",
+    preset: Annotated[str, typer.Option(help="strict, balanced or off; without it, the last run's.")] = "",
+    sets: Set = [],  # noqa: B006 - typer copies it
+) -> None:
+    """Judge every edit of a run, decide which ones are kept, and rebuild dataset and gallery. Nothing is edited.
+
+    [dim]cogvideo-edit judge out/run --preset strict[/dim]
+    [dim]cogvideo-edit judge out/run --text openai/clip-vit-large-patch14 --set judge.most_colour_shift=6[/dim]
+    """
+    given = {name: value for name, value in (("text", text), ("preset", preset)) if value}
+    asked = parse_sets(sets)
+    if other := asked.keys() - {"judge"}:
+        raise typer.BadParameter(f"only judge.field=value is of use here, not {min(other)}", param_hint="--set")
+    with sentences():
+        from cogvideo_core.dataset.tables import kept_settings
+
+        last = dict(kept_settings(root, {}).get("judge", {}))
+    changed = given | asked.get("judge", {})
+    if "preset" in changed:  # limits that came from the last preset give way
+        last = {name: value for name, value in last.items() if not name.startswith(("least_", "most_"))}
+    spec: Any = group_of("judge", last | changed)
+    prepare_prefect()
+    with sentences():
+        from cogvideo_core.judging.folders import check_judges
+
+        check_judges(spec)
+        from flows.judging import judge_dataset
+
+        counts: Any = judge_dataset(root, spec)
+    typer.echo(f"{counts['judged']} edits judged; {counts['edits']} in the dataset, {counts['rejected']} rejected")
+    typer.echo(f"Dataset: {root}/dataset   Gallery: {root}/index.html")
+
+
+@app.command()
+def calibrate(
+    root: Root,
+    labels: Annotated[str, typer.Option(help="JSONL or CSV with edit_key and label (accept or reject).")],
+) -> None:
+    """Fit the judge to a few dozen edits that a person has labelled; the limits are kept under the root.
+
+    [dim]cogvideo-edit calibrate out/run --labels labels.csv && cogvideo-edit judge out/run[/dim]
+    """
+    with sentences():
+        from cogvideo_core.dataset.labels import calibrate as fitted
+        from cogvideo_core.dataset.labels import read_labels
+
+        _, figures = fitted(root, read_labels(labels))
+    table = Table("what", "figure", title="On these labels")
+    for row in figures:
+        table.add_row(*row)
+    Console().print(table)
+    typer.echo(f"Calibration: {root}/plan/calibration.json   To decide anew: cogvideo-edit judge {root}")
