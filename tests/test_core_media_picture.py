@@ -238,7 +238,7 @@ def test_the_page_on_clips_says_what_is_done() -> None:
     """Reference white, the light that stays, the peak and the largest interlaced frame are as the page gives them."""
     page = (Path(__file__).parents[1] / "docs/clips.md").read_text("utf-8")
     white = round(float(shown_sdr(np.full((1, 3), 203.0))[0, 0]))
-    told = (f"{white} of 255", f"to {colour.KEPT} stays", f"{colour.PEAK_NITS} nits become white")
+    told = (f"{white} of 255", f"to {colour.KEPT} is unchanged", f"{colour.PEAK_NITS} nits become white")
     for words in (*told, f"white, {colour.WHITE_NITS} nits", f"more than {fields_media.MOST_LINES} lines"):
         assert words in " ".join(page.split()), words
 

@@ -16,6 +16,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from cogvideo_core.dataset.tables import read_table
 from cogvideo_core.settings.presets import PRESETS
 from cogvideo_core.shapes.make import make_clips
 from flows.cli.main import app
@@ -30,6 +31,8 @@ COMMANDS = (
     "invert",
     "demo",
     "collect",
+    "judge",
+    "calibrate",
     "inspect",
     "verify",
     "gc",
@@ -385,3 +388,28 @@ def test_shapes_make_of_another_seed_is_other_clips(invoke: Invoke, tmp_path: Pa
 def test_wrong_arguments(invoke: Invoke, arguments: tuple[object, ...]) -> None:
     """Exit code 2, with what is allowed."""
     assert invoke(*arguments).exit_code == 2
+
+
+def test_a_run_is_judged_again_and_calibrated(invoke: Invoke, copied: Path, tmp_path: Path) -> None:
+    """judge adds verdicts to a run that had none and makes nothing anew; calibrate fits limits to labels, keeps them
+    under the root, and says in one sentence what is wrong with a label file."""
+    before = tree(copied, "edits")
+    result = invoke("judge", copied, "--text", "shapes", "--set", "judge.least_text_similarity=0.99")
+    assert result.exit_code == 0, result.output
+    rows = read_table(str(copied), "edits")
+    assert "0 in the dataset, 8 rejected" in result.output and tree(copied, "edits") == before
+    assert {row["verdict"] for row in rows} == {"rejected"}
+    assert all("text similarity" in row["rejected_because"] for row in rows)
+    assert invoke("judge", copied, "--preset", "off").exit_code == 0
+    assert {row["verdict"] for row in read_table(str(copied), "edits")} == {"unjudged"}
+
+    labels = tmp_path / "labels.csv"
+    labels.write_text("edit_key,label\nnothing,accept\n")
+    unknown = invoke("calibrate", copied, "--labels", labels)
+    assert unknown.exit_code == 2 and "'nothing' is no edit of" in unknown.stderr
+    labels.write_text("edit_key,label\n" + "".join(f"{row['edit_key']},accept\n" for row in rows))
+    few = invoke("calibrate", copied, "--labels", labels)
+    assert few.exit_code == 2 and "8 accepted and 0 rejected" in few.stderr
+    labels.write_text("edit_key,label\nx,perhaps\n")
+    word = invoke("calibrate", copied, "--labels", labels)
+    assert word.exit_code == 2 and "row 1" in word.stderr and "'perhaps'" in word.stderr

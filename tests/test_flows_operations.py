@@ -41,6 +41,7 @@ NAMES = {
     "edit-dataset",
     "invert-dataset",
     "retry-failed",
+    "judge",
     "edit-wave",
     "campaign",
     "collect",

@@ -27,7 +27,7 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
 
     Nothing is measured here, so changed limits decide anew in seconds."""
     spec = judge_of(about)
-    judge = judge_fingerprint(spec.scoring)
+    judge = judge_fingerprint(spec)
     calibration = calibration_of(ledger, spec)
     found: list[collect.EditRow] = []
     for row in edits:

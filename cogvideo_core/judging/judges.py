@@ -64,10 +64,10 @@ def spread(frames: np.ndarray, count: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _loaded(scoring: JudgeSpec) -> Judges:
-    return Judges(scoring)
+def _loaded(scoring: str) -> Judges:
+    return Judges(JudgeSpec.model_validate_json(scoring))
 
 
 def loaded(spec: JudgeSpec) -> Judges | None:
     """This process's judges; None where none is asked for."""
-    return _loaded(spec.scoring) if spec.measures else None
+    return _loaded(spec.scoring.model_dump_json()) if spec.measures else None

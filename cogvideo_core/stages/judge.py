@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from cogvideo_core.errors import EditError
-from cogvideo_core.judging import folders
 from cogvideo_core.media import video
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -27,13 +26,17 @@ Record = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=8)
-def judge_fingerprint(scoring: JudgeSpec) -> str:
+def judge_fingerprint(spec: JudgeSpec) -> str:
     """`judges.judge_fingerprint`, or "" where a judge can't be used: then nothing is judged, and the log says why."""
-    if not scoring.measures:
-        return ""
+    return _fingerprint(spec.scoring.model_dump_json()) if spec.measures else ""
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(scoring: str) -> str:
+    from cogvideo_core.judging import folders  # imports torch, which collecting unjudged edits need not wait for
+
     try:
-        return folders.judge_fingerprint(scoring)
+        return folders.judge_fingerprint(JudgeSpec.model_validate_json(scoring))
     except EditError as error:
         logger.warning("edits stay unjudged: %s", error)
         return ""
@@ -61,7 +64,7 @@ def judge_edits(
     rows: with edit_key, source_prompt and target_prompt. source, edits: the frames uint8 [F,H,W,3], asked for only
     where they are needed.
     """
-    judge = judge_fingerprint(spec.scoring)
+    judge = judge_fingerprint(spec)
     todo = [row for row in rows if judge and judgement(ledger, row["edit_key"], judge) is None]
     if not todo:
         return 0

@@ -18,6 +18,8 @@ from cogvideo_core.settings.specs import ModelSpec
 from flows.cli import up
 from flows.cli.exits import OK, PARTLY, sentences
 
+SERVER_STARTS_S = 1.0  # until the process of Prefect's temporary server is there and is waited for
+
 
 def prepare_prefect() -> None:
     """Sets Prefect's defaults, such as telemetry off, unless the user set others; call before Prefect's import.
@@ -89,7 +91,9 @@ def execute(flow_name: str, settings: dict[str, Any]) -> None:
         preflight(settings, need_targets=flow_name == "edit_dataset")
         from flows import edit_dataset as flows  # imports torch, diffusers and Prefect: --help need not wait for them
 
-        threading.Thread(target=_import_models, daemon=True).start()
+        meanwhile = threading.Timer(SERVER_STARTS_S, _import_models)  # an import would hold up the server's own start
+        meanwhile.daemon = True
+        meanwhile.start()
         counts = getattr(flows, flow_name)(**settings)
     finish(counts)
 
