@@ -133,7 +133,11 @@ def finish(
             f"only {counts['succeeded']} of {counts['clips']} clips succeeded, fewer than min_success_ratio "
             f"{settings.engine.min_success_ratio}; see {settings.output.root}/tables/errors.parquet"
         )
-    return counts | {"root": settings.output.root, "dataset_edits": collected.get("edits", 0)}
+    return counts | {
+        "root": settings.output.root,
+        "dataset_edits": collected.get("edits", 0),
+        "rejected": collected.get("rejected", 0),
+    }
 
 
 def show_results(output: OutputSpec) -> None:
@@ -172,6 +176,7 @@ def summary(settings: Settings, counts: Record, collected: Record, times: Times)
         ("Parked", f"{counts['parked']} left alone after {settings.engine.park_after} attempts"),
         ("Edits", f"{counts['edits_made']} made, {counts['edits_reused']} reused"),
         ("Model evaluations", counts["evaluations"]),
+        *([("Rejected", f"{collected['rejected']} edits by the judge")] if collected.get("rejected") else []),
         ("Dataset", f"{collected.get('edits', 0)} edits of {collected.get('clips', 0)} clips"),
         *(time_rows(counts, times) if times.waves else []),
     ]

@@ -47,7 +47,10 @@ def retry_failed(root: Root = "out/demo", include_parked: bool = False) -> Recor
     rows = [row for row in rows if include_parked or not row.get("parked")]
     if not rows:
         get_run_logger().info("nothing to do: no clip in %s/tables/errors.parquet is to be tried again", root)
-        return added({}, {}) | {"root": root, "dataset_edits": len(read_table(root, "edits"))}
+        return added({}, {}) | {
+            "root": root,
+            "dataset_edits": sum(row.get("kept") is not False for row in read_table(root, "edits")),
+        }
     engine = {"min_success_ratio": 0.0} | ({"park_after": 1000} if include_parked else {})
     again = {"plan": "plan/retry", "engine": settings.engine.model_copy(update=engine)}
     only = [[row["clip"], row["window"]] for row in rows]

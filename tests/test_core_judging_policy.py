@@ -74,6 +74,14 @@ def test_a_missing_score_counts_as_its_centre() -> None:
     assert made.confidence({}) == 0.5 == made.confidence({"kept_db": 30.0}) < made.confidence({"kept_db": 31.0})
 
 
+def test_a_low_confidence_names_its_main_cause() -> None:
+    """The reason names the score that an average one in its place would help most."""
+    made = policy.fit(*drawn(400))
+    row = {"text_contrast": 0.05, "text_similarity": 0.5, "kept_db": 38.0}
+    (reason,) = policy.decide(row, JudgeSpec.none().model_copy(update={"least_confidence": 0.5}), made).reasons
+    assert reason.startswith("confidence 0.0") and reason.endswith("most of all for text contrast")
+
+
 def test_too_few_labels_are_refused() -> None:
     """The sentence says how many of each there are."""
     rows, _ = drawn(20)

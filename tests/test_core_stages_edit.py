@@ -23,6 +23,7 @@ from cogvideo_core.inputs import sources
 from cogvideo_core.media import video
 from cogvideo_core.models import memory, model
 from cogvideo_core.planning import plan
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -578,3 +579,17 @@ def test_memory_that_runs_out_in_an_inversion_is_said(
     monkeypatch.setattr(work.model, "velocity", full)
     with pytest.raises(OutOfMemory, match=r"clip 'a\.mp4', being inverted.*model\.dtype.*model\.offload"):
         edit_stages.invert_clip(work, prepared)
+
+
+def test_edits_are_judged_as_they_are_made(works: MakeWork, folder: Path) -> None:
+    """Each committed edit has its judgement, made of the frames at hand and before its commit; a second run adds none,
+    and another judge judges the committed videos without any model work."""
+    work = replace(works(), judge=JudgeSpec(text="shapes", frames=2))
+    record, _ = spent(work, clip(folder))
+    made = {commit.spec["edit"]: commit.record["scores"] for commit in work.ledger.units("judgements")}
+    assert made.keys() == {edit["edit_key"] for edit in record["edits"]}
+    assert all({"text_similarity", "kept_db"} <= scores.keys() for scores in made.values())
+    spent(work, clip(folder))
+    assert len(list(work.ledger.units("judgements"))) == 2
+    _, evaluations = spent(replace(work, judge=JudgeSpec(text="shapes", frames=3)), clip(folder))
+    assert evaluations == 0 and len(list(work.ledger.units("judgements"))) == 4

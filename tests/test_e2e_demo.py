@@ -37,11 +37,16 @@ def count(output: str, label: str) -> int:
 
 
 def test_demo_twice(environment: dict[str, str], tmp_path: Path) -> None:
-    """The demo leaves 3 clips x 4 prompts; a second one does no model work and says how many edits it reused."""
+    """The demo leaves 3 clips x 4 prompts, those that the judge rejects with a reason; a second one does no model work
+    and says how many edits it reused."""
     first = demo(environment, tmp_path / "demo")
     assert first.returncode == 0, first.stderr
     rows = [json.loads(line) for line in (tmp_path / "demo/dataset/metadata.jsonl").read_text().splitlines()]
-    assert len(rows) == 12 and len({row["source_file_name"] for row in rows}) == 3
+    table = pq.read_table(tmp_path / "demo/tables/edits.parquet").to_pylist()
+    assert len(table) == 12 and len({row["source_file_name"] for row in table}) == 3
+    rejected = [row for row in table if row["verdict"] == "rejected"]
+    assert len(rows) == 12 - len(rejected) >= 4 and all(row["rejected_because"] for row in rejected)
+    assert count(first.stdout, "edits rejected") == len(rejected)
     for row in rows:
         assert (tmp_path / "demo/dataset" / row["file_name"]).stat().st_size > 1000
     assert "edits" in (tmp_path / "demo/index.html").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cogvideo_core.judging import motion, structure, text
 from cogvideo_core.judging.folders import folders_of
@@ -30,18 +32,26 @@ class Judges:
 
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec, self.folders = spec, folders_of(spec)
+        self._last: tuple[bytes, Tensor] | None = None
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.text = text.TextJudge(self.folders["text"], device, spec.contrasts) if "text" in self.folders else None
         self.structure = (
             structure.StructureJudge(self.folders["structure"], device) if "structure" in self.folders else None
         )
 
+    def _embedded(self, judge: text.TextJudge, frames: np.ndarray) -> Tensor:
+        """The source's embeddings; those of the last source are kept, for its edits come one by one."""
+        digest = hashlib.sha256(frames.tobytes()).digest()
+        if self._last is None or self._last[0] != digest:
+            self._last = digest, judge.embed_frames(frames)
+        return self._last[1]
+
     def scores(self, source: np.ndarray, edits: Sequence[np.ndarray], wishes: Sequence[Wish]) -> list[Scores]:
         """Named scores of each edit of a clip; all frames uint8 [F,H,W,3]. The same input gives the same numbers."""
         shown = spread(source, self.spec.frames)
         found: list[Scores] = [{} for _ in edits]
         if self.text is not None:
-            before = self.text.embed_frames(shown)
+            before = self._embedded(self.text, shown)
             for scores, edit, wish in zip(found, edits, wishes, strict=True):
                 after = self.text.embed_frames(spread(edit, self.spec.frames))
                 scores |= self.text.scores(before, after, wish.source_prompt, wish.target_prompt)

@@ -52,7 +52,7 @@ FITTED = (  # the scores that a calibration looks at
 )
 PROBABILITIES = ("text_contrast", "text_choice")
 MANY = 200  # labels, from which on products of scores are looked at as well
-WORDS = {"delta_e": "colour shift"}
+WORDS = {"delta_e": "colour shift", "kept_db": "change of what should have stayed"}
 PRECISION = {"balanced": 0.9, "strict": 0.95}  # that a calibration's limits aim at
 RIDGE = 1.0  # of the fit, on standardised scores
 
@@ -84,6 +84,13 @@ class Calibration:
         found = standardised(features(scores), self.centres, self.scales)
         total = self.bias + sum(weight * term(found, name) for name, weight in self.weights.items())
         return 1 / (1 + math.exp(-max(-60.0, min(60.0, total))))
+
+    def least_of(self, scores: Scores) -> str:
+        """The score that lowers the confidence most, against an average one in its place; "" where none does."""
+        own = self.confidence(scores)
+        gains = {name: self.confidence({**scores, name: None}) - own for name in features(scores)}
+        name = max(gains, key=lambda name: gains[name], default="")
+        return name if name and gains[name] > 0 else ""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,15 +130,20 @@ def decide(scores: Scores, spec: JudgeSpec, calibration: Calibration | None) -> 
         asked += 1
         below = name.startswith("least")
         if value < limit if below else value > limit:
-            word = WORDS.get(score, score.replace("_", " "))
-            reasons.append(f"{word} {value:.3g} is {'below' if below else 'above'} {limit:g}")
+            reasons.append(f"{_word(score)} {value:.3g} is {'below' if below else 'above'} {limit:g}")
     least = spec.least_confidence or (calibration.limits.get(spec.preset, 0.0) if calibration else 0.0)
     if confidence is not None and least:
         asked += 1
         if confidence < least:
-            reasons.append(f"confidence {confidence:.2f} is below {least:.2f}")
+            worst = calibration.least_of(scores) if calibration else ""
+            most = f", most of all for {_word(worst)}" if worst else ""
+            reasons.append(f"confidence {confidence:.2f} is below {least:.2f}{most}")
     verdict: Any = ("rejected" if reasons else "accepted") if asked else "unjudged"
     return Verdict(verdict, reasons, None if confidence is None else round(confidence, 4))
+
+
+def _word(score: str) -> str:
+    return WORDS.get(score, score.replace("_", " "))
 
 
 def fit(rows: Sequence[Scores], good: Sequence[bool]) -> Calibration:

@@ -142,7 +142,7 @@ def edit_batch(
         batch, work.model.room, lambda part: denoised(work, record, part, held), f"clip {shown_clip(record['clip'])!r}"
     )
     together = [edit["edit_key"] for edit in part]
-    commits, frozen, shown = {}, list[Edit](), dict[str, np.ndarray]()
+    commits, frozen = {}, list[Edit]()
     for edit, latents in zip(part, finals, strict=True):
         frames = work.model.decode(latents)
         if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
@@ -152,10 +152,9 @@ def edit_batch(
             frames = colour_transferred(source(), frames)
         scores = preserved_scores(source(), frames) if work.output.scores else {}
         scores |= gate.scores(record.get("reconstruction", {}))
+        # judged first: so each committed edit has the scores of these frames, also after a kill
+        judge_edits(work.ledger, work.judge, [record | edit], source, lambda _, frames=frames: frames)  # type: ignore[misc]
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
-        shown[edit["edit_key"]] = frames
-    rows = [record | edit for edit in part if edit["edit_key"] in shown]
-    judge_edits(work.ledger, work.judge, rows, source, lambda row: shown[row["edit_key"]])
     if frozen:
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
         remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"

@@ -114,8 +114,9 @@ def report(counts: dict[str, Any]) -> None:
         ("edits_made", "edits made"),
         ("edits_reused", "edits reused"),
         ("evaluations", "model evaluations"),
+        ("rejected", "edits rejected"),
         ("dataset_edits", "edits in the dataset"),
     ):
-        table.add_row(label, str(counts[name]))
+        table.add_row(label, str(counts.get(name, 0)))
     Console().print(table)
     typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")
