@@ -68,6 +68,23 @@ def test_a_section_shows_the_source_beside_its_edits() -> None:
     assert "none" not in page.text, "a score that was not measured is not shown"
 
 
+def test_a_rejected_edit_is_shown_with_its_reason() -> None:
+    """Its video is played from where it is stored, it is marked, and its reason and verdict can be read and filtered;
+    a section whose edits are all rejected plays the stored source."""
+    places = {"edit_object": "edits/ab/x/y/edit.mp4", "source_object": "sources/cd/x/y/source.mp4"}
+    lost = edit(
+        verdict="rejected", rejected_because="text choice 0.1 is below 0.5", kept=False, confidence=0.2, **places
+    )
+    page = Page(render_gallery([lost], [], {}))
+    assert set(page.sources()) == {"sources/cd/x/y/source.mp4", "edits/ab/x/y/edit.mp4"}
+    assert "Rejected: text choice 0.1 is below 0.5" in page.text
+    (figure,) = (attrs for tag, attrs in page.tags if tag == "figure" and "rejected" in (attrs.get("class") or ""))
+    assert "rejected" in str(figure["data-text"]) and '"confidence": 0.2' in str(figure["data-values"])
+    kept = edit(verdict="accepted", rejected_because="", kept=True, confidence=0.9, **places)
+    both = Page(render_gallery([lost, kept], [], {}))
+    assert "sources/cd/x/y/source.mp4" not in both.sources() and "Accepted" in both.text
+
+
 def test_small_videos_keep_their_pixels() -> None:
     """Under 160 pixels a video is enlarged without smoothing, from 160 on it is not."""
     classes = [Page(render_gallery([edit(width=w)], [], {})).tags for w in (159, 160)]

@@ -265,6 +265,9 @@ def test_a_taken_port_is_refused(home: Path) -> None:
     taken.server_close()
 
 
+STORED = f"edits/ab/{'ab' * 32}/{'cd' * 16}/edit.mp4"
+
+
 @pytest.fixture(params=["", "me:mine"])
 def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """(a served gallery, headers of a welcome guest), with and without a password."""
@@ -272,6 +275,9 @@ def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[An
     (root / "dataset/videos").mkdir(parents=True)
     (root / "plan").mkdir()
     (root / "index.html").write_text("<p>a gallery</p>")
+    (root / STORED).parent.mkdir(parents=True)
+    (root / STORED).write_bytes(b"rejected")
+    (root / STORED).with_name("why.json").write_text("{}")
     (root / "dataset/videos/a-1.mp4").write_bytes(bytes(range(200)))
     (root / "plan/settings.json").write_text("{}")
     (tmp_path / "index.html").write_text("outside")
@@ -298,6 +304,8 @@ def test_the_gallery_shows_pages_and_videos_and_nothing_else(gallery: Any) -> No
     server, welcome = gallery
     assert asked(server, "/run/index.html", welcome)[:2] == (200, b"<p>a gallery</p>")
     assert asked(server, "/run/dataset/videos/a-1.mp4?x=1", welcome)[1] == bytes(range(200))
+    assert asked(server, f"/run/{STORED}", welcome)[1] == b"rejected"  # the video of a rejected edit
+    assert asked(server, f"/run/{STORED.replace('edit.mp4', 'why.json')}", welcome)[0] == 404
     assert asked(server, "/run/dataset/videos/a-1.mp4", welcome, "HEAD")[1] == b""
     status, page, headers = asked(server, "/", welcome)
     assert status == 200 and b'<a href="/run/index.html">run</a>' in page and b"plan" not in page

@@ -224,7 +224,7 @@ def _write_all(
     _write(target, "tables/errors.parquet", parquet_bytes(errors, ERROR_FIELDS))
     _write(target, "tables/timings.parquet", parquet_bytes(timings, TIMING_FIELDS))
     _write(target, "dataset/metadata.jsonl", metadata_bytes(rows))
-    _write(target, "dataset/README.md", dataset_card(rows, errors, about).encode())
+    _write(target, "dataset/README.md", dataset_card(rows, errors, about, rejected).encode())
     if gallery:
         _write(target, "index.html", render_gallery(table, errors, about).encode())
 
