@@ -155,7 +155,7 @@ def dataset_card(
     """README.md of the dataset: front matter for hubs, what it holds, its columns, how to load it."""
     title = str(about.get("title") or "Edited videos")
     clips = len({(row["clip"], row["window"]) for row in rows})
-    facts = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
+    facts: list[tuple[str, object]] = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
     facts += [("Rejected by the judge", told_share(len(rejected), len(rows) + len(rejected)))] if rejected else []
     facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
     facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
