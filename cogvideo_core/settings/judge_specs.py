@@ -35,10 +35,10 @@ class JudgeSpec(Spec):
     motion: bool = Field(
         True, title="Motion", description="Compare the optical flow of edit and source, beside the judges above."
     )
-    frames: int = Field(9, title="Frames", ge=1, le=81, description="Of each clip that the models look at.")
+    frames: int = Field(9, title="Stills", ge=1, le=81, description="Of each clip that the models look at.")
     preset: Literal["balanced", "strict", "off"] = Field(
         "balanced",
-        title="Preset",
+        title="Strictness",
         description="Gives the limits below that are left at their defaults its own values. off: nothing is rejected.",
     )
     least_confidence: float = Field(
