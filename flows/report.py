@@ -116,7 +116,7 @@ def finish(
     times = times_of(records.heads())
     told += f"; {counts['edits_made']} edits made, {counts['edits_reused']} reused"
     create_markdown_artifact(key="summary", markdown=summary(settings, counts, collected, times), description=told)
-    if collected.get("edits"):
+    if collected.get("edits") or collected.get("rejected"):
         show_results(settings.output)
     if counts["failed"]:
         columns = ["clip", "stage", "error", "kind", "message", "attempts", "retryable"]

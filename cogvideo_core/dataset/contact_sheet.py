@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cogvideo_core.dataset.tables import read_rows
 from cogvideo_core.media import video
 from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.storage.objects import storing
@@ -41,13 +42,17 @@ def contact_sheet(root: str) -> bytes:
 
 
 def first_clips(root: str) -> list[list[Record]]:
-    """The rows of the first few clips in the dataset's order, at most EDITS of each."""
+    """The rows of the first few clips in the dataset's order, at most EDITS of each, with file names below the root."""
     fs, path = open_store(f"{root}/dataset/metadata.jsonl")
     try:
         with storing("dataset/metadata.jsonl", (FileNotFoundError,)), fs.open(path, "rb") as lines:
             rows = [json.loads(line) for line in islice(lines, ROWS)]
     except FileNotFoundError:
         return []
+    rows = [row | {name: f"dataset/{row[name]}" for name in ("source_file_name", "file_name")} for row in rows]
+    if not rows:  # all were rejected: they are shown from where they are stored
+        lost = [row for row in read_rows(root, "tables/edits.parquet")[:ROWS] if "://" not in row["edit_object"]]
+        rows = [row | {"source_file_name": row["source_object"], "file_name": row["edit_object"]} for row in lost]
     by_clip: dict[str, list[Record]] = {}
     for row in rows:
         by_clip.setdefault(row["source_file_name"], []).append(row)
@@ -62,7 +67,7 @@ def _tile(root: str, row: Record, name: str) -> np.ndarray:
     """The middle frame of one collected video, TILE_PX on its longer side: uint8 [h,w,3]."""
     limits, scale = video.Limits.of(DatasetSpec()), TILE_PX / max(row["height"], row["width"])
     height, width = (max(2, round(row[side] * scale)) for side in ("height", "width"))
-    fs, path = open_store(f"{root}/dataset/{name}")
+    fs, path = open_store(f"{root}/{name}")
     with tempfile.TemporaryDirectory() as folder, storing(name):
         local = Path(folder) / "video.mp4"
         with fs.open(path, "rb") as file:
