@@ -35,8 +35,9 @@ def edit_dataset(
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
 ) -> Record:
     """Edits every clip of a dataset for every prompt; what is committed already is reused."""
-    groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge)
+    settings = Settings(
+        dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine, judge=judge
+    )
     return run(settings, "edit")
 
 

@@ -10,13 +10,12 @@ from pydantic import Field
 
 from cogvideo_core.dataset.tables import read_table
 from cogvideo_core.settings.judge_specs import JudgeSpec
-from flows.engines import engine_of
+from flows.engines import engine_of, in_flight
 from flows.report import run_name, show_results
 from flows.resuming import last_settings
 from tasks import work
 
 Record = dict[str, Any]
-AT_ONCE = 4  # batches that are submitted and not yet finished
 CLIPS = 16  # a batch
 
 
@@ -40,7 +39,7 @@ def judge_dataset(
         waiting: list[Any] = []
         for start in range(0, len(clips) if spec.measures else 0, CLIPS):
             waiting.append(submit(work.judge_batch, root, spec, clips[start : start + CLIPS]))
-            if len(waiting) >= AT_ONCE:
+            if len(waiting) >= in_flight(settings.engine):
                 judged += waiting.pop(0).result()
         judged += sum(future.result() for future in waiting)
     counts = work.recollect(settings.output, judge)

@@ -31,8 +31,9 @@ def plan_dataset(
     estimate: bool = True,
 ) -> Record:
     """Writes plan/*.parquet and says what the run will cost. `probe` opens each clip; nothing is edited."""
-    groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge)
+    settings = Settings(
+        dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine, judge=judge
+    )
     planned = work.discover_clips(settings, probe=probe)
     rows = [[name, f"{value:,}"] for name, value in planned.items() if isinstance(value, int)]
     if estimate:

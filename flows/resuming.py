@@ -95,8 +95,9 @@ def run_campaign(
         deployment: Of the flow edit-wave, as flow/name.
         waves_in_flight: Waves that are asked for at a time; as many as there are workers.
     """
-    told: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**told, output=output, engine=engine, judge=judge)
+    settings = Settings(
+        dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine, judge=judge
+    )
     check_limit(engine)
     planned = work.discover_clips(settings)
     about = {"plan": planned["plan"], "settings": settings.results, "stage": "edit"}

@@ -18,7 +18,6 @@ from prefect.states import Completed
 
 from cogvideo_core.dataset import contact_sheet, tables
 from cogvideo_core.dataset.outcomes import Records, spanned
-from cogvideo_core.errors import ClipError
 from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import OutputSpec
@@ -208,10 +207,7 @@ def judge_batch(root: str, judge: JudgeSpec, clips: list[list[Record]]) -> int:
     ledger, judged = Ledger(root), 0
     for rows in clips:
         stopping.check("judge")
-        try:
-            judged += judge_stored(ledger, judge, rows)
-        except ClipError as error:
-            get_run_logger().warning("edits stay unjudged: %s", error)
+        judged += judge_stored(ledger, judge, rows)
     return judged
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,20 @@ def test_scores_are_the_same_alone_and_together(judges: Judges) -> None:
     wish = Wish(edit.source_prompt, edit.target_prompt)
     alone = judges.scores(source, [done], [wish])
     assert alone == judges.scores(source, [done], [wish]) == judges.scores(source, [source, done], [wish, wish])[1:]
+
+
+def test_threads_do_not_mix_up_their_sources(judges: Judges) -> None:
+    """Edits of two clips that are judged at once, one after the other of each, get the scores that they get alone."""
+    clips = [(world.render(edit.scene), world.render(edit.wanted), edit) for edit in edits(2)[::3]]
+
+    def scored(clip: tuple[np.ndarray, np.ndarray, world.BenchEdit]) -> list[object]:
+        source, done, edit = clip
+        wish = Wish(edit.source_prompt, edit.target_prompt)
+        return [judges.scores(source, [done], [wish]) for _ in range(6)]
+
+    alone = [scored(clip) for clip in clips]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(scored, clips)) == alone
 
 
 def test_without_a_source_prompt_there_is_no_gain(judges: Judges) -> None:
@@ -113,6 +128,8 @@ def broken(folder: Path, how: str) -> None:
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:50_000])
     elif how == "pointer":
         (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif how == "contrasts":
+        (folder / "contrasts.json").write_text('{"red": "green"}')
     elif how == "gone":
         shutil.rmtree(folder)
     else:
@@ -131,6 +148,7 @@ def broken(folder: Path, how: str) -> None:
         ("model.safetensors", "holds no weights"),
         ("tokenizer.json", "judge.text"),
         ("preprocessor_config.json", "can't be loaded"),
+        ("contrasts", "red / green / blue"),
     ],
 )
 def test_a_judge_that_cannot_be_used_is_refused(how: str, told: str, tmp_path: Path) -> None:
@@ -153,6 +171,8 @@ def test_a_fingerprint_is_of_what_is_measured(tmp_path: Path) -> None:
     assert base == folders.judge_fingerprint(JudgeSpec(text="shapes"))
     for other in ({"frames": 3}, {"contrasts": ["a / b"]}, {"motion": False}):
         assert folders.judge_fingerprint(spec.model_copy(update=other)) != base
+    (folder / "calibration.json").write_text("{}")  # decides, and measures nothing
+    assert folders.judge_fingerprint(spec) == base
     (folder / "tokenizer_config.json").write_text("{}")
     assert folders.judge_fingerprint(spec) != base
 

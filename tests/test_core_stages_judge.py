@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from cogvideo_core.dataset.verdicts import with_verdicts
+from cogvideo_core.errors import NotFinite, StorageError
+from cogvideo_core.judging import judges
 from cogvideo_core.media import video
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.shapes import world
@@ -55,7 +57,7 @@ def test_an_edit_is_judged_once(rows: list[dict[str, Any]], tmp_path: Path) -> N
     ledger = Ledger(str(tmp_path))
     assert judge.judge_stored(ledger, SPEC, rows) == 2
     strict = SPEC.model_copy(update={"least_text_choice": 0.9})
-    assert judge.judge_edits(ledger, strict, rows, asked, lambda _: asked()) == 0
+    assert not any(judge.judge_edit(ledger, strict, row, asked, world.render(WANTED)) for row in rows)
     assert judge.judge_stored(ledger, SPEC.model_copy(update={"frames": 2}), rows) == 2
 
 
@@ -64,7 +66,8 @@ def test_the_video_says_what_the_frames_say(rows: list[dict[str, Any]], tmp_path
     ledger, other = Ledger(str(tmp_path)), Ledger(str(tmp_path / "other"))
     judge.judge_stored(ledger, SPEC, rows)
     frames = {"a" * 64: world.render(WANTED), "b" * 64: world.render(SCENE)}
-    judge.judge_edits(other, SPEC, rows, lambda: world.render(SCENE), lambda row: frames[row["edit_key"]])
+    for row in rows:
+        judge.judge_edit(other, SPEC, row, lambda: world.render(SCENE), frames[row["edit_key"]])
     by = judge.judge_fingerprint(SPEC)
     for key in frames:
         stored, at_hand = judge.judgement(ledger, key, by), judge.judgement(other, key, by)
@@ -109,3 +112,40 @@ def test_the_settings_of_an_earlier_version_judge_nothing(rows: list[dict[str, A
     for about in ({}, {"judge": {"nonsense": 1}}, {"judge": 3, "model": 4}):
         found = with_verdicts(Ledger(str(tmp_path)), rows, about)  # type: ignore[arg-type]
         assert [(edit["verdict"], edit["kept"]) for edit in found] == [("unjudged", True)] * 2
+
+
+@pytest.mark.parametrize("error", [NotFinite("field judge.text: not finite"), RuntimeError("CUDA out of memory")])
+def test_a_judge_that_fails_at_work_costs_no_edit(
+    error: Exception, rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Whatever it raises, the edit stays unjudged and the log says why in a line; a store that fails is not hidden."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(judges.Judges, "scores", fails)
+    ledger = Ledger(str(tmp_path))
+    assert judge.judge_stored(ledger, SPEC, rows) == 0
+    assert caplog.text.count("stays unjudged") == 2 and str(error) in caplog.text and "Traceback" not in caplog.text
+    error = StorageError("the store is away")
+    with pytest.raises(StorageError):
+        judge.judge_stored(ledger, SPEC, rows)
+
+
+def test_a_damaged_video_leaves_its_edit_unjudged(rows: list[dict[str, Any]], tmp_path: Path, caplog: Any) -> None:
+    """The other edits of the clip are judged."""
+    ledger = Ledger(str(tmp_path))
+    (stored,) = (tmp_path / "edits").glob("aa/*/*/edit.mp4")
+    stored.write_bytes(b"x" * stored.stat().st_size)
+    assert judge.judge_stored(ledger, SPEC, rows) == 1
+    assert caplog.text.count("stays unjudged") == 1 and f"edit {'a' * 12} stays unjudged" in caplog.text
+
+
+def test_a_calibration_that_is_gone_ends_no_run(rows: list[dict[str, Any]], tmp_path: Path, caplog: Any) -> None:
+    """Edits are decided by the other limits, and the log names the file."""
+    ledger = Ledger(str(tmp_path))
+    judge.judge_stored(ledger, SPEC, rows)
+    about = {"model": {"path": "shapes"}, "judge": SPEC.as_json() | {"calibration": str(tmp_path / "gone.json")}}
+    good, bad = with_verdicts(ledger, rows, about)  # type: ignore[arg-type]
+    assert (good["verdict"], bad["verdict"], good["confidence"]) == ("accepted", "rejected", None)
+    assert "without a calibration" in caplog.text and "gone.json" in caplog.text

@@ -403,6 +403,8 @@ def test_a_run_is_judged_again_and_calibrated(invoke: Invoke, copied: Path, tmp_
     assert invoke("judge", copied, "--preset", "off").exit_code == 0
     assert {row["verdict"] for row in read_table(str(copied), "edits")} == {"unjudged"}
 
+    gone = invoke("judge", copied, "--text", "shapes", "--set", f"judge.calibration={tmp_path / 'gone.json'}")
+    assert gone.exit_code == 2 and "field judge.calibration" in gone.stderr
     labels = tmp_path / "labels.csv"
     labels.write_text("edit_key,label\nnothing,accept\n")
     unknown = invoke("calibrate", copied, "--labels", labels)

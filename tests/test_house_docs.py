@@ -6,14 +6,12 @@ import ast
 import importlib.util
 import re
 import shlex
-import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import typer
-import yaml
 
 from flows.cli.main import app
 from flows.settings import GROUPS, parse_sets
@@ -138,12 +136,3 @@ def test_python_of_the_docs_names_what_exists(text: str) -> None:
             module = importlib.import_module(node.module)
             for alias in node.names:
                 assert hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
-
-
-@pytest.mark.parametrize("text", [*blocks("yaml"), *blocks("toml"), *blocks("json")])
-def test_data_of_the_docs_can_be_read(text: str) -> None:
-    """Each block of settings is YAML, JSON or TOML."""
-    try:
-        yaml.safe_load(text)
-    except yaml.YAMLError:
-        tomllib.loads(text)

@@ -121,9 +121,7 @@ def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "url": _place(row, "edit_object", "file_name"),
         "rejected": verdict == "rejected",
-        "verdict": {"rejected": f"Rejected: {row.get('rejected_because', '')}", "accepted": "Accepted"}.get(
-            verdict, ""
-        ),
+        "verdict": _told(verdict, row.get("rejected_because", "")),
         "prompt": row["target_prompt"],
         "notes": f"{row['recipe']}, seed {row['seed']}" + (f", strength {strength:g}" if strength != 1 else ""),
         "figures": [(word, text.format(scores[name]), about) for word, name, text, about in FIGURES if name in scores],

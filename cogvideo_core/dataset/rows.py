@@ -156,7 +156,7 @@ def dataset_card(
     title = str(about.get("title") or "Edited videos")
     clips = len({(row["clip"], row["window"]) for row in rows})
     facts: list[tuple[str, object]] = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
-    facts += [("Rejected by the judge", told_share(len(rejected), len(rows) + len(rejected)))] if rejected else []
+    facts += [("Rejected by the judge", f"{len(rejected):,} of {len(rows) + len(rejected):,}")] if rejected else []
     facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
     facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
     scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
@@ -169,11 +169,6 @@ def dataset_card(
         settings=_two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
         failures=_card_failures(failures),
     )
-
-
-def told_share(part: int, whole: int) -> str:
-    """ "3 of 12 (25 %)"."""
-    return f"{part:,} of {whole:,} ({100 * part / max(whole, 1):.0f} %)"
 
 
 SCORES = {

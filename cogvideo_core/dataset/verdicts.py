@@ -12,6 +12,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from cogvideo_core.dataset import collect
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.judging import policy
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.stages.judge import judge_fingerprint, judgement
@@ -28,7 +29,11 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
     Nothing is measured here, so changed limits decide anew in seconds."""
     spec = judge_of(about)
     judge = judge_fingerprint(spec)
-    calibration = calibration_of(ledger, spec)
+    try:
+        calibration = calibration_of(ledger, spec)
+    except BadSpec as error:  # a run of hours is not to end here
+        logger.warning("edits are judged without a calibration: %s", error)
+        calibration = None
     found: list[collect.EditRow] = []
     for row in edits:
         measured = {name: value for name, value in row["scores"].items() if name not in policy.JUDGED}

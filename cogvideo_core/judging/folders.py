@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
 from cogvideo_core.errors import ModelError
-from cogvideo_core.models.checkpoint_files import header, read_json
-from cogvideo_core.models.file_hashes import sha256_of
+from cogvideo_core.models.checkpoint_files import PICKLED, header, read_json
+from cogvideo_core.models.file_hashes import digest_of
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
 
@@ -18,7 +17,6 @@ FORMAT = 1  # raised when a score changes its meaning
 TEXT_KINDS = ("clip", "siglip", "siglip2", "metaclip_2", "xclip")
 STRUCTURE_KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit")
 FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 def judge_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
@@ -27,7 +25,7 @@ def judge_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
     kinds: the `model_type`s that the judge can use. Raises ModelError, which names the setting judge.`field`.
     """
     folder = _place(field, path)
-    kind = _named(field, folder / "config.json").get("model_type")
+    kind = read_json(folder / "config.json", f"judge.{field}").get("model_type")
     if kind not in kinds:
         raise _unusable(field, path, f"is a {kind!r}", f"give a model of one of these types: {', '.join(kinds)}")
     weights = sorted(folder.glob("*.safetensors"))
@@ -35,11 +33,8 @@ def judge_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
         pickled = any(file.suffix in PICKLED for file in folder.glob("*"))
         problem = "holds only pickled weights, which are never loaded" if pickled else "holds no weights"
         raise _unusable(field, path, problem, "convert or download model.safetensors")
-    try:
-        for file in weights:
-            header(file)
-    except ModelError as error:
-        raise _renamed(field, error) from error
+    for file in weights:
+        header(file, f"judge.{field}")
     return folder
 
 
@@ -54,18 +49,15 @@ def check_judges(spec: JudgeSpec) -> None:
     folders_of(spec.model_copy(update={"text": "none"}) if spec.text == "auto" else spec)
 
 
-def fingerprint_of(folder: Path) -> str:
-    """sha256 over the names and bytes of the files that a judge is loaded from."""
-    digest = hashlib.sha256()
-    for file in sorted(path for pattern in FILES for path in folder.glob(pattern)):
-        digest.update(file.name.encode())
-        digest.update(bytes.fromhex(sha256_of(file)))
-    return digest.hexdigest()
+def loaded_from(folder: Path) -> list[Path]:
+    """The files that a judge is loaded from; a calibration beside them changes no score."""
+    files = [path for pattern in FILES for path in folder.glob(pattern)]
+    return [file for file in files if file.name != "calibration.json"]
 
 
 def judge_fingerprint(spec: JudgeSpec) -> str:
     """sha256 of what determines the scores: the models' files and the fields that say what is measured."""
-    models = {name: fingerprint_of(folder) for name, folder in folders_of(spec).items()}
+    models = {name: digest_of(loaded_from(folder)) for name, folder in folders_of(spec).items()}
     return fingerprint(
         {"format": FORMAT, "models": models, "motion": spec.motion, "frames": spec.frames, "contrasts": spec.contrasts}
     )
@@ -83,17 +75,6 @@ def _place(field: str, path: str) -> Path:
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
         problem = f"is not in the local cache and could not be had from the hub ({type(error).__name__})"
         raise _unusable(field, path, problem, "check id and network, or download it and give the folder") from error
-
-
-def _named(field: str, path: Path) -> dict[str, object]:
-    try:
-        return read_json(path)
-    except ModelError as error:
-        raise _renamed(field, error) from error
-
-
-def _renamed(field: str, error: ModelError) -> ModelError:
-    return ModelError(str(error).replace("field model:", f"field judge.{field}:", 1))
 
 
 def _unusable(field: str, path: str, problem: str, remedy: str) -> ModelError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,38 +32,37 @@ class Judges:
 
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec, self.folders = spec, folders_of(spec)
-        self._last: tuple[bytes, Tensor] | None = None
+        self._sources: dict[str, tuple[bytes, Tensor]] = {}
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.text = text.TextJudge(self.folders["text"], device, spec.contrasts) if "text" in self.folders else None
         self.structure = (
             structure.StructureJudge(self.folders["structure"], device) if "structure" in self.folders else None
         )
 
-    def _embedded(self, judge: text.TextJudge, frames: np.ndarray) -> Tensor:
-        """The source's embeddings; those of the last source are kept, for its edits come one by one."""
+    def _of_source(self, judge: str, see: Callable[[np.ndarray], Tensor], frames: np.ndarray) -> Tensor:
+        """What a judge sees in the source. The last source's is kept, for its edits come one by one."""
         digest = hashlib.sha256(frames.tobytes()).digest()
-        if self._last is None or self._last[0] != digest:
-            self._last = digest, judge.embed_frames(frames)
-        return self._last[1]
+        kept = self._sources.get(judge)
+        if kept is None or kept[0] != digest:  # several threads may come here, each with its own `kept`
+            kept = self._sources[judge] = digest, see(frames)
+        return kept[1]
 
     def scores(self, source: np.ndarray, edits: Sequence[np.ndarray], wishes: Sequence[Wish]) -> list[Scores]:
         """Named scores of each edit of a clip; all frames uint8 [F,H,W,3]. The same input gives the same numbers."""
         shown = spread(source, self.spec.frames)
         found: list[Scores] = [{} for _ in edits]
         if self.text is not None:
-            before = self._embedded(self.text, shown)
+            before = self._of_source("text", self.text.embed_frames, shown)
             for scores, edit, wish in zip(found, edits, wishes, strict=True):
                 after = self.text.embed_frames(spread(edit, self.spec.frames))
                 scores |= self.text.scores(before, after, wish.source_prompt, wish.target_prompt)
         if self.structure is not None:
-            before = self.structure.features(shown)
+            before = self._of_source("structure", self.structure.features, shown)
             for scores, edit in zip(found, edits, strict=True):
                 after = self.structure.features(spread(edit, self.spec.frames))
                 scores["structure"] = structure.structure_score(before, after)
-        if self.spec.motion:
-            for scores, edit in zip(found, edits, strict=True):
-                scores |= motion.motion_scores(source, edit)
         for scores, edit in zip(found, edits, strict=True):
+            scores |= motion.motion_scores(source, edit) if self.spec.motion else {}
             scores["kept_db"] = kept_db(source, edit)
         return [{name: round(value, 5) for name, value in scores.items() if math.isfinite(value)} for scores in found]
 
@@ -78,6 +77,6 @@ def _loaded(scoring: str) -> Judges:
     return Judges(JudgeSpec.model_validate_json(scoring))
 
 
-def loaded(spec: JudgeSpec) -> Judges | None:
-    """This process's judges; None where none is asked for."""
-    return _loaded(spec.scoring.model_dump_json()) if spec.measures else None
+def loaded(spec: JudgeSpec) -> Judges:
+    """This process's judges. Raises ModelError."""
+    return _loaded(spec.scoring.model_dump_json())

@@ -34,17 +34,10 @@ LIMITS = {  # setting -> the score that it limits, from below or from above
     "most_colour_shift": "delta_e",
     "most_flicker": "flicker",
 }
+_BY_TEXT = ("similarity", "gain", "choice", "contrast", "direction", "steady")
 JUDGED = (  # the scores that judges give; the others are measured when an edit is made
-    *(
-        "text_similarity",
-        "text_gain",
-        "text_choice",
-        "text_contrast",
-        "text_direction",
-        "text_steady",
-        "image_similarity",
-    ),
-    *("structure", "motion_agreement", "warp_error", "kept_db"),
+    *(f"text_{name}" for name in _BY_TEXT),
+    *("image_similarity", "structure", "motion_agreement", "warp_error", "kept_db"),
 )
 FITTED = (  # the scores that a calibration looks at
     *("text_contrast", "text_choice", "text_similarity", "structure", "motion_agreement"),
@@ -98,13 +91,14 @@ class Calibration:
 
 def features(scores: Scores) -> dict[str, float]:
     """The scores that a calibration looks at, where they are there; probabilities as log odds."""
-    found = {}
-    for name in FITTED:
-        value = scores.get(name)
-        if value is not None and math.isfinite(value):
-            odds = min(max(value, 1e-4), 1 - 1e-4) if name in PROBABILITIES else 0.5
-            found[name] = math.log(odds / (1 - odds)) if name in PROBABILITIES else float(value)
-    return found
+    found = {name: scores.get(name) for name in FITTED}
+    known = {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
+    return {name: _log_odds(value) if name in PROBABILITIES else value for name, value in known.items()}
+
+
+def _log_odds(probability: float) -> float:
+    within = min(max(probability, 1e-4), 1 - 1e-4)
+    return math.log(within / (1 - within))
 
 
 def standardised(found: Mapping[str, float], centres: Mapping[str, float], scales: Mapping[str, float]) -> Terms:

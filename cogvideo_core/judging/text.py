@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from cogvideo_core.errors import ModelError, NotFinite
+from cogvideo_core.errors import ModelError
+from cogvideo_core.judging.loading import finite, load_parts
+from cogvideo_core.settings.judge_specs import JudgeSpec, words_of
 
 PROBES = ("a red circle moving right", "a blue square moving left")
 
@@ -33,24 +34,8 @@ class TextJudge:
         contrasts: "red / green / blue", beside those of the folder's own contrasts.json.
         """
         self.device, self._lock = device, threading.Lock()
-        own = folder / "contrasts.json"
-        lines = [*contrasts, *(json.loads(own.read_text("utf-8")) if own.is_file() else [])]
-        self.contrasts = [[word.strip() for word in str(line).split("/")] for line in lines]
-        try:
-            self.model: Any = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            self.processor: Any = AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:  # the libraries raise whatever a damaged file leads them to
-            why = " ".join(str(error).split())[:200]
-            raise ModelError(
-                f"field judge.text: {str(folder)!r} can't be loaded ({type(error).__name__}: {why}); "
-                "download it again, with model, tokenizer and preprocessor files"
-            ) from error
-        self.model.to(device).eval()
+        self.contrasts = [words_of(line) for line in [*contrasts, *_own_contrasts(folder)]]
+        self.model, self.processor, self.tokenizer = load_parts("text", folder, device, tokenizer=True)
         self._check_tokenizer(folder)
         self.texts = lru_cache(4096)(self._embed_text)
 
@@ -73,7 +58,7 @@ class TextJudge:
         tokens = self.tokenizer([text], padding=padding, truncation=True, max_length=longest, return_tensors="pt")
         with self._lock:
             found = pooled(self.model.get_text_features(**tokens.to(self.device)))
-        return self._finite(normalize(found, dim=-1)[0].cpu())
+        return finite("text", normalize(found, dim=-1)[0].cpu())
 
     @torch.no_grad()
     def embed_frames(self, frames: np.ndarray) -> Tensor:
@@ -87,12 +72,7 @@ class TextJudge:
                 found = pooled(self.model.get_video_features(pixel_values=pixels[spread][None]))
             else:
                 found = pooled(self.model.get_image_features(**inputs))
-        return self._finite(normalize(found, dim=-1).cpu())
-
-    def _finite(self, found: Tensor) -> Tensor:
-        if not bool(torch.isfinite(found).all()):
-            raise NotFinite("field judge.text: its embeddings are not all finite; download the model again")
-        return found
+        return finite("text", normalize(found, dim=-1).cpu())
 
     def contrast(self, edit: Tensor, prompt: str) -> float | None:
         """The least probability of a word that the prompt names, against the prompts with each of its alternatives in
@@ -130,6 +110,18 @@ class TextJudge:
             found["text_choice"] = float(torch.sigmoid(torch.tensor(self.scale * found["text_gain"])))
             found["text_direction"] = cosine(shown - before, wish - was)
         return found
+
+
+def _own_contrasts(folder: Path) -> list[str]:
+    """The lines of the folder's contrasts.json, where there is one. Raises ModelError."""
+    file = folder / "contrasts.json"
+    if not file.is_file():
+        return []
+    try:
+        return JudgeSpec(contrasts=json.loads(file.read_text("utf-8"))).contrasts
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = "can't be used; write a list of lines such as red / green / blue, or remove it"
+        raise ModelError(f"field judge.text: {str(file)!r} {problem}") from error
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import resources
 from pathlib import Path
 
@@ -10,16 +9,15 @@ import diffusers
 from huggingface_hub import snapshot_download
 
 from cogvideo_core.errors import ModelError
-from cogvideo_core.models.checkpoint_files import read_json
+from cogvideo_core.models.checkpoint_files import PICKLED, read_json
 from cogvideo_core.models.components import check_all_weights, check_configs, check_tokenizer
-from cogvideo_core.models.file_hashes import sha256_of
+from cogvideo_core.models.file_hashes import digest_of
 from cogvideo_core.models.options import check_config
 from cogvideo_core.settings.specs import ModelSpec
 
 IMAGE_TO_VIDEO = "CogVideoXImageToVideoPipeline"
 PIPELINES = ("CogVideoXPipeline", IMAGE_TO_VIDEO, "CogVideoXVideoToVideoPipeline")
 COMPONENTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
-PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 
 
 CONFIGS = ("model_index.json", "*/*.json", "tokenizer/*", "*/*.txt")
@@ -98,16 +96,11 @@ def _check_safe(folder: Path) -> None:
 
 def component_fingerprints(folder: Path) -> dict[str, str]:
     """sha256 by component, over the names and bytes of its files."""
-    found = {}
-    for part in COMPONENTS:
-        digest = hashlib.sha256()
-        for file in sorted((folder / part).glob("*")):
-            if file.suffix in PICKLED or file.name.startswith(".") or not file.is_file():
-                continue
-            digest.update(file.name.encode())
-            digest.update(bytes.fromhex(sha256_of(file)))
-        found[part] = digest.hexdigest()
-    return found
+
+    def loaded_from(file: Path) -> bool:
+        return file.suffix not in PICKLED and not file.name.startswith(".") and file.is_file()
+
+    return {part: digest_of(filter(loaded_from, (folder / part).glob("*"))) for part in COMPONENTS}
 
 
 def check_layout(folder: Path, pipeline: str) -> None:

@@ -16,6 +16,7 @@ import torch
 from cogvideo_core.errors import ModelError
 from cogvideo_core.models.memory import ran_out_of_memory
 
+PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 LFS = b"version https://git-lfs"
 LONGEST_HEADER = 100_000_000  # bytes, the library's own limit
 MOST_SHOWN = 3
@@ -23,8 +24,8 @@ AGAIN = "download it again"
 Shapes = dict[str, tuple[int, ...]]
 
 
-def unusable(path: Path, problem: str, remedy: str = AGAIN) -> ModelError:
-    return ModelError(f"field model: {str(path)!r} {problem}; {remedy}")
+def unusable(path: Path, problem: str, remedy: str = AGAIN, field: str = "model") -> ModelError:
+    return ModelError(f"field {field}: {str(path)!r} {problem}; {remedy}")
 
 
 def unreadable(folder: Path, error: Exception) -> Exception:
@@ -36,27 +37,29 @@ def unreadable(folder: Path, error: Exception) -> Exception:
     return unusable(folder, f"can't be loaded ({type(error).__name__}: {why})")
 
 
-def check_whole(path: Path) -> None:
+def check_whole(path: Path, field: str = "model") -> None:
     """Refuses a file that is missing, empty, or a git-LFS pointer in place of its content. Raises ModelError."""
     if not path.is_file():
-        raise unusable(path, "is missing", "download the folder again, with all its files")
+        raise unusable(path, "is missing", "download the folder again, with all its files", field=field)
     with path.open("rb") as file:
         head = file.read(len(LFS))
     if not head:
-        raise unusable(path, "is empty")
+        raise unusable(path, "is empty", field=field)
     if head == LFS:
-        raise unusable(path, "is a git-LFS pointer and not the file itself", "run git lfs pull in the folder")
+        raise unusable(
+            path, "is a git-LFS pointer and not the file itself", "run git lfs pull in the folder", field=field
+        )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, field: str = "model") -> dict[str, Any]:
     """A JSON object. Raises ModelError."""
-    check_whole(path)
+    check_whole(path, field)
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise unusable(path, f"can't be read ({type(error).__name__})") from error
+        raise unusable(path, f"can't be read ({type(error).__name__})", field=field) from error
     if not isinstance(found, dict):
-        raise unusable(path, "holds no JSON object")
+        raise unusable(path, "holds no JSON object", field=field)
     return found
 
 
@@ -123,14 +126,14 @@ def _indexed(part: Path, index: Path) -> dict[Path, list[str] | None]:
     return shards
 
 
-def header(file: Path) -> Shapes:
+def header(file: Path, field: str = "model") -> Shapes:
     """name -> shape of each tensor of a safetensors file, whose length is checked too. Raises ModelError."""
-    check_whole(file)
+    check_whole(file, field)
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(LONGEST_HEADER, size - 8):
-            raise unusable(file, "is cut off or no safetensors file")
+            raise unusable(file, "is cut off or no safetensors file", field=field)
         raw = stream.read(length)
     try:
         about: dict[str, Any] = json.loads(raw)
@@ -138,9 +141,9 @@ def header(file: Path) -> Shapes:
         shapes = {name: tuple(map(int, entry["shape"])) for name, entry in tensors.items()}
         end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        raise unusable(file, "has no readable header") from error
+        raise unusable(file, "has no readable header", field=field) from error
     if end != size - 8 - length:
-        raise unusable(file, f"is cut off: {size} bytes instead of {8 + length + end}")
+        raise unusable(file, f"is cut off: {size} bytes instead of {8 + length + end}", field=field)
     return shapes
 
 

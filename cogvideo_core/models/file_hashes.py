@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def sha256_of(file: Path) -> str:
     if time.time() - found.st_mtime > SETTLED_S:
         _remember(str(real), [*seen, digest])
     return digest
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """sha256 over the names and bytes of these files, whatever their order."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(file.name.encode())
+        digest.update(bytes.fromhex(sha256_of(file)))
+    return digest.hexdigest()
 
 
 def _hashed(file: Path) -> str:

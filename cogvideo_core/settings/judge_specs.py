@@ -13,6 +13,14 @@ POLICIES: dict[str, dict[str, Any]] = {"balanced": {"least_text_choice": 0.5}, "
 MEASURED = ("text", "contrasts", "structure", "motion", "frames")
 
 
+def words_of(contrast: str) -> list[str]:
+    """The words of "red / green / blue". Raises ValueError unless there are several, all of them different."""
+    words = [word.strip() for word in contrast.split("/")]
+    if not 2 <= len(words) <= 64 or not all(words) or len(set(words)) < len(words):
+        raise ValueError(f"{contrast[:80]!r} is no contrast; write distinct words with / between them")
+    return words
+
+
 class JudgeSpec(Spec):
     """How edits are judged: which scores are measured, and which edits are kept."""
 
@@ -99,9 +107,7 @@ class JudgeSpec(Spec):
     @classmethod
     def _of_several(cls, given: list[str]) -> list[str]:
         for line in given:
-            words = [word.strip() for word in line.split("/")]
-            if len(words) < 2 or not all(words) or len(set(words)) < len(words) or len(words) > 64:
-                raise ValueError(f"{line[:80]!r} is no contrast; write distinct words with / between them")
+            words_of(line)
         return given
 
     @model_validator(mode="before")

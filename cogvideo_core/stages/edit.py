@@ -21,7 +21,7 @@ from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages import gate
 from cogvideo_core.stages.encode import read_latents
 from cogvideo_core.stages.invert import inverted, judged_anew, source_frames, stepping, write_inversion
-from cogvideo_core.stages.judge import judge_edits, judge_stored
+from cogvideo_core.stages.judge import judge_edit, judge_stored
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.stages.units import (
@@ -116,8 +116,7 @@ def edit_clip(work: Work, record: Record) -> Record:
         | {"reused": edit["edit_key"] in batch_of}
         for edit in edits
     ]
-    if work.judge.measures:
-        judge_stored(work.ledger, work.judge, rows)
+    judge_stored(work.ledger, work.judge, rows)
     return record | {"edits": rows}
 
 
@@ -153,7 +152,7 @@ def edit_batch(
         scores = preserved_scores(source(), frames) if work.output.scores else {}
         scores |= gate.scores(record.get("reconstruction", {}))
         # judged first: so each committed edit has the scores of these frames, also after a kill
-        judge_edits(work.ledger, work.judge, [record | edit], source, lambda _, frames=frames: frames)  # type: ignore[misc]
+        judge_edit(work.ledger, work.judge, record | edit, source, frames)
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
     if frozen:
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"

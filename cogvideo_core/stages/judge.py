@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cogvideo_core.errors import EditError
+from cogvideo_core.errors import ClipError, EditError, StorageError
 from cogvideo_core.media import video
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 
 def judge_fingerprint(spec: JudgeSpec) -> str:
-    """`judges.judge_fingerprint`, or "" where a judge can't be used: then nothing is judged, and the log says why."""
+    """`folders.judge_fingerprint`, or "" where nothing is to be measured or a judge can't be used, which the log tells
+    once a process."""
     return _fingerprint(spec.scoring.model_dump_json()) if spec.measures else ""
 
 
@@ -52,35 +53,31 @@ def judgement(ledger: Ledger, edit_key: str, judge: str) -> dict[str, float] | N
     return dict(commit.record.get("scores", {})) if commit else None
 
 
-def judge_edits(
-    ledger: Ledger,
-    spec: JudgeSpec,
-    rows: Sequence[Mapping[str, Any]],
-    source: Callable[[], np.ndarray],
-    edits: Callable[[Mapping[str, Any]], np.ndarray],
-) -> int:
-    """Judges those of a clip's edits that are not judged yet; how many were. `spec` has no `auto`.
+def judge_edit(
+    ledger: Ledger, spec: JudgeSpec, row: Mapping[str, Any], source: Callable[[], np.ndarray], edit: np.ndarray
+) -> bool:
+    """Judges an edit unless this judge has judged it; whether it did. `spec` has no `auto`.
 
-    rows: with edit_key, source_prompt and target_prompt. source, edits: the frames uint8 [F,H,W,3], asked for only
-    where they are needed.
+    row: with edit_key, source_prompt and target_prompt. source, edit: frames uint8 [F,H,W,3]; the source is asked for
+    only where it is needed. Raises StorageError.
     """
     judge = judge_fingerprint(spec)
-    todo = [row for row in rows if judge and judgement(ledger, row["edit_key"], judge) is None]
-    if not todo:
-        return 0
+    if not judge or judgement(ledger, row["edit_key"], judge) is not None:
+        return False
     from cogvideo_core.judging import judges  # imports transformers, which collecting need not wait for
 
     try:
-        able = judges.loaded(spec)
-    except EditError as error:
-        logger.warning("edits stay unjudged: %s", error)
-        return 0
-    assert able is not None  # a fingerprint was made of it
-    wishes = [judges.Wish(row["source_prompt"], row["target_prompt"]) for row in todo]
-    for row, scores in zip(todo, able.scores(source(), [edits(row) for row in todo], wishes), strict=True):
-        about = judgement_spec(row["edit_key"], judge)
-        ledger.commit("judgements", fingerprint(about), {}, about, {"scores": scores})
-    return len(todo)
+        wish = judges.Wish(row["source_prompt"], row["target_prompt"])
+        (scores,) = judges.loaded(spec).scores(source(), [edit], [wish])
+    except StorageError:
+        raise
+    except Exception as error:  # also what cv2 or a GPU without room raise: an edit is worth more than its scores
+        why = error if isinstance(error, EditError) else f"{type(error).__name__}: {str(error)[:200]}"
+        logger.warning("edit %s stays unjudged: %s", row["edit_key"][:12], why)
+        return False
+    about = judgement_spec(row["edit_key"], judge)
+    ledger.commit("judgements", fingerprint(about), {}, about, {"scores": scores})
+    return True
 
 
 def stored_frames(ledger: Ledger, commit: Commit, name: str, row: Mapping[str, Any]) -> np.ndarray:
@@ -95,16 +92,19 @@ def stored_frames(ledger: Ledger, commit: Commit, name: str, row: Mapping[str, A
 
 def judge_stored(ledger: Ledger, spec: JudgeSpec, rows: Sequence[Mapping[str, Any]]) -> int:
     """Judges committed edits of one clip from their videos; how many were judged. Edits whose files are gone are left
-    out. Raises StorageError, CorruptObject and ClipError."""
-    commits = {row["edit_key"]: ledger.find("edits", row["edit_key"]) for row in rows}
-    source = ledger.find("sources", rows[0]["source_key"])
-    whole = [row for row in rows if commits[row["edit_key"]] is not None]
-    if source is None or not whole:
+    out, and videos that can't be read stay unjudged. Raises StorageError."""
+    judge = judge_fingerprint(spec)
+    todo = [row for row in rows if judge and judgement(ledger, row["edit_key"], judge) is None]
+    origin = ledger.find("sources", todo[0]["source_key"]) if todo else None
+    if origin is None:
         return 0
-
-    def edits(row: Mapping[str, Any]) -> np.ndarray:
-        commit = commits[row["edit_key"]]
-        assert commit is not None
-        return stored_frames(ledger, commit, "edit.mp4", row)
-
-    return judge_edits(ledger, spec, whole, lambda: stored_frames(ledger, source, "source.mp4", whole[0]), edits)
+    source, judged = cache(lambda: stored_frames(ledger, origin, "source.mp4", todo[0])), 0
+    for row in todo:
+        commit = ledger.find("edits", row["edit_key"])
+        try:
+            judged += commit is not None and judge_edit(
+                ledger, spec, row, source, stored_frames(ledger, commit, "edit.mp4", row)
+            )
+        except ClipError as error:
+            logger.warning("edit %s stays unjudged: %s", row["edit_key"][:12], error)
+    return judged

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.cli.exits import sentences
 from flows.cli.options import Set
-from flows.cli.running import prepare_prefect
+from flows.cli.running import check_judge, prepare_prefect
 from flows.settings import group_of, parse_sets
 
 app = typer.Typer()
@@ -43,9 +43,7 @@ def judge(
     spec: Any = group_of("judge", last | changed)
     prepare_prefect()
     with sentences():
-        from cogvideo_core.judging.folders import check_judges
-
-        check_judges(spec)
+        check_judge(spec)
         from flows.judging import judge_dataset
 
         counts: Any = judge_dataset(root, spec)

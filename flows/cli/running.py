@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -46,7 +47,7 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
     check_places(settings["dataset"], settings["output"])
     check_source(settings["dataset"], need_targets)
     if "judge" in settings:
-        _check_judge(settings["judge"])
+        check_judge(settings["judge"])
     if _nothing_to_check(settings):
         return
     from cogvideo_core.models.configuration import configured
@@ -57,11 +58,16 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
     plan.check_shape(settings["dataset"], configured(settings["model"]))
 
 
-def _check_judge(judge: JudgeSpec) -> None:
+def check_judge(judge: JudgeSpec) -> None:
+    """Refuses a judge or a calibration that is named and can't be used. Raises ModelError, BadSpec."""
     if judge.text not in ("auto", "none") or judge.structure:
         from cogvideo_core.judging.folders import check_judges
 
         check_judges(judge)
+    if judge.calibration != "auto":
+        from cogvideo_core.judging.policy import read_calibration
+
+        read_calibration(Path(judge.calibration))
 
 
 def _nothing_to_check(settings: dict[str, Any]) -> bool:

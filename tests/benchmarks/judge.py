@@ -103,12 +103,8 @@ def judged(judges: Judges, file: Path, first: int, clip: int) -> tuple[list[Edit
 
 def figures(edits: list[Edit], calibration: policy.Calibration) -> dict[str, Any]:
     """All figures of judged edits under a calibration."""
-    spec = JudgeSpec(text="shapes")
     confidence = np.array([calibration.confidence(edit.scores) for edit in edits])
     truth = np.array([edit.good for edit in edits])
-    passed = np.array([policy.decide(edit.scores, spec, calibration).verdict == "accepted" for edit in edits])
-    strict = spec.model_copy(update={"preset": "strict", "least_text_choice": 0.8})
-    sure = np.array([policy.decide(edit.scores, strict, calibration).verdict == "accepted" for edit in edits])
     best: dict[tuple[int, str], list[tuple[float, bool, str]]] = {}
     for edit, value in zip(edits, confidence, strict=True):
         if edit.recipe in RIVALS:
@@ -120,17 +116,24 @@ def figures(edits: list[Edit], calibration: policy.Calibration) -> dict[str, Any
         "edits": len(edits),
         "good": round(float(truth.mean()), 3),
         "auc": round(policy.auc(confidence, truth), 4),
-        "precision": round(float(truth[passed].mean()) if passed.any() else 0.0, 4),
-        "recall": round(float(passed[truth].mean()), 4),
-        "kept": round(float(passed.mean()), 4),
-        "precision_strict": round(float(truth[sure].mean()) if sure.any() else 0.0, 4),
-        "recall_strict": round(float(sure[truth].mean()), 4),
+        **kept_by("balanced", edits, truth, calibration),
+        **{f"{name}_strict": value for name, value in kept_by("strict", edits, truth, calibration).items()},
         "best_of_4": round(picked, 4),
+        "best_of_4_possible": round(possible, 4),
         "best_of_4_over_oracle": round(picked / max(possible, 1e-9), 4),
         "best_of_4_over_balanced": round(picked - alone, 4),
         "good_by_recipe": {name: share(edits, recipe=name) for name in RECIPES},
         "good_by_kind": {kind: share(edits, kind=kind) for kind in world.EDIT_KINDS},
     }
+
+
+def kept_by(preset: str, edits: list[Edit], truth: np.ndarray, calibration: policy.Calibration) -> dict[str, float]:
+    """Precision, recall and share of what a preset accepts."""
+    spec = JudgeSpec(text="shapes", preset=preset)  # type: ignore[arg-type]
+    passed = np.array([policy.decide(edit.scores, spec, calibration).verdict == "accepted" for edit in edits])
+    precision = float(truth[passed].mean()) if passed.any() else 0.0
+    shares = {"precision": precision, "recall": float(passed[truth].mean()), "kept": float(passed.mean())}
+    return {name: round(value, 4) for name, value in shares.items()}
 
 
 def share(edits: list[Edit], **which: str) -> float:
