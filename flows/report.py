@@ -170,7 +170,7 @@ def summary(settings: Settings, counts: Record, collected: Record, times: Times)
     rows = [
         ("Source", unsigned(settings.dataset.source)),
         ("Model", settings.model.path),
-        ("Recipe", settings.recipe.name),
+        ("Recipe", ", ".join(each.name for each in settings.recipe.candidates)),
         ("Output", settings.output.root),
         ("Clips", f"{counts['succeeded']} of {counts['clips']} succeeded, {counts['clips_reused']} reused"),
         ("Parked", f"{counts['parked']} left alone after {settings.engine.park_after} attempts"),

@@ -60,7 +60,7 @@ def _batches(settings: Settings, wave: int) -> Iterator[list[Record]]:
 def _size(settings: Settings, wave: int) -> tuple[int, int]:
     """Clips and edits of a wave."""
     sizes = [len(r["target_prompts"]) for batch in _batches(settings, wave) for r in batch]
-    return len(sizes), sum(sizes) * len(settings.recipe.variants)
+    return len(sizes), sum(sizes) * len(settings.recipe.rungs[0])
 
 
 def _known(settings: Settings, wave: int) -> Iterator[list[Record]]:

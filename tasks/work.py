@@ -97,7 +97,7 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
 
     model = settings.work().model
     shape = shape_of(settings.dataset, model)
-    measured = estimate.measure(model, shape, settings.recipe, settings.engine)
+    measured = estimate.measure(model, shape, settings.recipe.candidates[0], settings.engine)
     found = estimate.estimate(planned, measured, model, shape, settings.inversion, settings.recipe, workers)
     return [list(row) for row in estimate.rows_of(planned, measured, found, str(model.device))]
 
@@ -114,7 +114,7 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
         wanted[inversion_prompt(settings.inversion, record["source_prompt"])] = None
         if targets:
             wanted |= dict.fromkeys([settings.recipe.negative_prompt, *record["target_prompts"]])
-        if targets and settings.recipe.reference_prompt == "source":
+        if targets and any(each.reference_prompt == "source" for each in settings.recipe.candidates):
             wanted[record["source_prompt"]] = None
     work = settings.work()
     for prompt in wanted:
@@ -125,7 +125,9 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     if targets:
         shape = shape_of(settings.dataset, work.model)
         latents = batching.latents_of(work.model, shape.frames, shape.height, shape.width)
-        get_run_logger().info("memory: %s", batching.told(work.model, settings.engine, settings.recipe, latents))
+        get_run_logger().info(
+            "memory: %s", batching.told(work.model, settings.engine, settings.recipe.candidates[0], latents)
+        )
     return new
 
 
@@ -141,10 +143,10 @@ def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
 @verb("invert_batch")
 def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
     """Latents to trajectories."""
-    from cogvideo_core.stages import edit
+    from cogvideo_core.stages import trajectory
 
     with settings.slot():
-        step = partial(edit.invert_clip, settings.work(), only_if_needed=only_if_needed)
+        step = partial(trajectory.invert_clip, settings.work(), only_if_needed=only_if_needed)
         return marked([tried(step, record, "invert", settings) for record in records], "invert")
 
 

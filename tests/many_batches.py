@@ -36,7 +36,7 @@ def main(batches: int) -> None:
     from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, ModelSpec, OutputSpec
     from cogvideo_core.shapes.build import build_pipeline
     from cogvideo_core.stages import edit as clips
-    from cogvideo_core.stages import encode, prompts
+    from cogvideo_core.stages import encode, prompts, trajectory
     from flows import edit_dataset
 
     run_wave, held = edit_dataset.run_wave, list[int]()
@@ -49,7 +49,7 @@ def main(batches: int) -> None:
 
     edit_dataset.run_wave = weighed
     encode.encode_clip = lambda work, record: record
-    clips.invert_clip = lambda work, record, only_if_needed=True: record
+    trajectory.invert_clip = lambda work, record, only_if_needed=True: record
     clips.edit_clip = lambda work, record: record | {"edits": [], "timings": []}
     prompts.embed_missing = lambda *_: 0
     with tempfile.TemporaryDirectory() as place, harness(folder := Path(place)):

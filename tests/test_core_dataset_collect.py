@@ -14,8 +14,9 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
+from cogvideo_core.dataset.card import dataset_card
 from cogvideo_core.dataset.collect import EditRow, collect
-from cogvideo_core.dataset.rows import SPLIT_WORDS, dataset_card, edit_rows, failure_rows, metadata_bytes, parquet_bytes
+from cogvideo_core.dataset.rows import SPLIT_WORDS, edit_rows, failure_rows, metadata_bytes, parquet_bytes
 from cogvideo_core.errors import EditError
 
 Row = dict[str, Any]
@@ -79,7 +80,7 @@ def test_the_tree_is_complete(root: Path, edit: Callable[..., EditRow]) -> None:
     """Two clips, three edits: five videos, one metadata row an edit, three tables, a card and a gallery."""
     edits = [edit("b.mp4"), edit("a.mp4", "x"), edit("a.mp4", "y")]
     counts = collect(str(root), edits, [FAILURE], [TIMING], ABOUT)
-    assert counts == {"edits": 3, "clips": 2, "errors": 1, "rejected": 0, "copied": 5, "kept": 0}
+    assert counts == {"edits": 3, "clips": 2, "errors": 1, "rejected": 0, "copied": 5, "kept": 0} | {"stopped": 0, "saved_evaluations": 0}
     names = set(tree(root))
     tables = {f"tables/{name}.parquet" for name in ("edits", "errors", "timings")}
     assert {n for n in names if "/videos/" not in n} == tables | {

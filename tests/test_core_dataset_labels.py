@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cogvideo_core.dataset import labels
-from cogvideo_core.dataset.verdicts import CALIBRATION
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.judging import policy
+from cogvideo_core.stages.judge import CALIBRATION
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 
 from cogvideo_core.settings import specs
 from cogvideo_core.settings.presets import PRESETS
+from cogvideo_core.settings.recipes import Preset
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -83,6 +84,8 @@ def strategy(name: str, field: FieldInfo) -> st.SearchStrategy[Any]:
         return st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=64, unique=True)
     if name == "strengths":
         return st.lists(st.floats(0.01, 100), min_size=1, max_size=16, unique=True)
+    if name in ("recipes", "ladder"):
+        return st.lists(st.sampled_from(["balanced", "bold", "fast", "faithful"]), max_size=4, unique=True)
     if pattern_of(field):
         return st.from_regex(pattern_of(field).replace("$", r"\Z").replace(r"\d", "[0-9]"), fullmatch=True)
     bounds = tuple(field.metadata)
@@ -99,6 +102,8 @@ def in_order(values: dict[str, Any]) -> dict[str, Any]:
             values |= dict(zip(pair, sorted(values[p] for p in pair), strict=True))
     if values.get("start") == "inverted":
         values["seeds"] = values["seeds"][:1]
+    if len(values.get("seeds", [0])) > 1:
+        values |= {"recipes": [], "ladder": []}
     if "start_at" in values:
         values["start_at"] = min(values["start_at"], values["guidance_end"] / 2, values["reference_end"] / 2)
     if values.get("reference_weight") == 0:
@@ -247,7 +252,7 @@ def test_every_field_is_described_and_shows_in_a_form(group: type[Spec], name: s
     assert field.title and field.title[0].isupper()
     assert field.description and field.description.strip() == field.description
     assert not field.is_required()
-    plain = (str, int, float, bool, list[int], list[float])
+    plain = (str, int, float, bool, list[int], list[float], list[Preset])
     assert field.annotation in plain or get_origin(field.annotation) is Literal
 
 

@@ -35,6 +35,7 @@ from cogvideo_core.settings.specs import (
 )
 from cogvideo_core.shapes import world
 from cogvideo_core.stages import edit as edit_stages
+from cogvideo_core.stages import trajectory
 from cogvideo_core.stages.encode import encode_clip, read_latents
 from cogvideo_core.stages.failures import attempt, is_failure, kind_of
 from cogvideo_core.stages.prompts import embeddings, prompt_spec
@@ -97,7 +98,7 @@ def clip(folder: Path, name: str = "a.mp4", prompts: tuple[str, ...] = ("a blue 
 
 
 def edited(work: Work, record: Record) -> Record:
-    return edit_stages.edit_clip(work, edit_stages.invert_clip(work, encode_clip(work, record)))
+    return edit_stages.edit_clip(work, trajectory.invert_clip(work, encode_clip(work, record)))
 
 
 def spent(work: Work, record: Record) -> tuple[Record, int]:
@@ -213,7 +214,7 @@ def test_a_stop_is_heard_before_the_next_evaluation(works: MakeWork, folder: Pat
                 raise Stop
 
         with pytest.raises(Stop):
-            edit_stages.invert_clip(replace(work, on_step=on_step), record)
+            trajectory.invert_clip(replace(work, on_step=on_step), record)
         assert work.model.evaluations - before == asked
     assert not list(work.ledger.units("trajectories"))
 
@@ -315,7 +316,7 @@ def test_damaged_latents_are_a_failure_that_the_next_run_repairs(works: MakeWork
     encoded = encode_clip(work, clip(folder))
     (commit,) = work.ledger.units("latents")
     flip(Path(work.ledger.open_url(commit, "latents.safetensors")[1]))
-    failed = attempt(lambda record: edit_stages.invert_clip(work, record), encoded, "invert")
+    failed = attempt(lambda record: trajectory.invert_clip(work, record), encoded, "invert")
     assert (failed["error"], failed["stage"]) == ("CorruptObject", "invert") and "run again" in failed["message"]
     assert not list(work.ledger.units("trajectories"))
     assert len(edited(work, clip(folder))["edits"]) == 2
@@ -458,7 +459,7 @@ def test_what_a_failed_edit_had_finished_is_kept(
     """A store that fails between two batches: the second try makes the second batch only; counts tell both."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     work, broken = works(engine={"edits_per_batch": 1}), iter([True])
-    inverted = edit_stages.invert_clip(work, encode_clip(work, clip(folder)))
+    inverted = trajectory.invert_clip(work, encode_clip(work, clip(folder)))
     commit = Ledger.commit
 
     def unsure(ledger: Ledger, stage: Any, *rest: Any) -> Commit:
@@ -480,12 +481,12 @@ def latents_by_prompt(work: Work, monkeypatch: pytest.MonkeyPatch, most: int = 6
     """Final latents by prompt, as they are denoised from now on; more than `most` edits a call run out of memory."""
     found, denoise = {}, edit_stages.denoise_batch
 
-    def limited(work: Work, record: Record, batch: Any, trajectory: Any) -> Any:
+    def limited(work: Work, record: Record, batch: Any, trajectory: Any, source: Any) -> Any:
         if len(batch) > most:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
-        finals = denoise(work, record, batch, trajectory)
-        found.update({edit["target_prompt"]: final for edit, final in zip(batch, finals, strict=True)})
-        return finals
+        done = denoise(work, record, batch, trajectory, source)
+        found.update({edit["target_prompt"]: final for edit, final in zip(batch, done.latents, strict=True)})
+        return done
 
     monkeypatch.setattr(edit_stages, "denoise_batch", limited)
     monkeypatch.setattr(work.model, "room", memory.Room())
@@ -548,12 +549,12 @@ def test_a_frozen_edit_of_a_moving_clip_is_a_failure(
         calls.append(1)
         return decode(latents) * (0 if len(calls) == 1 else 1)
 
-    prepared = edit_stages.invert_clip(work, encode_clip(work, record))
+    prepared = trajectory.invert_clip(work, encode_clip(work, record))
     monkeypatch.setattr(work.model, "decode", frozen)
     with pytest.raises(FrozenEdit, match=r"clip 'a\.mp4'.*'a blue circle' stands still.*vae_dtype") as failed:
         edit_stages.edit_clip(work, prepared)
     assert kind_of(failed.value) == ("model", False)
-    one, other = (work.ledger.find("edits", edit["edit_key"]) for edit in edit_stages.plan_edits(work, prepared))
+    one, other = (work.ledger.find("edits", edit["edit_key"]) for edit in trajectory.plan_edits(work, prepared))
     assert one is None and other is not None
 
 
@@ -578,7 +579,7 @@ def test_memory_that_runs_out_in_an_inversion_is_said(
 
     monkeypatch.setattr(work.model, "velocity", full)
     with pytest.raises(OutOfMemory, match=r"clip 'a\.mp4', being inverted.*model\.dtype.*model\.offload"):
-        edit_stages.invert_clip(work, prepared)
+        trajectory.invert_clip(work, prepared)
 
 
 def test_edits_are_judged_as_they_are_made(works: MakeWork, folder: Path) -> None:

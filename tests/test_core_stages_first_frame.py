@@ -24,7 +24,7 @@ from cogvideo_core.planning import plan
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes import build, world
 from cogvideo_core.stages import edit as edit_stages
-from cogvideo_core.stages import first_frame
+from cogvideo_core.stages import first_frame, trajectory
 from cogvideo_core.stages.encode import encode_clip, read_latents
 from cogvideo_core.stages.failures import attempt, is_failure
 from cogvideo_core.stages.units import frames_spec, latents_spec
@@ -83,7 +83,7 @@ def edited(work: Work, *first_frames: str) -> tuple[list[Record], int]:
     before = work.model.evaluations
 
     def whole(record: Record) -> Record:
-        return edit_stages.edit_clip(work, edit_stages.invert_clip(work, encode_clip(work, record)))
+        return edit_stages.edit_clip(work, trajectory.invert_clip(work, encode_clip(work, record)))
 
     done = [attempt(whole, record, "edit") for record in planned(work, *first_frames)]
     return done, work.model.evaluations - before
@@ -149,7 +149,7 @@ def test_lost_image_latents_are_made_anew(loaded: model.VideoModel, folder: Path
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(CorruptObject):
-        edit_stages.edit_clip(work, edit_stages.invert_clip(work, record))
+        edit_stages.edit_clip(work, trajectory.invert_clip(work, record))
     records, _ = edited(work, "one.png")
     assert not is_failure(records[0])
 

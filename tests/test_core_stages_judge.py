@@ -27,6 +27,8 @@ def row(key: str, scene: world.Scene) -> dict[str, Any]:
         "edit_key": key * 64,
         "source_key": "5" * 64,
         "clip": "a.mp4",
+        "window": 0,
+        "state": "done",
         "source_prompt": SCENE.combination.caption(),
         "target_prompt": WANTED.combination.caption(),
         "scores": {"delta_e": 2.0},

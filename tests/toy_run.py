@@ -39,7 +39,7 @@ from cogvideo_core.settings.specs import (
     RecipeSpec,
     fingerprint,
 )
-from cogvideo_core.stages import edit
+from cogvideo_core.stages import edit, trajectory
 from cogvideo_core.stages import encode as encode_stages
 from cogvideo_core.stages.failures import attempt
 from cogvideo_core.stages.prompts import embed_missing
@@ -110,7 +110,7 @@ def install(patch: Callable[[Any, str, Any], None] = setattr) -> None:
     patch(video, "decode", toy_decode)
     patch(video, "decode_counted", lambda *given: (video.decode(*given), SimpleNamespace(damaged=0, frames=9)))
     patch(video, "encode", toy_encode)
-    patch(edit, "batch_size", lambda work, record: EDITS_PER_BATCH)
+    patch(edit, "batch_size", lambda work, record, recipe: EDITS_PER_BATCH)
 
 
 def records(folder: Path, count: int) -> list[Record]:
@@ -159,7 +159,7 @@ def run(
     )
     for record in planned:
         encoded = attempt(lambda r: encode_stages.encode_clip(work, r), record, "encode", retries, 0.0)
-        inverted = attempt(lambda r: edit.invert_clip(work, r), encoded, "invert", retries, 0.0)
+        inverted = attempt(lambda r: trajectory.invert_clip(work, r), encoded, "invert", retries, 0.0)
         done.append(attempt(lambda r: edit.edit_clip(work, r), inverted, "edit", retries, 0.0))
     about = {"recipe": work.recipe.as_json(), "output": {"keep_trajectories": work.output.keep_trajectories}}
     tables.collect_run(work.output, work.ledger, done, about)

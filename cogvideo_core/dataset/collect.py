@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from cogvideo_core.dataset.card import dataset_card
 from cogvideo_core.dataset.gallery import render_gallery
 from cogvideo_core.dataset.rows import (
     TABLE_FIELDS,
     TIMING_FIELDS,
     Row,
-    dataset_card,
     edit_rows,
     failure_rows,
     in_order,
@@ -64,13 +64,17 @@ class EditRow(TypedDict):
     height: int  # pixels
     width: int  # pixels
     fps: int
-    state: Literal["done"]
+    state: Literal["done", "stopped"]
     scores: dict[str, float]
     verdict: NotRequired[str]  # accepted, rejected, unjudged
     rejected_because: NotRequired[str]
     confidence: NotRequired[float | None]
+    saved_evaluations: NotRequired[int]  # of an edit that was given up early
+    rank: NotRequired[int]  # among the candidates of its prompt, 1 for the best
+    rank_score: NotRequired[float]
+    candidates: NotRequired[int]
     kept: NotRequired[bool]  # whether it is part of dataset/
-    edit_object: str  # path or URL of the edit's mp4
+    edit_object: str  # path or URL of the edit's mp4; "" for one that was given up
     source_object: str  # path or URL of the source's mp4, as the model saw it
     edit_sha256: NotRequired[str]  # what the copies in the dataset are compared with
     source_sha256: NotRequired[str]
@@ -102,7 +106,7 @@ def collect(
     `_file_name` as a video; so edits and sources share videos/, and the sources make no rows.
     A video already there with the right size (with `recheck`, also the right sha256) is kept; one of ours that no row
     names any more is removed. An edit whose files are gone becomes a failure of the stage "collect". Returns counts:
-    edits, clips, errors, rejected, copied, kept.
+    edits, clips, errors, rejected, stopped, saved_evaluations, copied, kept.
     Raises StorageError, and ForbiddenUri for a root that may not be used.
     """
     target, edits = _Target(*open_store(root)), list(edits)
@@ -116,6 +120,8 @@ def collect(
     _remove_stale(target, {name for row in whole for name in _files(row)})
     clips = len({(row["clip"], row["window"]) for row in whole})
     counts = {"edits": len(whole), "clips": clips, "errors": len(errors), "rejected": len(rejected)}
+    stopped = [row for row in rejected if row["state"] == "stopped"]
+    counts |= {"stopped": len(stopped), "saved_evaluations": sum(row["saved_evaluations"] for row in stopped)}
     return counts | {"copied": copies.copied, "kept": copies.kept}
 
 
@@ -131,7 +137,7 @@ class _Copies(NamedTuple):
 
 def _digests(edits: Iterable[EditRow]) -> dict[str, str]:
     """sha256 of the objects that videos are copied from."""
-    found = {row["edit_object"]: row.get("edit_sha256", "") for row in edits}
+    found = {row["edit_object"]: row.get("edit_sha256", "") for row in edits if row["edit_object"]}
     found |= {row["source_object"]: row.get("source_sha256", "") for row in edits}
     return {uri: sha256 for uri, sha256 in found.items() if sha256}
 
@@ -231,6 +237,8 @@ def _write_all(
 
 def _relative(target: _Target, uri: str) -> str:
     """An object's path relative to the root, so that the root can be moved; elsewhere, its full address."""
+    if not uri:
+        return ""
     fs, path = open_store(uri)
     inside = type(fs) is type(target.fs) and path.startswith(f"{target.path.rstrip('/')}/")
     return path[len(target.path.rstrip("/")) + 1 :] if inside else uri

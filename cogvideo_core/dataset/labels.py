@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cogvideo_core.dataset.tables import read_table
-from cogvideo_core.dataset.verdicts import CALIBRATION
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.judging import policy
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.stages.judge import CALIBRATION
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store
 

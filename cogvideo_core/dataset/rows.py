@@ -1,4 +1,4 @@
-"""Rows of the edited dataset as data: their columns, their order, their files' names, and the dataset card."""
+"""Rows of the edited dataset as data: their columns, their order and their files' names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
 from cogvideo_core.stages.failures import ERROR_FIELDS
 from cogvideo_core.storage.uris import plain_name, printable, shown_clip, unsigned
 
@@ -40,6 +39,9 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "verdict": pa.string(),
     "confidence": pa.float64(),
     "rejected_because": pa.string(),
+    "rank": pa.int32(),
+    "rank_score": pa.float64(),
+    "candidates": pa.int32(),
     "model": pa.string(),
     "source_id": pa.string(),
     "source_key": pa.string(),
@@ -50,7 +52,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "model_fingerprint": pa.string(),
 }
 TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
-TABLE_FIELDS |= {"kept": pa.bool_()}
+TABLE_FIELDS |= {"kept": pa.bool_(), "saved_evaluations": pa.int64()}
 TIMING_FIELDS: dict[str, pa.DataType] = {
     "clip": pa.string(),
     "source_id": pa.string(),
@@ -61,36 +63,6 @@ TIMING_FIELDS: dict[str, pa.DataType] = {
     "evaluations": pa.int64(),
     "edits": pa.int32(),
     "worker": pa.string(),
-}
-MEANING = {
-    "file_name": "the edit; `datasets` shows it as `video`",
-    "source_file_name": "the source as the model saw it; `datasets` shows it as `source`",
-    "clip": "the input, as its manifest or folder names it",
-    "window": "which part of a longer clip, counted from 0",
-    "source_prompt": "describes the clip; may be empty",
-    "inversion_prompt": "what the inversion was given",
-    "target_prompt": "describes the wish",
-    "first_frame_uri": "the edited first frame that image-to-video models were given; empty: the source's own",
-    "negative_prompt": "given to the unguided half",
-    "recipe": "name of the settings that steered the edit",
-    "seed": "of the edit's noise",
-    "strength": "divides the reference's weight; more is further from the source",
-    "frames": "in the video",
-    "height": "in pixels",
-    "width": "in pixels",
-    "fps": "frames a second",
-    "damaged_frames": "of the source's window, which its decoder had to mend or could not make",
-    "verdict": "of the judge: accepted, rejected or unjudged",
-    "confidence": "the judge's probability that the edit is good",
-    "rejected_because": "which limits the edit did not reach",
-    "model": "folder or hub id, and its LoRA",
-    "source_id": "hash of the clip's address, size, stamp and window",
-    "source_key": "hash of what determines the source's video",
-    "latents_key": "hash of what determines the encoded clip",
-    "trajectory_key": "hash of what determines the inversion",
-    "edit_key": "hash of what determines the edit",
-    "recipe_fingerprint": "hash of the recipe",
-    "model_fingerprint": "hash of the model",
 }
 MAX_MESSAGE = 2_000
 # `datasets` makes separate splits of files with these words between separators, and then loses the metadata file
@@ -149,86 +121,6 @@ def metadata_bytes(rows: Sequence[Row]) -> bytes:
     return "".join(line + "\n" for line in lines).encode()
 
 
-def dataset_card(
-    rows: Sequence[Row], failures: Sequence[Row], about: Mapping[str, Any], rejected: Sequence[Row] = ()
-) -> str:
-    """README.md of the dataset: front matter for hubs, what it holds, its columns, how to load it."""
-    title = str(about.get("title") or "Edited videos")
-    clips = len({(row["clip"], row["window"]) for row in rows})
-    facts: list[tuple[str, object]] = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
-    facts += [("Rejected by the judge", f"{len(rejected):,} of {len(rows) + len(rejected):,}")] if rejected else []
-    facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
-    facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
-    scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
-    columns = MEANING | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
-    return CARD.format(
-        front=_front_matter(title, len(rows)),
-        title=escape_markdown(title),
-        facts=_two_columns("", "", facts),
-        columns="\n".join(f"| `{plain_name(name)}` | {text} |" for name, text in columns.items()),
-        settings=_two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
-        failures=_card_failures(failures),
-    )
-
-
-SCORES = {
-    "preserved": "share of the pixels whose content stayed in place; the other scores are of this region, against the "
-    "source after the model's VAE",
-    "delta_e": "colour shift, mean CIEDE2000",
-    "delta_e_p95": "colour shift, 95th percentile",
-    "luminance_gain": "mean lightness, edit over source",
-    "saturation_gain": "mean chroma, edit over source",
-    "sharpness": "mean absolute Laplacian, edit over source",
-    "ssim": "structural similarity of the grey levels",
-    "flicker": "change from frame to frame that the source does not show, in levels of 255",
-    "text_similarity": "cosine of the edit's frames and the target prompt, by the text judge",
-    "text_gain": "how much nearer the edit is to the target prompt than to the source prompt",
-    "text_choice": "the text judge's probability of the target prompt over the source prompt",
-    "text_contrast": "the text judge's least probability of a word that the prompt names, against its alternatives",
-    "text_direction": "cosine of the changes of picture and prompt",
-    "text_steady": "cosine of neighbouring frames, by the text judge",
-    "image_similarity": "cosine of edit and source, frame by frame, by the text judge",
-    "structure": "cosine of the patch features of edit and source",
-    "motion_agreement": "share of the optical flow of edit and source that is the same, where anything moves",
-    "kept_db": "PSNR of the 70 % of the pixels that differ least, edit against source",
-    "warp_error": "of neighbouring frames along the edit's own flow, in levels of 255",
-    "reconstruction_db": "PSNR of the clip sampled back from its own inversion, by the reconstruction gate",
-    "vae_db": "PSNR of what the VAE alone makes of the clip: the ceiling of the former",
-    "reconstruction_below_vae_db": "how far the reconstruction is below the VAE's own, in dB",
-}
-
-
-CARD = """\
-{front}
-# {title}
-
-Each video is an edit of a clip, made with CogVideoX: the clip was inverted, and denoised again for another prompt
-while the model also read the stored inversion. The clip as the model saw it, at the same rate and size, lies beside it.
-
-{facts}
-## Load
-
-```python
-from datasets import Video, load_dataset
-
-edits = load_dataset("videofolder", data_dir="dataset", split="train")  # this folder
-paths = edits.cast_column("video", Video(decode=False)).cast_column("source", Video(decode=False))
-```
-
-Decoding the columns `video` and `source` needs the package torchcodec; with `decode=False` they hold paths.
-
-## Columns
-
-| column | meaning |
-| --- | --- |
-{columns}
-
-## Settings
-
-{settings}
-{failures}"""
-
-
 def _order(row: Row) -> tuple[Any, ...]:
     first = (row["clip"], row["window"], row["target_prompt"], row["recipe"], row["seed"], row["strength"])
     return (*first, row["edit_key"], row["source_id"])
@@ -240,6 +132,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     # rows of earlier runs may lack these
     added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
+    added |= {"rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
     return (
         added
         | row
@@ -270,26 +163,3 @@ def _inferred(values: list[Any], name: str) -> pa.Array:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types: as text
         return pa.array([None if value is None else printable(str(value)) for value in values], pa.string())
-
-
-def _front_matter(title: str, edits: int) -> str:
-    sizes = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
-    size = next((name for limit, name in sizes.items() if edits < limit), "n>1M")
-    # JSON is YAML too, and quotes whatever a title may hold
-    pretty = json.dumps("".join(c if c.isprintable() else " " for c in printable(title))[:200], ensure_ascii=False)
-    tags = ["video", "video-to-video", "video-editing", "cogvideox"]
-    lines = [f"pretty_name: {pretty}", "task_categories:", "- video-to-video", "size_categories:", f"- {size}", "tags:"]
-    lines += [f"- {tag}" for tag in tags] + ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
-    return "\n".join(["---", *lines, "    path:", "    - metadata.jsonl", "    - videos/*.mp4", "---"])
-
-
-def _two_columns(left: str, right: str, pairs: Iterable[tuple[str, object]]) -> str:
-    table = markdown_table([{"left": key, "right": value} for key, value in pairs], ["left", "right"])
-    return table.replace("| left | right |", f"| {left} | {right} |", 1)
-
-
-def _card_failures(failures: Sequence[Row], limit: int = 20) -> str:
-    if not failures:
-        return ""
-    more = f"\n{len(failures) - limit:,} more are in `tables/errors.parquet`.\n" if len(failures) > limit else ""
-    return f"\n## Not edited\n\n{markdown_table(failures[:limit], ['clip', 'stage', 'error', 'message'])}{more}"

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core.dataset import collect
-from cogvideo_core.dataset.verdicts import with_verdicts
+from cogvideo_core.dataset.verdicts import judge_of, with_verdicts
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.settings.specs import OutputSpec
+from cogvideo_core.stages.early import stop_spec
 from cogvideo_core.stages.failures import STAGES, failure, is_failure
+from cogvideo_core.stages.judge import calibration_of
 from cogvideo_core.storage.ledger import Commit, Ledger, Verify
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store, shown_clip, unsigned
@@ -77,6 +79,21 @@ def merged_edits(
     return found, lost
 
 
+def stopped_edits(ledger: Ledger, about: Record, made: set[str], verify: Verify = "size") -> list[collect.EditRow]:
+    """The rows of edits that the root's judge has given up early, and that were not made by other settings."""
+    spec = judge_of(about)
+    if spec.early_stop != "on":
+        return []
+    calibration, found = calibration_of(ledger, spec), list[Record]()
+    for commit in ledger.units("judgements"):
+        row = commit.record.get("row")
+        if row and row["edit_key"] not in made and commit.spec == stop_spec(row["edit_key"], spec, calibration):
+            source = ledger.find("sources", row["source_key"], verify)
+            if source is not None:
+                found.append(row | {"edit_object": "", "source_object": url_of(ledger, source, "source.mp4")})
+    return [cast(collect.EditRow, row) for row in found]
+
+
 def _gone(row: Record, what: str) -> CorruptObject:
     return CorruptObject(f"clip {shown_clip(row['clip'])!r}: the {what} of an earlier run is gone; run it again")
 
@@ -89,7 +106,7 @@ def url_of(ledger: Ledger, commit: Commit, name: str) -> str:
 def earlier_edits(root: str) -> list[Record]:
     """Rows of the last collection, scores folded back from their columns."""
     rows = []
-    for row in read_table(root, "edits"):
+    for row in (row for row in read_table(root, "edits") if row["state"] == "done"):  # stops are in the ledger
         scores = {k.removeprefix("score_"): row.pop(k) for k in list(row) if k.startswith("score_")}
         rows.append(row | {"scores": {k: v for k, v in scores.items() if v is not None}})
     return rows
@@ -144,9 +161,10 @@ def collect_run(
     """
     if not records and not any(True for _ in ledger.keys("sources")):
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
-    rows = [edit for record in records for edit in record.get("edits", [])]
-    edits, lost = merged_edits(ledger, output.root, rows, output.verify)
     about = kept_settings(output.root, about)
+    rows = [edit for record in records for edit in record.get("edits", []) if edit["state"] == "done"]
+    edits, lost = merged_edits(ledger, output.root, rows, output.verify)
+    edits += stopped_edits(ledger, about, {row["edit_key"] for row in edits}, output.verify)
     return collect.collect(
         output.root,
         with_verdicts(ledger, edits, about),

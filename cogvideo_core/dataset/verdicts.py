@@ -1,48 +1,60 @@
-"""The verdict on each collected edit: its stored scores, and the limits of the settings."""
+"""The verdict on each collected edit and its rank among the edits of its prompt: its stored scores, and the limits of
+the settings."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 from cogvideo_core.dataset import collect
-from cogvideo_core.errors import BadSpec
 from cogvideo_core.judging import policy
+from cogvideo_core.judging.ranking import Candidate, groups_of, ranked
 from cogvideo_core.settings.judge_specs import JudgeSpec
-from cogvideo_core.stages.judge import judge_fingerprint, judgement
+from cogvideo_core.stages.judge import all_scores, calibration_of, judge_fingerprint
 from cogvideo_core.storage.ledger import Ledger
 
 Record = dict[str, Any]
-CALIBRATION = "plan/calibration.json"
+COMPETE = ("clip", "window", "target_prompt")  # edits that agree in these are candidates for one place
 logger = logging.getLogger(__name__)
 
 
 def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Record) -> list[collect.EditRow]:
-    """The rows with the scores of the judge that the settings name, and with the verdict of its limits.
+    """The rows with the scores of the judge that the settings name, the verdict of its limits, and their ranks.
 
-    Nothing is measured here, so changed limits decide anew in seconds."""
+    Nothing is measured here, so changed limits decide anew in seconds. An edit that was given up early is rejected.
+    """
     spec = judge_of(about)
-    judge = judge_fingerprint(spec)
-    try:
-        calibration = calibration_of(ledger, spec)
-    except BadSpec as error:  # a run of hours is not to end here
-        logger.warning("edits are judged without a calibration: %s", error)
-        calibration = None
-    found: list[collect.EditRow] = []
+    judge, calibration = judge_fingerprint(spec), calibration_of(ledger, spec)
+    found: list[Record] = []
     for row in edits:
-        measured = {name: value for name, value in row["scores"].items() if name not in policy.JUDGED}
-        scores = measured | (judgement(ledger, row["edit_key"], judge) or {})
+        if row["state"] == "stopped":
+            found.append({**row, "verdict": "rejected"})
+            continue
+        scores = all_scores(ledger, row, judge)
         decided = policy.decide(scores, spec, calibration)
-        passed = decided.verdict != "rejected" or spec.keep == "all"
-        verdict = {"verdict": decided.verdict, "rejected_because": "; ".join(decided.reasons), "kept": passed}
-        found.append(cast(collect.EditRow, row | {"scores": scores, "confidence": decided.confidence} | verdict))
-    return found
+        verdict = {"verdict": decided.verdict, "rejected_because": "; ".join(decided.reasons)}
+        found.append({**row, "scores": scores, "confidence": decided.confidence} | verdict)
+    for group in groups_of(found, COMPETE):
+        _compare([found[number] for number in group], spec)
+    return [cast(collect.EditRow, row) for row in found]
+
+
+def _compare(rows: list[Record], spec: JudgeSpec) -> None:
+    """Gives the candidates of a prompt their ranks, and says which are kept."""
+    candidates = [Candidate(row["verdict"] == "rejected", row["confidence"], row["scores"]) for row in rows]
+    for row, rank in zip(rows, ranked(candidates, spec), strict=True):
+        row |= {"rank": rank.rank, "rank_score": rank.score, "candidates": len(rows)}
+        row["kept"] = _kept(row, spec)
+
+
+def _kept(row: Record, spec: JudgeSpec) -> bool:
+    if row["state"] == "stopped" or (row["verdict"] == "rejected" and spec.keep != "all"):
+        return False
+    unmeasured = not any(name in policy.JUDGED for name in row["scores"])
+    return spec.keep != "best" or row["rank"] == 1 or unmeasured
 
 
 def judge_of(about: Record) -> JudgeSpec:
@@ -53,16 +65,3 @@ def judge_of(about: Record) -> JudgeSpec:
     except (ValidationError, TypeError) as error:
         logger.warning("the judge's settings can't be used (%s); edits stay unjudged", type(error).__name__)
         return JudgeSpec.none()
-
-
-def calibration_of(ledger: Ledger, spec: JudgeSpec) -> policy.Calibration | None:
-    """The calibration that the settings name: a file, the root's own, or the one that comes with the text judge."""
-    if spec.calibration != "auto":
-        return policy.read_calibration(Path(spec.calibration))
-    if ledger.objects.exists(CALIBRATION):
-        with tempfile.TemporaryDirectory() as folder:
-            own = Path(folder) / "calibration.json"
-            own.write_bytes(ledger.objects.read(CALIBRATION))
-            return policy.read_calibration(own)
-    shipped = resources.files("cogvideo_core.shapes") / "judge" / "calibration.json"
-    return policy.read_calibration(Path(str(shipped))) if spec.text == "shapes" and shipped.is_file() else None

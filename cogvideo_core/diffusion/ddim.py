@@ -31,6 +31,11 @@ def pred_x0(x_t: Tensor, v: Tensor, theta_t: float) -> Tensor:
     return rotate(x_t, v, -theta_t)
 
 
+def x0_between(x_t: Tensor, x_s: Tensor, theta_t: float, theta_s: float) -> Tensor:
+    """The clean estimate that a step from level t to s followed, of the two states alone; the levels must differ."""
+    return (math.sin(theta_s) * x_t - math.sin(theta_t) * x_s) / math.sin(theta_s - theta_t)
+
+
 def noised(x_0: Tensor, noise: Tensor, theta_t: float) -> Tensor:
     """x_t = cos θ · x_0 + sin θ · ε."""
     return rotate(x_0, noise, theta_t)

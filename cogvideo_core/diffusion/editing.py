@@ -7,8 +7,8 @@ sets how many distinct reference rows there are: `inversion` and `source` give o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -50,6 +50,11 @@ class Texts:
     uncond: Tensor  # [1,S,D] negative prompt
     reference: Tensor  # [1,S,D] inversion or source prompt
     strengths: Tensor | None = None  # [E], each divides the reference weight; None: 1 for all
+
+    def of(self, chosen: Tensor) -> Texts:
+        """Those of the edits that `chosen` [E] marks."""
+        strengths = None if self.strengths is None else self.strengths[chosen.to(self.strengths.device)]
+        return replace(self, cond=self.cond[chosen.to(self.cond.device)], strengths=strengths)
 
 
 class Referred(NamedTuple):
@@ -162,9 +167,10 @@ def edit(
     schedule: Schedule,
     recipe: RecipeSpec,
     layer_count: int,
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, Tensor | None, None]:
     """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
 
+    A mask [E] that is sent back says which edits go on: the others leave the batch, and without any it ends.
     Start latents and trajectory are passed in: nothing here draws noise or reads a store. At the step that
     starts from level j the reference rows are the stored state of level j; outside the window there are none.
     """
@@ -183,7 +189,11 @@ def edit(
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
         x = ddim_step(x, v, theta, schedule.thetas[level - 1])
-        yield x
+        stay = yield x
+        if stay is not None:
+            x, texts = x[stay.to(x.device)], texts.of(stay)
+            if not len(x):
+                return
 
 
 def edited(
@@ -210,13 +220,16 @@ def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
     return window(recipe.reference_start, recipe.reference_end, steps)
 
 
-def edit_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int) -> int:
-    """How many transformer rows one batch of `edits` edits costs."""
+def edit_evaluations(
+    recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int, part: range | None = None
+) -> int:
+    """How many transformer rows one batch of `edits` edits costs, over all steps or those of a `part`."""
     first = first_step(recipe, schedule_steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
     total = 0
-    for step in range(first, schedule_steps):
+    steps = range(schedule_steps) if part is None else part
+    for step in range(max(first, steps.start), steps.stop):
         rows = (2 if step in guided else 1) * edits
         reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
         total += rows + (reference if step in referenced else 0)

@@ -47,6 +47,7 @@ PROBABILITIES = ("text_contrast", "text_choice")
 MANY = 200  # labels, from which on products of scores are looked at as well
 WORDS = {"delta_e": "colour shift", "kept_db": "change of what should have stayed"}
 PRECISION = {"balanced": 0.9, "strict": 0.95}  # that a calibration's limits aim at
+LOST = 0.015  # most of the good edits that are given up early, where the limits are chosen
 RIDGE = 1.0  # of the fit, on standardised scores
 
 
@@ -63,7 +64,8 @@ class Calibration:
     """What turns scores into a probability: 1 / (1 + exp(-(bias + Σ weight · term))).
 
     A term is a score, standardised (less its centre, over its scale, within ±3), or a product of two, as "a*b". A score
-    that an edit lacks counts as its centre. limits: the least confidence of each preset.
+    that an edit lacks counts as its centre. limits: the least confidence of each preset. early: for the clean estimates
+    after a share of the steps ("0.4"), each with the limit "stop", below which an edit is given up.
     """
 
     weights: dict[str, float]
@@ -71,6 +73,7 @@ class Calibration:
     scales: dict[str, float]
     bias: float
     limits: dict[str, float] = field(default_factory=dict)
+    early: dict[str, Calibration] = field(default_factory=dict)
 
     def confidence(self, scores: Scores) -> float:
         """The probability that an edit with these scores is good."""
@@ -143,6 +146,33 @@ def _word(score: str) -> str:
 def fit(rows: Sequence[Scores], good: Sequence[bool]) -> Calibration:
     """The calibration of labelled edits: a logistic regression with a ridge, and each preset's limit, chosen on
     confidences that were predicted from the other folds. Raises BadSpec unless there are edits of both kinds."""
+    labels, apart = np.array(good, float), predicted_apart(rows, good)
+    limits = {preset: limit_for(apart, labels > 0, wanted) for preset, wanted in PRECISION.items()}
+    return replace(_fitted(rows, labels), limits=limits)
+
+
+def fit_early(looks: Mapping[str, Sequence[Scores | None]], good: Sequence[bool]) -> dict[str, Calibration]:
+    """The calibration of each look at the clean estimates, by the share of the steps; None where an edit had not begun.
+
+    The limits are set one look after the other, on the edits that are left, so that all looks together give up at
+    most `LOST` of the good ones. Raises BadSpec unless there are edits of both kinds.
+    """
+    truth, left = np.array(good, bool), np.ones(len(good), bool)
+    found, most = {}, LOST * truth.sum() / max(len(looks), 1)
+    for share, rows in sorted(looks.items(), key=lambda look: float(look[0])):
+        seen = np.array([row is not None for row in rows])
+        known = [row for row in rows if row is not None]
+        apart = np.ones(len(truth))
+        apart[seen] = predicted_apart(known, truth[seen])
+        losses = np.sort(apart[truth & left & seen])
+        limit = float(losses[min(int(most), len(losses) - 1)]) if len(losses) else 0.0
+        left &= apart >= limit
+        found[share] = replace(_fitted(known, truth[seen].astype(float)), limits={"stop": round(limit, 5)})
+    return found
+
+
+def predicted_apart(rows: Sequence[Scores], good: Sequence[bool]) -> np.ndarray:
+    """The confidence in each labelled edit, by a fit to those of the other folds. Raises BadSpec."""
     labels = np.array(good, float)
     if min(labels.sum(), (1 - labels).sum()) < 5:
         raise BadSpec(
@@ -158,9 +188,7 @@ def fit(rows: Sequence[Scores], good: Sequence[bool]) -> Calibration:
         part = _fitted([row for row, use in zip(rows, inside, strict=True) if use], labels[inside])
         for i in np.flatnonzero(folds == fold):
             apart[i] = part.confidence(rows[int(i)])
-    limits = {preset: limit_for(apart, labels > 0, wanted) for preset, wanted in PRECISION.items()}
-    whole = _fitted(rows, labels)
-    return replace(whole, limits=limits)
+    return apart
 
 
 def _fitted(rows: Sequence[Scores], labels: np.ndarray) -> Calibration:
@@ -205,18 +233,22 @@ def read_calibration(path: Path) -> Calibration:
     """A file that `calibrate` has written. Raises BadSpec."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        weights, centres, scales, limits = (
-            {str(k): float(v) for k, v in found[name].items()} for name in ("weights", "centres", "scales", "limits")
-        )
-        made = Calibration(weights, centres, scales, float(found["bias"]), limits)
-        if not centres.keys() == scales.keys() >= {part for name in weights for part in name.split("*")}:
-            raise ValueError("weights, centres and scales are of different scores")
-        if min(scales.values(), default=1.0) <= 0:
-            raise ValueError("a scale is not above 0")
+        early = {f"{float(share):g}": _calibration(each) for share, each in found.get("early", {}).items()}
+        return replace(_calibration(found), early=early)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = " ".join(str(error).split())[:100]
         raise BadSpec(
             f"field judge.calibration: {str(path)!r} can't be used ({type(error).__name__}: {why}); "
             "write it with cogvideo-edit calibrate, or use auto"
         ) from error
-    return made
+
+
+def _calibration(found: Mapping[str, Any]) -> Calibration:
+    weights, centres, scales, limits = (
+        {str(k): float(v) for k, v in found[name].items()} for name in ("weights", "centres", "scales", "limits")
+    )
+    if not centres.keys() == scales.keys() >= {part for name in weights for part in name.split("*")}:
+        raise ValueError("weights, centres and scales are of different scores")
+    if min(scales.values(), default=1.0) <= 0:
+        raise ValueError("a scale is not above 0")
+    return Calibration(weights, centres, scales, float(found["bias"]), limits)

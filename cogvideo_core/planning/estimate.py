@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -114,16 +115,20 @@ def estimate(
 
 
 def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec, layers: int) -> float:
-    """Evaluations for an average clip's edits, in calls of at most `at_once` edits."""
+    """Evaluations for an average clip's edits, in calls of at most `at_once` edits of a recipe; the ladder's are not
+    among them."""
 
-    def rows(edits: int) -> int:
+    def rows(name: str, edits: int) -> int:
         full, rest = divmod(edits, at_once)
-        one = edit_evaluations(recipe, steps, at_once, layers)
-        return full * one + (edit_evaluations(recipe, steps, rest, layers) if rest else 0)
+        one = edit_evaluations(recipe.candidate(name), steps, at_once, layers)
+        return full * one + (edit_evaluations(recipe.candidate(name), steps, rest, layers) if rest else 0)
 
-    mean = planned["edits"] / max(planned["clips"], 1)
-    below = math.floor(mean)
-    return rows(below) + (mean - below) * (rows(below + 1) - rows(below))
+    first, total = Counter(variant.recipe for variant in recipe.rungs[0]), 0.0
+    for name, count in first.items():
+        mean = planned["edits"] / max(planned["clips"], 1) * count / first.total()
+        below = math.floor(mean)
+        total += rows(name, below) + (mean - below) * (rows(name, below + 1) - rows(name, below))
+    return total
 
 
 def rows_of(planned: Planned, measured: Measured, found: Estimate, device: str) -> list[Row]:

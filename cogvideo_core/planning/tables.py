@@ -130,7 +130,7 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
                 refused.add(record)
                 continue
             counts["clips"] += 1
-            counts["edits"] += len(record["target_prompts"]) * len(recipe.variants)
+            counts["edits"] += len(record["target_prompts"]) * len(recipe.rungs[0])
             batches, waves = record["batch"] + 1, record["wave"] + 1
             digest.update(canonical([record.get(name) for name in WORK_SCHEMA.names]).encode())
             if (written := clips.add(record)) is not None:
@@ -142,14 +142,14 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
 
 
 def edits_of(clips: pa.Table, recipe: RecipeSpec) -> pa.Table:
-    """A row for each target prompt, seed and strength of these clips, in this order."""
-    prompts, variants = clips["target_prompts"].combine_chunks(), recipe.variants
+    """A row for each target prompt, recipe, seed and strength of these clips, in this order; none for the ladder."""
+    prompts, variants = clips["target_prompts"].combine_chunks(), recipe.rungs[0]
     owner = np.repeat(pc.list_parent_indices(prompts).to_numpy(), len(variants))
     texts = pc.list_flatten(prompts)
     columns: dict[str, Any] = {name: clips[name].take(owner) for name in EDIT_KEEPS}
     columns["target_prompt"] = texts.take(np.repeat(np.arange(len(texts)), len(variants)))
-    columns["recipe"] = pa.array([recipe.name] * len(owner), pa.string())
-    seeds, strengths = zip(*variants, strict=True)
+    recipes, seeds, strengths = zip(*variants, strict=True)
+    columns["recipe"] = pa.array(list(recipes) * len(texts), pa.string())
     columns["seed"] = pa.array(np.tile(np.array(seeds, np.int64), len(texts)))
     columns["strength"] = pa.array(np.tile(np.array(strengths, np.float64), len(texts)))
     return pa.table(columns, schema=EDITS_SCHEMA)

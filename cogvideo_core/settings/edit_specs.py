@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from cogvideo_core.settings.fingerprints import Spec
 from cogvideo_core.settings.recipes import Preset, with_preset
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
+
+
+class Variant(NamedTuple):
+    """One of the edits that compete for a prompt."""
+
+    recipe: str
+    seed: int
+    strength: float
 
 
 class InversionSpec(Spec):
@@ -96,6 +104,22 @@ class RecipeSpec(Spec):
         description="One edit for each; divides the reference weight: 2 dares more, 0.5 keeps more of the source.",
     )
     negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
+    recipes: list[Preset] = Field(
+        [],
+        title="Rival presets",
+        max_length=8,
+        description="Each prompt is edited by each of these presets, from one inversion, with this group's seeds, "
+        "strengths and negative prompt. Empty: by this recipe alone.",
+    )
+    ladder: list[Preset] = Field(
+        [],
+        title="Retry ladder",
+        max_length=8,
+        description="Presets that are tried one after the other for a prompt of which the judge rejects every edit.",
+    )
+    most_candidates: int = Field(
+        0, title="Most candidates", ge=0, le=256, description="Edits of a prompt, the ladder's included. 0: any number."
+    )
     name: str = Field(
         "balanced", title="Name", description="Shown in tables and file names.", pattern=r"^[A-Za-z0-9_.-]{1,40}$"
     )
@@ -141,9 +165,31 @@ class RecipeSpec(Spec):
     )
 
     @property
-    def variants(self) -> list[tuple[int, float]]:
-        """(seed, strength) of each edit of a prompt."""
-        return list(product(self.seeds, self.strengths))
+    def rungs(self) -> list[list[Variant]]:
+        """The candidates of a prompt: those that are always made, then those of each preset of the ladder."""
+        first: list[str] = [*self.recipes] or [self.name]
+        names = [first] + [[str(name)] for name in self.ladder if name not in first]
+        asked = list(product(self.seeds, self.strengths))
+        each = [[Variant(name, *one) for name in rung for one in asked] for rung in names]
+        left = self.most_candidates or sum(map(len, each))
+        found = []
+        for rung in each:
+            found.append(rung[: max(left, 0)])
+            left -= len(rung)
+        return [rung for rung in found if rung]
+
+    def candidate(self, name: str) -> RecipeSpec:
+        """The recipe of a candidate: this one, or the preset of that name with this one's seeds and negative prompt."""
+        if name == self.name:
+            return self.model_copy(update={"recipes": [], "ladder": [], "most_candidates": 0})
+        shared = {field: getattr(self, field) for field in ("seeds", "strengths", "negative_prompt")}
+        return RecipeSpec(**shared | {"preset": name})
+
+    @property
+    def candidates(self) -> list[RecipeSpec]:
+        """The recipe of each candidate of a prompt, the ladder's included."""
+        names = dict.fromkeys(variant.recipe for rung in self.rungs for variant in rung)
+        return [self.candidate(name) for name in names]
 
     @model_validator(mode="before")
     @classmethod
@@ -169,4 +215,17 @@ class RecipeSpec(Spec):
             raise ValueError("strengths must be distinct and in 0.01 .. 100")
         if self.strengths != [1.0] and self.reference_weight == 0:
             raise ValueError("strengths divide the reference weight, which is 0; leave them [1]")
+        for field in ("recipes", "ladder"):
+            names = getattr(self, field)
+            if len(set(names)) != len(names):
+                raise ValueError(f"{field} must be distinct")
+            for name in names:
+                self._can_be_candidate(field, name)
         return self
+
+    def _can_be_candidate(self, field: str, name: str) -> None:
+        try:
+            self.candidate(name)
+        except ValidationError as error:
+            why = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+            raise ValueError(f"{field}: {name} can't be edited with these seeds and strengths: {why}") from error

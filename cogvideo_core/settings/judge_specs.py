@@ -99,8 +99,35 @@ class JudgeSpec(Spec):
         description="JSON file that `cogvideo-edit calibrate` has written. auto: the root's own, else the one that "
         "comes along with the text judge.",
     )
-    keep: Literal["passed", "all"] = Field(
-        "passed", title="Keep", description="passed: rejected edits stay out of dataset/. all: they are in it as well."
+    keep: Literal["passed", "best", "all"] = Field(
+        "passed",
+        title="Keep",
+        description="What reaches dataset/. passed: all but rejected edits. best: of the edits of one clip and prompt "
+        "the best that was not rejected. all: rejected ones as well.",
+    )
+    weight_text: float = Field(
+        2.0, title="Weight of text", ge=0, le=100, description="In the rank of an edit where no calibration gives one."
+    )
+    weight_preserved: float = Field(
+        1.0, title="Weight of the preserved", ge=0, le=100, description="The same, of what should have stayed."
+    )
+    weight_motion: float = Field(1.0, title="Weight of motion", ge=0, le=100, description="The same, of motion.")
+    early_stop: Literal["off", "measure", "on"] = Field(
+        "off",
+        title="Early stop",
+        description="on: edits that the calibration says will fail are given up. measure: their clean estimates are "
+        "scored, for `cogvideo-edit calibrate`, and none is given up.",
+    )
+    early_steps: list[float] = Field(
+        [0.4, 0.6],
+        title="Early looks",
+        min_length=1,
+        max_length=8,
+        description="After which shares of the steps the clean estimates are judged. on: those that the calibration "
+        "knows.",
+    )
+    early_latents: int = Field(
+        3, title="Early frames", ge=1, le=64, description="Latent frames of an estimate that are decoded for that."
     )
 
     @field_validator("contrasts")
@@ -108,6 +135,13 @@ class JudgeSpec(Spec):
     def _of_several(cls, given: list[str]) -> list[str]:
         for line in given:
             words_of(line)
+        return given
+
+    @field_validator("early_steps")
+    @classmethod
+    def _shares(cls, given: list[float]) -> list[float]:
+        if sorted(set(given)) != given or not all(0 < share < 1 for share in given):
+            raise ValueError("early_steps must ascend between 0 and 1")
         return given
 
     @model_validator(mode="before")
@@ -139,5 +173,5 @@ class JudgeSpec(Spec):
         text = ("shapes" if model_path == "shapes" else "none") if self.text == "auto" else self.text or "none"
         changed: dict[str, Any] = {"text": text}
         if text == "none":
-            changed |= {"preset": "off"} | dict.fromkeys(POLICIES.get(self.preset, {}), 0.0)
+            changed |= {"preset": "off", "early_stop": "off"} | dict.fromkeys(POLICIES.get(self.preset, {}), 0.0)
         return self.model_copy(update=changed)

@@ -9,12 +9,14 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cogvideo_core.errors import ClipError, EditError, StorageError
+from cogvideo_core.errors import BadSpec, ClipError, EditError, StorageError
+from cogvideo_core.judging import policy
 from cogvideo_core.media import video
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -22,6 +24,7 @@ from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.storage.ledger import Commit, Ledger
 
 FORMAT = 1
+CALIBRATION = "plan/calibration.json"
 Record = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -53,17 +56,13 @@ def judgement(ledger: Ledger, edit_key: str, judge: str) -> dict[str, float] | N
     return dict(commit.record.get("scores", {})) if commit else None
 
 
-def judge_edit(
-    ledger: Ledger, spec: JudgeSpec, row: Mapping[str, Any], source: Callable[[], np.ndarray], edit: np.ndarray
-) -> bool:
-    """Judges an edit unless this judge has judged it; whether it did. `spec` has no `auto`.
+def scored(
+    spec: JudgeSpec, row: Mapping[str, Any], source: Callable[[], np.ndarray], edit: np.ndarray
+) -> dict[str, float] | None:
+    """The scores of an edit; None where its judges can't give them, which the log tells. `spec` has no `auto`.
 
-    row: with edit_key, source_prompt and target_prompt. source, edit: frames uint8 [F,H,W,3]; the source is asked for
-    only where it is needed. Raises StorageError.
+    row: with edit_key, source_prompt and target_prompt. source, edit: frames uint8 [F,H,W,3]. Raises StorageError.
     """
-    judge = judge_fingerprint(spec)
-    if not judge or judgement(ledger, row["edit_key"], judge) is not None:
-        return False
     from cogvideo_core.judging import judges  # imports transformers, which collecting need not wait for
 
     try:
@@ -74,10 +73,59 @@ def judge_edit(
     except Exception as error:  # also what cv2 or a GPU without room raise: an edit is worth more than its scores
         why = error if isinstance(error, EditError) else f"{type(error).__name__}: {str(error)[:200]}"
         logger.warning("edit %s stays unjudged: %s", row["edit_key"][:12], why)
+        return None
+    return scores
+
+
+def judge_edit(
+    ledger: Ledger,
+    spec: JudgeSpec,
+    row: Mapping[str, Any],
+    source: Callable[[], np.ndarray],
+    edit: np.ndarray,
+    early: Mapping[str, Mapping[str, float]] | None = None,
+) -> bool:
+    """Judges an edit as `scored` does, unless this judge has judged it; whether it did. The source is asked for only
+    where it is needed. `early` holds the scores of its clean estimates, where they were measured. Raises StorageError.
+    """
+    judge = judge_fingerprint(spec)
+    if not judge or judgement(ledger, row["edit_key"], judge) is not None:
+        return False
+    scores = scored(spec, row, source, edit)
+    if scores is None:
         return False
     about = judgement_spec(row["edit_key"], judge)
-    ledger.commit("judgements", fingerprint(about), {}, about, {"scores": scores})
+    record = {"scores": scores} | ({"early": early} if early else {})
+    ledger.commit("judgements", fingerprint(about), {}, about, record)
     return True
+
+
+def calibration_of(ledger: Ledger, spec: JudgeSpec) -> policy.Calibration | None:
+    """The calibration that the settings name: a file, the root's own, or the one that comes with the text judge.
+    None also where it can't be used, which the log tells: a run of hours is not to end for it."""
+    try:
+        return _calibration_of(ledger, spec)
+    except BadSpec as error:
+        logger.warning("edits are judged without a calibration: %s", error)
+        return None
+
+
+def _calibration_of(ledger: Ledger, spec: JudgeSpec) -> policy.Calibration | None:
+    if spec.calibration != "auto":
+        return policy.read_calibration(Path(spec.calibration))
+    if ledger.objects.exists(CALIBRATION):
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / "calibration.json"
+            own.write_bytes(ledger.objects.read(CALIBRATION))
+            return policy.read_calibration(own)
+    shipped = resources.files("cogvideo_core.shapes") / "judge" / "calibration.json"
+    return policy.read_calibration(Path(str(shipped))) if spec.text == "shapes" and shipped.is_file() else None
+
+
+def all_scores(ledger: Ledger, row: Mapping[str, Any], judge: str) -> dict[str, float]:
+    """What was measured when an edit was made, and the scores of this judge."""
+    measured = {name: value for name, value in row["scores"].items() if name not in policy.JUDGED}
+    return measured | (judgement(ledger, row["edit_key"], judge) or {})
 
 
 def stored_frames(ledger: Ledger, commit: Commit, name: str, row: Mapping[str, Any]) -> np.ndarray:

@@ -21,7 +21,7 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scor
     """Writes and commits the edited clip; audio is that of the source as the model saw it."""
     spec = edit_spec(
         record["trajectory_key"],
-        work.recipe,
+        work.recipe.candidate(edit["recipe"]),
         work.output,
         record["source_prompt"],
         edit,
@@ -48,15 +48,15 @@ def _source_audio(work: Work, record: Record, folder: Path) -> tuple[Path, video
 
 def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
     """The edit's line in the tables."""
+    recipe = work.recipe.candidate(edit["recipe"])
     copied = ("source_id", "clip", "name", "window", "source_prompt", "inversion_prompt", "latents_key", "source_key")
     return {
         **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
         **edit,
         "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
         "first_frame_uri": shown_clip(record["first_frame_uri"]),
-        "negative_prompt": work.recipe.negative_prompt,
-        "recipe": work.recipe.name,
-        "recipe_fingerprint": work.recipe.fingerprint,
+        "negative_prompt": recipe.negative_prompt,
+        "recipe_fingerprint": recipe.fingerprint,
         "model": shown(work.model.spec),
         "model_fingerprint": work.model.fingerprint,
         "state": "done",

@@ -19,10 +19,14 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 }
 
 
+NOT_STEERING = ("name", "seeds", "strengths", "recipes", "ladder", "most_candidates")  # fields of a recipe
+
+
 class Asked(TypedDict):
     """What a planned edit asks for, besides what all edits of its clip share."""
 
     target_prompt: str
+    recipe: str
     seed: int
     strength: float
 
@@ -78,10 +82,10 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
 
 
 def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int] | None:
-    """The levels of a trajectory that are stored, ascending; None for all."""
+    """The levels of a trajectory that are stored, ascending: those that any candidate reads; None for all."""
     if inversion.method == "none" or inversion.save_steps == "all":
         return None
-    return sorted(levels_read(recipe, inversion.steps, layer_count))
+    return sorted({level for each in recipe.candidates for level in levels_read(each, inversion.steps, layer_count)})
 
 
 def trajectory_spec(
@@ -117,12 +121,12 @@ def edit_spec(
     asked: Asked,
     first_frame: str = "",
 ) -> dict[str, Any]:
-    """The recipe's name and its lists of seeds and strengths don't change an edit; the source prompt only does where it
-    is used.
+    """The recipe's name, its lists of seeds and strengths and its rivals don't change an edit; the source prompt only
+    does where it is used.
 
     `first_frame` is the sha256 of the edited first frame's file, "" where there is none.
     """
-    steering = {k: v for k, v in recipe.as_json().items() if k not in ("name", "seeds", "strengths")}
+    steering = {k: v for k, v in recipe.as_json().items() if k not in NOT_STEERING}
     # named only where an edit has them
     own = ({"first_frame": first_frame} if first_frame else {}) | (
         {"strength": asked["strength"]} if asked["strength"] != 1 else {}
@@ -147,23 +151,26 @@ def planned_edits(
     recipe: RecipeSpec,
     output: OutputSpec,
     source_prompt: str,
-    target_prompts: list[str],
+    target_prompts: Sequence[str],
     first_frame: str = "",
+    rung: int = 0,
 ) -> list[Edit]:
-    """All edits of a clip in their planned order: prompts, then seeds, then strengths."""
+    """All edits of a clip on a rung of the ladder, in their planned order: prompts, then recipes, seeds, strengths."""
+    recipes = {each.name: each for each in recipe.candidates}
     wanted = [
-        Asked(target_prompt=prompt, seed=seed, strength=strength)
+        Asked(target_prompt=prompt, recipe=variant.recipe, seed=variant.seed, strength=variant.strength)
         for prompt in target_prompts
-        for seed, strength in recipe.variants
+        for variant in recipe.rungs[rung]
     ]
     keys = [
-        fingerprint(edit_spec(trajectory_key, recipe, output, source_prompt, asked, first_frame)) for asked in wanted
+        fingerprint(edit_spec(trajectory_key, recipes[asked["recipe"]], output, source_prompt, asked, first_frame))
+        for asked in wanted
     ]
     return [Edit(**asked, edit_key=key) for asked, key in zip(wanted, keys, strict=True)]
 
 
 def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]], size: int) -> list[list[Edit]]:
-    """The edits still to be computed, in batches of at most `size`.
+    """The edits of one recipe that are still to be computed, in batches of at most `size`.
 
     `batch_of` gives, for each committed edit, the keys of the batch it was computed in. A committed edit is computed
     again only together with a missing one of its own batch: so an interrupted batch is redone whole, with equal bytes,

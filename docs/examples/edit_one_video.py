@@ -4,8 +4,9 @@ import sys
 
 from cogvideo_core.inputs.sources import read_clips
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
-from cogvideo_core.stages.edit import edit_clip, invert_clip
+from cogvideo_core.stages.edit import edit_clip
 from cogvideo_core.stages.encode import encode_clip
+from cogvideo_core.stages.trajectory import invert_clip
 from tasks.settings import Settings
 
 dataset, output = DatasetSpec(source=sys.argv[1]), OutputSpec(root=sys.argv[2])

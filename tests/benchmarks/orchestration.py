@@ -115,7 +115,7 @@ def bare_loop(given: Record, part: int = 0, parts: int = 1) -> Run:
     """The same stages with two batches in flight, and nothing else; `part` of `parts` of the batches."""
     from cogvideo_core.planning import tables
     from cogvideo_core.stages import edit as clips
-    from cogvideo_core.stages import encode
+    from cogvideo_core.stages import encode, trajectory
     from tasks.settings import Settings
 
     torch.set_num_threads(1)
@@ -124,7 +124,7 @@ def bare_loop(given: Record, part: int = 0, parts: int = 1) -> Run:
 
     def through(batch: list[Record]) -> int:
         encoded = [encode.encode_clip(job, record) for record in batch]
-        inverted = [clips.invert_clip(job, record) for record in encoded]
+        inverted = [trajectory.invert_clip(job, record) for record in encoded]
         return sum(len(clips.edit_clip(job, record)["edits"]) for record in inverted)
 
     todo = list(tables.read_batches(settings.output.root))[part::parts]

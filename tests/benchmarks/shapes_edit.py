@@ -30,6 +30,7 @@ import torch
 from skimage.color import rgb2lab
 
 from cogvideo_core.diffusion import editing
+from cogvideo_core.diffusion.ddim import x0_between
 from cogvideo_core.diffusion.inversion import evaluations, invert
 from cogvideo_core.media.quality import colour_transferred, delta_e, psnr, sharpness
 from cogvideo_core.models.model import VideoModel, load
@@ -114,8 +115,15 @@ def clip_of(setup: Setup, number: int) -> Clip:
     return Clip(edits, frames, model_of(setup).decode(latents), latents)
 
 
-def edited(model: VideoModel, clip: Clip, inversion: InversionSpec, recipe: RecipeSpec) -> list[np.ndarray]:
-    """Frames of all edits of a clip, in one batch, through the real engine."""
+def edited(
+    model: VideoModel,
+    clip: Clip,
+    inversion: InversionSpec,
+    recipe: RecipeSpec,
+    see: Callable[[int, torch.Tensor], None] | None = None,
+) -> list[np.ndarray]:
+    """Frames of all edits of a clip, in one batch, through the real engine. `see` is given each step's number and the
+    clean estimates [E,f,C,h,w] after it."""
     schedule = model.schedule(inversion.steps, inversion.spacing)
     source = clip.edits[0].source_prompt if inversion.prompt == "source" else ""
     text = model.embed([edit.target_prompt for edit in clip.edits] + [recipe.negative_prompt, source])
@@ -123,8 +131,14 @@ def edited(model: VideoModel, clip: Clip, inversion: InversionSpec, recipe: Reci
     states = list(invert(model.one_row(text[-1:]), clip.latents, schedule, inversion))
     seeds = range(clip.edits[0].clip * 100, clip.edits[0].clip * 100 + len(clip.edits))
     x = torch.stack([editing.start_latents(recipe, schedule, states.__getitem__, seed) for seed in seeds])
-    *_, last = editing.edit(model.velocity, x, texts, states.__getitem__, schedule, recipe, model.layers)
-    frames = [model.decode(latents) for latents in last]
+    first = editing.first_step(recipe, schedule.steps)
+    denoised = editing.edit(model.velocity, x, texts, states.__getitem__, schedule, recipe, model.layers)
+    for step, after in enumerate(denoised, first):
+        if see is not None:
+            level = schedule.level(step)
+            see(step, x0_between(x, after, schedule.thetas[level], schedule.thetas[level - 1]))
+        x = after
+    frames = [model.decode(latents) for latents in x]
     return [colour_transferred(clip.decoded, one) for one in frames] if recipe.colour_transfer else frames
 
 

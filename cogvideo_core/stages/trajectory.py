@@ -1,0 +1,119 @@
+"""The trajectory of one clip: whether its edits need one, made or found, and dropped when they are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cogvideo_core.diffusion import editing
+from cogvideo_core.settings.specs import fingerprint
+from cogvideo_core.stages import gate
+from cogvideo_core.stages.invert import inverted, judged_anew, write_inversion
+from cogvideo_core.stages.units import Edit, inversion_prompt, levels_kept, planned_edits, trajectory_spec
+from cogvideo_core.stages.work import Record, Work, timed
+from cogvideo_core.storage.ledger import Commit
+from cogvideo_core.storage.trajectories import open_trajectory
+from cogvideo_core.storage.virtual import noised_state
+
+
+def plan_edits(work: Work, record: Record, prompts: Sequence[str] | None = None, rung: int = 0) -> list[Edit]:
+    """The clip's edits in planned order, keys included: of all its prompts, or of these, on a rung of the ladder."""
+    key = fingerprint(_trajectory_spec(work, record))
+    wanted = record["target_prompts"] if prompts is None else prompts
+    wishes = (record["source_prompt"], wanted, record["first_frame"])
+    return planned_edits(key, work.recipe, work.output, *wishes, rung)
+
+
+def _trajectory_spec(work: Work, record: Record) -> Record:
+    prompt, levels = inversion_prompt(work.inversion, record["source_prompt"]), _levels(work)
+    return trajectory_spec(record["latents_key"], work.inversion, work.model, prompt, levels)
+
+
+def _levels(work: Work) -> list[int] | None:
+    return levels_kept(work.inversion, work.recipe, work.model.layers)
+
+
+def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
+    """Adds trajectory_key, and reconstruction where it is known. Nothing is computed if the trajectory is committed, or
+    if it is not to be kept and every edit is done or will invert for itself.
+
+    Raises PoorReconstruction for a clip that the gate rejects or rejected before.
+    """
+    spec, prompt = _trajectory_spec(work, record), inversion_prompt(work.inversion, record["source_prompt"])
+    record = record | {"trajectory_key": fingerprint(spec), "inversion_prompt": prompt}
+    with timed(record, "invert") as row:
+        commit = work.find("trajectories", record["trajectory_key"])
+        if commit is not None and "unjudged" in commit.record.get("reconstruction", {}):
+            commit = judged_anew(work, record, commit)
+        row["reused"] = commit is not None or (only_if_needed and not _needs_trajectory(work, record))
+        if not row["reused"]:
+            commit = write_inversion(work, record, spec, _levels(work))
+            row["evaluations"] = commit.record["reconstruction"]["evaluations"]
+    return record | {"reconstruction": accepted(work, record, commit)} if commit else record
+
+
+def accepted(work: Work, record: Record, commit: Commit) -> Record:
+    """The reconstruction report of a committed trajectory. Raises PoorReconstruction where it did not pass."""
+    report = dict(commit.record.get("reconstruction", {}))
+    gate.check(record["clip"], report, work.inversion)
+    return report
+
+
+def _needs_trajectory(work: Work, record: Record) -> bool:
+    keep = work.output.keep_trajectories
+    if keep != "until_edited":
+        return keep == "all"
+    return any(work.find("edits", edit["edit_key"]) is None for edit in plan_edits(work, record))
+
+
+def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory]) -> editing.Trajectory:
+    """Level -> state of the clip's trajectory, made first where it is missing; `held` keeps it for the next batch."""
+    key = record["trajectory_key"]
+    if key not in held:
+        commit = work.find("trajectories", key)
+        if commit is None and work.output.keep_trajectories != "none":
+            invert_clip(work, record, only_if_needed=False)
+            commit = work.find("trajectories", key)
+        if commit is not None:
+            record["reconstruction"] = accepted(work, record, commit)
+        held[key] = _read_from(work, commit) if commit else _in_memory(work, record)
+    return held[key]
+
+
+def set_aside(work: Work, key: str) -> None:
+    """Sets aside a trajectory that can't be read, or whose noise, which is drawn and not stored, has changed."""
+    commit = work.ledger.find("trajectories", key, "full")
+    if commit is not None and commit.record.get("kind") == "noised":
+        work.ledger.set_aside(commit, dict.fromkeys(commit.files, "belongs to a noise that is not drawn here"))
+
+
+def _read_from(work: Work, commit: Commit) -> editing.Trajectory:
+    return open_trajectory(work.ledger, commit, verify=work.output.verify != "none").read
+
+
+def _in_memory(work: Work, record: Record) -> editing.Trajectory:
+    """An inversion that is stored nowhere, rounded as if it were: the edits are the same."""
+    schedule, settings = work.model.schedule(work.inversion.steps, work.inversion.spacing), work.inversion
+    dtype, levels = getattr(torch, settings.dtype), _levels(work)
+
+    def keep(states: Iterator[Tensor]) -> dict[int, Tensor]:
+        wanted = levels or range(schedule.steps + 1)
+        return {level: state.to("cpu", dtype) for level, state in enumerate(states) if level in wanted}
+
+    with timed(record, "invert") as row:
+        kept, report = inverted(work, record, keep)
+        row["evaluations"] = report["evaluations"]
+    gate.check(record["clip"], report, settings)
+    record["reconstruction"] = report
+    if settings.method == "none":
+        return lambda level: noised_state(kept[0].float(), schedule.thetas[level])
+    return lambda level: kept[level].float()
+
+
+def drop_trajectory(work: Work, key: str) -> None:
+    """A trajectory is a cache: it goes once its edits are committed, unless all are kept."""
+    commit = work.ledger.find("trajectories", key, "none")
+    if commit is not None:
+        work.ledger.remove(commit)
