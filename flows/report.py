@@ -23,6 +23,8 @@ from pydantic import ValidationError
 
 from cogvideo_core.dataset.gallery import markdown_table
 from cogvideo_core.dataset.outcomes import Records, Times, counts_of, times_of
+from cogvideo_core.dataset.tables import read_table
+from cogvideo_core.dataset.yields import by_recipe, reasons, yield_of
 from cogvideo_core.errors import EditError, HopelessRun
 from cogvideo_core.settings.specs import DatasetSpec, OutputSpec, RecipeSpec
 from cogvideo_core.stages.failures import is_failure
@@ -136,7 +138,7 @@ def finish(
     return counts | {
         "root": settings.output.root,
         "dataset_edits": collected.get("edits", 0),
-        "rejected": collected.get("rejected", 0),
+        **{name: collected.get(name, 0) for name in ("rejected", "surpassed", "stopped")},
     }
 
 
@@ -176,12 +178,26 @@ def summary(settings: Settings, counts: Record, collected: Record, times: Times)
         ("Parked", f"{counts['parked']} left alone after {settings.engine.park_after} attempts"),
         ("Edits", f"{counts['edits_made']} made, {counts['edits_reused']} reused"),
         ("Model evaluations", counts["evaluations"]),
-        *([("Rejected", f"{collected['rejected']} edits by the judge")] if collected.get("rejected") else []),
         ("Dataset", f"{collected.get('edits', 0)} edits of {collected.get('clips', 0)} clips"),
+        *yield_rows(settings.output.root, collected),
         *(time_rows(counts, times) if times.waves else []),
     ]
     table = markdown_table([{"what": what, "value": str(value)} for what, value in rows], ["what", "value"])
     return f"## Edited dataset\n\n{table}"
+
+
+def yield_rows(root: str, collected: Record) -> list[tuple[str, str]]:
+    """What the judge left of all edits of the root, why, and what a kept one has cost."""
+    if not (collected.get("rejected") or collected.get("surpassed")):
+        return []
+    every = read_table(root, "edits")
+    kept, spent = max(collected["edits"], 1), collected.get("spent", 0)
+    rows = [("Yield", yield_of(every).told)]
+    rows += [(f"Yield of {name}", told) for name, told in by_recipe(every)]
+    rows += [("Rejected because", f"{reason}: {count}") for reason, count in reasons(every)]
+    rows += [("Cost of a kept edit", f"{spent / kept:,.1f} model evaluations, all runs of this root counted")]
+    saved = collected.get("saved_evaluations", 0)
+    return rows + ([("Saved by early stops", f"{saved:,} model evaluations")] if saved else [])
 
 
 def time_rows(counts: Record, times: Times) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
+from cogvideo_core.dataset.yields import by_recipe, reasons, spreads, yield_of
 from cogvideo_core.storage.uris import plain_name, printable
 
 Row = dict[str, Any]
@@ -31,6 +32,7 @@ MEANING = {
     "verdict": "of the judge: accepted, rejected or unjudged",
     "confidence": "the judge's probability that the edit is good",
     "rejected_because": "which limits the edit did not reach",
+    "reviewed": "what a person said of the edit, over the judge's head: keep, reject, prefer or nothing",
     "rank": "among the edits of this clip and prompt, 1 for the best by the judge",
     "rank_score": "the figure behind the rank, from 0 to 1: the confidence where there is one",
     "candidates": "how many edits of this clip and prompt there are",
@@ -77,7 +79,7 @@ CARD = """\
 Each video is an edit of a clip, made with CogVideoX: the clip was inverted, and denoised again for another prompt
 while the model also read the stored inversion. The clip as the model saw it, at the same rate and size, lies beside it.
 
-{facts}
+{facts}{chosen}
 ## Load
 
 ```python
@@ -108,7 +110,8 @@ def dataset_card(
     title = str(about.get("title") or "Edited videos")
     clips = len({(row["clip"], row["window"]) for row in rows})
     facts: list[tuple[str, object]] = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
-    facts += [("Rejected by the judge", f"{len(rejected):,} of {len(rows) + len(rejected):,}")] if rejected else []
+    every = [*rows, *rejected]
+    facts += [("Yield", yield_of(every).told)] if rejected else []
     facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
     facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
     scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
@@ -117,6 +120,7 @@ def dataset_card(
         front=_front_matter(title, len(rows)),
         title=escape_markdown(title),
         facts=_two_columns("", "", facts),
+        chosen=_chosen(every, rejected) + _spreads(every),
         columns="\n".join(f"| `{plain_name(name)}` | {text} |" for name, text in columns.items()),
         settings=_two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
         failures=_card_failures(failures),
@@ -132,6 +136,26 @@ def _front_matter(title: str, edits: int) -> str:
     lines = [f"pretty_name: {pretty}", "task_categories:", "- video-to-video", "size_categories:", f"- {size}", "tags:"]
     lines += [f"- {tag}" for tag in tags] + ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
     return "\n".join(["---", *lines, "    path:", "    - metadata.jsonl", "    - videos/*.mp4", "---"])
+
+
+def _chosen(every: Sequence[Row], out: Sequence[Row]) -> str:
+    """How edits were chosen, where some are left out."""
+    if not out:
+        return ""
+    counts = [{"because": reason, "edits": count} for reason, count in reasons(out)]
+    text = f"\n## How edits were chosen\n\n{_two_columns('Recipe', 'Yield', by_recipe(every))}"
+    text += f"\n{markdown_table(counts, ['because', 'edits'])}" if counts else ""
+    return text + "\nAll edits, these included, are in `tables/edits.parquet` of the run; `kept` says which are here.\n"
+
+
+def _spreads(every: Sequence[Row]) -> str:
+    """How the scores of all edits are spread."""
+    names = ("score", "5 %", "median", "95 %", "from 5 % to 95 %")
+    found = [
+        dict(zip(names, (name, *(f"{value:.3g}" for value in three), bars), strict=True))
+        for name, *three, bars in spreads(every)
+    ]
+    return f"\n## Scores of all edits\n\n{markdown_table(found, names)}" if found else ""
 
 
 def _two_columns(left: str, right: str, pairs: Iterable[tuple[str, object]]) -> str:

@@ -28,6 +28,7 @@ from cogvideo_core.dataset.rows import (
     metadata_bytes,
     parquet_bytes,
 )
+from cogvideo_core.dataset.yields import yield_of
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.stages.failures import ERROR_FIELDS
 from cogvideo_core.storage.objects import storing
@@ -70,6 +71,7 @@ class EditRow(TypedDict):
     rejected_because: NotRequired[str]
     confidence: NotRequired[float | None]
     saved_evaluations: NotRequired[int]  # of an edit that was given up early
+    reviewed: NotRequired[str]  # what a person said, "" where nothing
     rank: NotRequired[int]  # among the candidates of its prompt, 1 for the best
     rank_score: NotRequired[float]
     candidates: NotRequired[int]
@@ -106,7 +108,7 @@ def collect(
     `_file_name` as a video; so edits and sources share videos/, and the sources make no rows.
     A video already there with the right size (with `recheck`, also the right sha256) is kept; one of ours that no row
     names any more is removed. An edit whose files are gone becomes a failure of the stage "collect". Returns counts:
-    edits, clips, errors, rejected, stopped, saved_evaluations, copied, kept.
+    edits, clips, errors, copied and kept videos, those of `Yield`, and the evaluations spent on all of them.
     Raises StorageError, and ForbiddenUri for a root that may not be used.
     """
     target, edits = _Target(*open_store(root)), list(edits)
@@ -115,13 +117,14 @@ def collect(
     copies = _copy_videos(target, passed, _digests(edits) if recheck else {})
     whole = [row for row in passed if not copies.missing.intersection(_files(row))]
     failed += [_gone(row, gone) for row in passed if (gone := copies.missing.intersection(_files(row)))]
-    errors, rejected = failure_rows(failed), [row for row in rows if not row["kept"]]
-    _write_all(target, whole, rejected, errors, list(timings), about, gallery)
+    errors, out, timings = failure_rows(failed), [row for row in rows if not row["kept"]], list(timings)
+    _write_all(target, whole, out, errors, timings, about, gallery)
     _remove_stale(target, {name for row in whole for name in _files(row)})
     clips = len({(row["clip"], row["window"]) for row in whole})
-    counts = {"edits": len(whole), "clips": clips, "errors": len(errors), "rejected": len(rejected)}
-    stopped = [row for row in rejected if row["state"] == "stopped"]
-    counts |= {"stopped": len(stopped), "saved_evaluations": sum(row["saved_evaluations"] for row in stopped)}
+    counts = {"edits": len(whole), "clips": clips, "errors": len(errors)}
+    of = yield_of([*whole, *out])
+    counts |= {"rejected": of.rejected, "stopped": of.stopped, "surpassed": of.surpassed}
+    counts |= {"saved_evaluations": of.saved_evaluations, "spent": sum(row["evaluations"] for row in timings)}
     return counts | {"copied": copies.copied, "kept": copies.kept}
 
 

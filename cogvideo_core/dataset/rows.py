@@ -39,6 +39,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "verdict": pa.string(),
     "confidence": pa.float64(),
     "rejected_because": pa.string(),
+    "reviewed": pa.string(),
     "rank": pa.int32(),
     "rank_score": pa.float64(),
     "candidates": pa.int32(),
@@ -132,7 +133,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     # rows of earlier runs may lack these
     added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
-    added |= {"rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
+    added |= {"reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
     return (
         added
         | row

@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from cogvideo_core.dataset import collect
+from cogvideo_core.dataset.reviews import read_reviews
 from cogvideo_core.judging import policy
 from cogvideo_core.judging.ranking import Candidate, groups_of, ranked
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -25,8 +26,9 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
     """The rows with the scores of the judge that the settings name, the verdict of its limits, and their ranks.
 
     Nothing is measured here, so changed limits decide anew in seconds. An edit that was given up early is rejected.
+    What a person said of an edit stands above the judge.
     """
-    spec = judge_of(about)
+    spec, reviews = judge_of(about), read_reviews(ledger)
     judge, calibration = judge_fingerprint(spec), calibration_of(ledger, spec)
     found: list[Record] = []
     for row in edits:
@@ -36,7 +38,11 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
         scores = all_scores(ledger, row, judge)
         decided = policy.decide(scores, spec, calibration)
         verdict = {"verdict": decided.verdict, "rejected_because": "; ".join(decided.reasons)}
-        found.append({**row, "scores": scores, "confidence": decided.confidence} | verdict)
+        said = reviews.get(row["edit_key"], "")
+        if said:
+            verdict = {"verdict": "rejected" if said == "reject" else "accepted", "rejected_because": ""}
+            verdict |= {"rejected_because": "a reviewer rejected it"} if said == "reject" else {}
+        found.append({**row, "scores": scores, "confidence": decided.confidence, "reviewed": said} | verdict)
     for group in groups_of(found, COMPETE):
         _compare([found[number] for number in group], spec)
     return [cast(collect.EditRow, row) for row in found]
@@ -44,17 +50,24 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
 
 def _compare(rows: list[Record], spec: JudgeSpec) -> None:
     """Gives the candidates of a prompt their ranks, and says which are kept."""
-    candidates = [Candidate(row["verdict"] == "rejected", row["confidence"], row["scores"]) for row in rows]
+    candidates = [
+        Candidate(row["verdict"] == "rejected", row["confidence"], row["scores"], row.get("reviewed") == "prefer")
+        for row in rows
+    ]
     for row, rank in zip(rows, ranked(candidates, spec), strict=True):
         row |= {"rank": rank.rank, "rank_score": rank.score, "candidates": len(rows)}
         row["kept"] = _kept(row, spec)
 
 
 def _kept(row: Record, spec: JudgeSpec) -> bool:
-    if row["state"] == "stopped" or (row["verdict"] == "rejected" and spec.keep != "all"):
+    if (
+        row.get("reviewed") == "reject"
+        or row["state"] == "stopped"
+        or (row["verdict"] == "rejected" and spec.keep != "all")
+    ):
         return False
     unmeasured = not any(name in policy.JUDGED for name in row["scores"])
-    return spec.keep != "best" or row["rank"] == 1 or unmeasured
+    return spec.keep != "best" or row["rank"] == 1 or row.get("reviewed") == "keep" or unmeasured
 
 
 def judge_of(about: Record) -> JudgeSpec:

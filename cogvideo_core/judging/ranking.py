@@ -21,6 +21,7 @@ class Candidate(NamedTuple):
     rejected: bool
     confidence: float | None
     scores: Scores
+    preferred: bool = False  # by a person
 
 
 class Rank(NamedTuple):
@@ -31,14 +32,16 @@ class Rank(NamedTuple):
 
 
 def ranked(candidates: Sequence[Candidate], spec: JudgeSpec) -> list[Rank]:
-    """The rank of each candidate: those that passed come first, and of equals the earlier one.
+    """The rank of each candidate: what a person prefers comes first, then what passed, and of equals the earlier one.
 
     The figure is the confidence where all have one, else the share of the other candidates whose scores are lower,
     weighted: a rank needs no common unit of cosines, decibels and shares.
     """
     confidences = [one.confidence for one in candidates if one.confidence is not None]
     figures = confidences if len(confidences) == len(candidates) else beaten(candidates, spec)
-    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].rejected, -figures[i], i))
+    order = sorted(
+        range(len(candidates)), key=lambda i: (not candidates[i].preferred, candidates[i].rejected, -figures[i])
+    )
     places = {i: place for place, i in enumerate(order, 1)}
     return [Rank(places[i], round(figures[i], 4)) for i in range(len(candidates))]
 

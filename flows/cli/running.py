@@ -121,8 +121,11 @@ def report(counts: dict[str, Any]) -> None:
         ("edits_reused", "edits reused"),
         ("evaluations", "model evaluations"),
         ("rejected", "edits rejected"),
+        ("stopped", "of them given up early"),
+        ("surpassed", "edits surpassed by a candidate"),
         ("dataset_edits", "edits in the dataset"),
     ):
-        table.add_row(label, str(counts.get(name, 0)))
+        if counts.get(name) or name not in ("stopped", "surpassed"):
+            table.add_row(label, str(counts.get(name, 0)))
     Console().print(table)
     typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")
