@@ -46,6 +46,8 @@ def render_gallery(edits: list[dict[str, Any]], failures: list[dict[str, Any]], 
         title=str(about.get("title") or "Edited videos"),
         sections=list(sections.values())[:MAX_CLIPS],
         scores=sorted({name for section in sections.values() for edit in section["edits"] for name in edit["names"]}),
+        ranked=any(edit["rank"] > 1 for section in sections.values() for edit in section["edits"]),
+        verdicts=any(edit["verdict"] for section in sections.values() for edit in section["edits"]),
         hidden=max(0, len(sections) - MAX_CLIPS),
         counts=f"{_count(len(sections), 'clip')}, {_count(len(edits), 'edit')}, {_count(len(failures), 'failure')}",
         failures=[{name: str(row.get(name, "")) for name in FAILURE_FIELDS} for row in failures[:MAX_FAILURES]],
@@ -97,6 +99,9 @@ def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], dic
         if row.get("kept", True):
             sections[key]["url"] = _url(row["source_file_name"])
         sections[key]["edits"].append(_tile(row))
+    for section in sections.values():  # candidates of a prompt side by side, the best first
+        prompts = {prompt: place for place, prompt in enumerate(dict.fromkeys(e["prompt"] for e in section["edits"]))}
+        section["edits"].sort(key=lambda edit: (prompts[edit["prompt"]], edit["rank"]))
     return sections
 
 
@@ -118,22 +123,39 @@ def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
     strength, verdict = row.get("strength", 1.0), row.get("verdict", "")
     scores = {key.removeprefix("score_"): row[key] for key in row if key.startswith("score_") and row[key] is not None}
     scores |= {"confidence": row["confidence"]} if row.get("confidence") is not None else {}
+    stopped, kept = row.get("state") == "stopped", row.get("kept", True)
+    rivals = f", rank {row['rank']} of {row['candidates']}" if row.get("candidates", 1) > 1 else ""
     return {
-        "url": _place(row, "edit_object", "file_name"),
+        "url": "" if stopped else _place(row, "edit_object", "file_name"),
+        "key": row.get("edit_key", ""),
+        "said": row.get("reviewed", ""),
+        "kept": kept,
+        "rank": row.get("rank", 1),
         "rejected": verdict == "rejected",
-        "verdict": _told(verdict, row.get("rejected_because", "")),
+        "verdict": _told(row),
         "prompt": row["target_prompt"],
-        "notes": f"{row['recipe']}, seed {row['seed']}" + (f", strength {strength:g}" if strength != 1 else ""),
+        "notes": f"{row['recipe']}, seed {row['seed']}"
+        + (f", strength {strength:g}" if strength != 1 else "")
+        + rivals,
         "figures": [(word, text.format(scores[name]), about) for word, name, text, about in FIGURES if name in scores],
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
         "names": list(scores),
-        "measured": json.dumps({name: round(value, 4) for name, value in scores.items()}),
-        "text": f"{row['target_prompt']} {row['recipe']} {verdict}".lower(),
+        "measured": json.dumps(
+            {name: round(value, 4) for name, value in scores.items()} | {"rank": row.get("rank", 1)}
+        ),
+        "text": f"{row['target_prompt']} {row['recipe']} {verdict} {'' if kept else 'not-'}kept".lower(),
+        "groups": f"{verdict} {'kept' if kept else 'out'}",
     }
 
 
-def _told(verdict: str, because: str) -> str:
-    return {"rejected": f"Rejected: {because}", "accepted": "Accepted"}.get(verdict, "")
+def _told(row: Mapping[str, Any]) -> str:
+    """The verdict in words, and who gave it."""
+    verdict = row.get("verdict", "")
+    text = {"rejected": f"Rejected: {row.get('rejected_because', '')}", "accepted": "Accepted"}.get(verdict, "")
+    said = {"keep": "by a reviewer", "prefer": "by a reviewer, who prefers it"}.get(row.get("reviewed", ""), "")
+    surpassed = "not kept: another candidate is better"
+    beaten = surpassed if verdict != "rejected" and not row.get("kept", True) else ""
+    return ", ".join(part for part in (text, said, beaten) if part).removeprefix(", ")
 
 
 def _place(row: Mapping[str, Any], stored: str, collected: str) -> str:

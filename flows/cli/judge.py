@@ -1,14 +1,18 @@
-"""Commands that say which edits are good: judge, calibrate."""
+"""Commands that say which edits are good: judge, review, calibrate."""
 
 from __future__ import annotations
 
+import contextlib
+import secrets
+import webbrowser
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.cli.exits import sentences
+from flows.cli.exits import FAILED, sentences
 from flows.cli.options import Set
 from flows.cli.running import check_judge, prepare_prefect
 from flows.settings import group_of, parse_sets
@@ -54,7 +58,13 @@ def judge(
 @app.command()
 def calibrate(
     root: Root,
-    labels: Annotated[str, typer.Option(help="JSONL or CSV with edit_key and label (accept or reject).")],
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="JSONL or CSV with edit_key and label (accept or reject). Without it, what was said in "
+            "cogvideo-edit review."
+        ),
+    ] = "",
 ) -> None:
     """Fit the judge to a few dozen edits that a person has labelled; the limits are kept under the root.
 
@@ -63,10 +73,64 @@ def calibrate(
     with sentences():
         from cogvideo_core.dataset.labels import calibrate as fitted
         from cogvideo_core.dataset.labels import read_labels
+        from cogvideo_core.dataset.reviews import labels_of, read_reviews
+        from cogvideo_core.storage.ledger import Ledger
 
-        _, figures = fitted(root, read_labels(labels))
+        _, figures = fitted(root, read_labels(labels) if labels else labels_of(read_reviews(Ledger(root))))
     table = Table("what", "figure", title="On these labels")
     for row in figures:
         table.add_row(*row)
     Console().print(table)
     typer.echo(f"Calibration: {root}/plan/calibration.json   To decide anew: cogvideo-edit judge {root}")
+
+
+@app.command()
+def review(
+    root: Annotated[str, typer.Argument(help="Root of a run: a folder on this machine.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Keep and reject edits by eye, in a page that only this machine can reach. Ctrl-C ends it.
+
+    What is said goes to reviews.jsonl under the root, stands above the judge, and feeds calibrate.
+
+    [dim]cogvideo-edit review out/run && cogvideo-edit collect out/run[/dim]
+    """
+    from flows.server.review import serve_review
+
+    with sentences():
+        place = reviewable(root)
+    token = secrets.token_urlsafe(24)
+    try:
+        server = serve_review(place, token, port)
+    except OSError as error:
+        typer.echo(f"failed: port {port} can't be used ({error.strerror}); give another --port", err=True)
+        raise typer.Exit(FAILED) from error
+    address = f"http://127.0.0.1:{server.server_address[1]}/?token={token}"
+    typer.echo(f"Review: {address}   Ctrl-C ends it")
+    if browser:
+        webbrowser.open(address)
+    with contextlib.suppress(KeyboardInterrupt), server:
+        server.serve_forever()
+    typer.echo(f"{len(read_back(root))} edits are reviewed. To apply that: cogvideo-edit collect {root}")
+
+
+def reviewable(root: str) -> Path:
+    """The folder of a run with a gallery. Raises BadSpec."""
+    from cogvideo_core.errors import BadSpec
+
+    place = Path(root.removeprefix("file://"))
+    if "://" in root.removeprefix("file://"):
+        raise BadSpec(f"field root: {root!r} is not on this machine; review a copy of it, or mount it")
+    if not (place / "index.html").is_file():
+        raise BadSpec(
+            f"field root: there is no gallery in {root!r}; run, or make one with cogvideo-edit collect {root}"
+        )
+    return place
+
+
+def read_back(root: str) -> dict[str, Any]:
+    from cogvideo_core.dataset.reviews import read_reviews
+    from cogvideo_core.storage.ledger import Ledger
+
+    return dict(read_reviews(Ledger(root)))
