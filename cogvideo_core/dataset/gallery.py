@@ -134,16 +134,12 @@ def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
         "rejected": verdict == "rejected",
         "verdict": _told(row),
         "prompt": row["target_prompt"],
-        "notes": f"{row['recipe']}, seed {row['seed']}"
-        + (f", strength {strength:g}" if strength != 1 else "")
-        + rivals,
+        "notes": f"{row['recipe']}, seed {row['seed']}{f', strength {strength:g}' if strength != 1 else ''}{rivals}",
         "figures": [(word, text.format(scores[name]), about) for word, name, text, about in FIGURES if name in scores],
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
         "names": list(scores),
-        "measured": json.dumps(
-            {name: round(value, 4) for name, value in scores.items()} | {"rank": row.get("rank", 1)}
-        ),
-        "text": f"{row['target_prompt']} {row['recipe']} {verdict} {'' if kept else 'not-'}kept".lower(),
+        "measured": json.dumps({"rank": row.get("rank", 1)} | {name: round(scores[name], 4) for name in scores}),
+        "text": f"{row['target_prompt']} {row['recipe']} {verdict} {'kept' if kept else 'left-out'}".lower(),
         "groups": f"{verdict} {'kept' if kept else 'out'}",
     }
 

@@ -123,9 +123,7 @@ def reviewable(root: str) -> Path:
     if "://" in root.removeprefix("file://"):
         raise BadSpec(f"field root: {root!r} is not on this machine; review a copy of it, or mount it")
     if not (place / "index.html").is_file():
-        raise BadSpec(
-            f"field root: there is no gallery in {root!r}; run, or make one with cogvideo-edit collect {root}"
-        )
+        raise BadSpec(f"field root: there is no gallery in {root!r}; make one with cogvideo-edit collect {root}")
     return place
 
 

@@ -49,13 +49,14 @@ class ReviewHandler(Handler):
         length = self.headers.get("Content-Length", "")
         size = int(length) if length.isdecimal() and len(length) < 5 else MOST_BYTES + 1
         body = self.rfile.read(size) if size <= MOST_BYTES else b""
+        self.close_connection = size > MOST_BYTES  # what is not read must not be taken for the next request
         origin = self.headers.get("Origin", "")
         if self._strange_host() or origin != f"http://{self.headers.get('Host', '')}":
             self._refuse(HTTPStatus.FORBIDDEN)  # another origin, or none at all
         elif not self._is_token(self.headers.get(TOKEN, "")):
             self._refuse(HTTPStatus.FORBIDDEN)
         elif urlsplit(self.path).path != "/review" or size > MOST_BYTES:
-            self._refuse(HTTPStatus.NOT_FOUND if size <= MOST_BYTES else HTTPStatus.CONTENT_TOO_LARGE)
+            self._refuse(HTTPStatus.NOT_FOUND if size <= MOST_BYTES else HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         else:
             self._note(body)
 
@@ -75,9 +76,7 @@ class ReviewHandler(Handler):
 
     def _page(self) -> None:
         page = (self.folder / PAGE).read_text("utf-8")
-        page = page.replace(CLOSED, OPEN, 1).replace(
-            '<html lang="en">', f'<html lang="en" data-review="{self.token}">', 1
-        )
+        page = page.replace(CLOSED, OPEN, 1).replace("<html ", f'<html data-review="{self.token}" ', 1)
         self._send_bytes(page.encode(), "text/html; charset=utf-8")
 
     def _told(self) -> None:
