@@ -302,3 +302,36 @@ def test_settings_that_would_do_nothing_are_refused() -> None:
         RecipeSpec(start_at=1.0)
     assert RecipeSpec(start_at=1.0, guidance_end=1.0).start_at == 1.0
     assert RecipeSpec(start_at=0.7, start="fresh").start == "fresh"
+
+
+def test_rungs_hold_the_candidates_of_a_prompt() -> None:
+    """Rival presets first, then the ladder's that are not among them, cut at the most that are allowed."""
+    recipe = RecipeSpec(recipes=["balanced", "bold"], ladder=["bold", "fast"], strengths=[1.0, 2.0])
+    first, second = recipe.rungs
+    assert [(v.recipe, v.strength) for v in first] == [("balanced", 1), ("balanced", 2), ("bold", 1), ("bold", 2)]
+    assert [(v.recipe, v.strength) for v in second] == [("fast", 1), ("fast", 2)]
+    cut = RecipeSpec(**recipe.as_json() | {"most_candidates": 5})
+    assert [len(rung) for rung in cut.rungs] == [4, 1]
+    assert [len(rung) for rung in RecipeSpec(most_candidates=3).rungs] == [1]
+
+
+def test_a_candidate_is_its_preset_with_the_groups_own_seeds() -> None:
+    """The recipe of that name is the group itself; others are presets with its seeds, strengths and negative prompt."""
+    recipe = RecipeSpec(guidance_scale=9, recipes=["balanced", "bold"], negative_prompt="blurry")
+    own, bold = recipe.candidates
+    assert own.guidance_scale == 9 and own.recipes == []
+    assert bold == RecipeSpec(preset="bold", negative_prompt="blurry")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"recipes": ["bold", "bold"]}, "recipes must be distinct"),
+        ({"recipes": ["text"], "strengths": [2.0]}, "recipes: text can't be edited with these seeds and strengths"),
+        ({"start": "noised", "seeds": [1, 2], "ladder": ["bold"]}, "ladder: bold can't be edited .* draws none"),
+    ],
+)
+def test_candidates_that_cannot_be_are_refused(fields: dict[str, Any], told: str) -> None:
+    """One sentence names the field, the preset and why."""
+    with pytest.raises(ValidationError, match=told):
+        RecipeSpec(**fields)

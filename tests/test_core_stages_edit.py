@@ -20,6 +20,7 @@ from cogvideo_core.diffusion.inversion import evaluations as inversion_evaluatio
 from cogvideo_core.diffusion.inversion import noised_source
 from cogvideo_core.errors import FrozenEdit, OutOfMemory, StorageError
 from cogvideo_core.inputs import sources
+from cogvideo_core.judging import judges, policy
 from cogvideo_core.media import video
 from cogvideo_core.models import memory, model
 from cogvideo_core.planning import plan
@@ -35,6 +36,7 @@ from cogvideo_core.settings.specs import (
 )
 from cogvideo_core.shapes import world
 from cogvideo_core.stages import edit as edit_stages
+from cogvideo_core.stages import judge as stages_judge
 from cogvideo_core.stages import trajectory
 from cogvideo_core.stages.encode import encode_clip, read_latents
 from cogvideo_core.stages.failures import attempt, is_failure, kind_of
@@ -485,7 +487,7 @@ def latents_by_prompt(work: Work, monkeypatch: pytest.MonkeyPatch, most: int = 6
         if len(batch) > most:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
         done = denoise(work, record, batch, trajectory, source)
-        found.update({edit["target_prompt"]: final for edit, final in zip(batch, done.latents, strict=True)})
+        found.update({edit["target_prompt"]: final for edit, final in zip(done.edits, done.latents, strict=True)})
         return done
 
     monkeypatch.setattr(edit_stages, "denoise_batch", limited)
@@ -594,3 +596,109 @@ def test_edits_are_judged_as_they_are_made(works: MakeWork, folder: Path) -> Non
     assert len(list(work.ledger.units("judgements"))) == 2
     _, evaluations = spent(replace(work, judge=JudgeSpec(text="shapes", frames=3)), clip(folder))
     assert evaluations == 0 and len(list(work.ledger.units("judgements"))) == 4
+
+
+class Judge:
+    """A judge that gives each edit the score that `score` says, by what it was asked for."""
+
+    def __init__(self, score: Callable[[str, int], float]) -> None:
+        self.score, self.seen = score, dict[str, int]()
+
+    def scores(self, source: Any, edits: Any, wishes: Any) -> list[dict[str, float]]:
+        (wish,) = wishes
+        number = self.seen[wish.target_prompt] = self.seen.get(wish.target_prompt, 0) + 1
+        return [{"text_choice": self.score(wish.target_prompt, number), "text_similarity": 0.5}]
+
+
+def judged(works: MakeWork, monkeypatch: pytest.MonkeyPatch, by: Judge, root: str = "run", **groups: Record) -> Work:
+    spec = JudgeSpec(text="shapes", **{"preset": "off", "least_text_choice": 0.5} | groups.pop("judge", {}))
+    monkeypatch.setattr(judges, "loaded", lambda _: by)
+    return replace(works(root, **groups), judge=spec)
+
+
+RIVALS = {"recipes": ["balanced", "bold"], "ladder": ["faithful", "fast"]}
+
+
+def test_rivals_share_one_inversion(works: MakeWork, folder: Path) -> None:
+    """Two presets for two prompts: one trajectory, four edits, and each with the key that it has on its own."""
+    record, _ = spent(works(recipe={"recipes": ["balanced", "bold"]}), clip(folder))
+    assert sum(row["stage"] == "invert" and not row["reused"] for row in record["timings"]) == 1
+    asked = [(row["target_prompt"], row["recipe"]) for row in record["edits"]]
+    assert asked == [(prompt, name) for prompt in ("a blue circle", "a red square") for name in ("balanced", "bold")]
+    bold = RecipeSpec(preset="bold").as_json()
+    alone, cost_alone = spent(works(recipe=bold), clip(folder))
+    assert cost_alone == 0 and {row["edit_key"] for row in alone["edits"]} < {
+        row["edit_key"] for row in record["edits"]
+    }
+
+
+def test_only_failures_climb_the_ladder(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt that passes gets no third candidate; one whose third passes no fourth; a second run does nothing."""
+    judge = Judge(lambda prompt, number: 0.9 if "blue" in prompt or number == 3 else 0.1)
+    work = judged(works, monkeypatch, judge, recipe=RIVALS)
+    record, _ = spent(work, clip(folder))
+    names = {
+        prompt: [r["recipe"] for r in record["edits"] if prompt in r["target_prompt"]] for prompt in ("blue", "red")
+    }
+    assert names == {"blue": ["balanced", "bold"], "red": ["balanced", "bold", "faithful"]}
+    again, made = spent(work, clip(folder))
+    assert made == 0 and [row["edit_key"] for row in again["edits"]] == [row["edit_key"] for row in record["edits"]]
+
+
+def test_the_ladder_ends_at_most_candidates(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing passes, each prompt has as many edits as are allowed; unjudged edits climb nothing."""
+    hopeless = judged(works, monkeypatch, Judge(lambda *_: 0.1), recipe=RIVALS | {"most_candidates": 3})
+    assert len(spent(hopeless, clip(folder))[0]["edits"]) == 6
+    unjudged = works("other", recipe=RIVALS)
+    assert len(spent(unjudged, clip(folder))[0]["edits"]) == 4
+
+
+def early(limit: float) -> policy.Calibration:
+    """A calibration that looks at text_choice alone, with a look after half of the steps."""
+    look = policy.Calibration({"text_choice": 1.0}, {"text_choice": 0.0}, {"text_choice": 1.0}, 0.0, {"stop": limit})
+    return policy.Calibration({}, {}, {}, 0.0, {}, {"0.5": look})
+
+
+def test_hopeless_edits_are_given_up_early(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rejected edit leaves the batch, is recorded with its step and what it saved, and is not tried again; the one
+    that stays is what it would have been, within 1e-4; without early stop it is made after all."""
+    judge = Judge(lambda prompt, _: 0.9 if "blue" in prompt else 0.1)
+    plain = judged(works, monkeypatch, judge, "plain", recipe={"start_at": 0.0})
+    wanted = latents_by_prompt(plain, monkeypatch)
+    spent(plain, clip(folder))
+    monkeypatch.setattr(stages_judge, "_calibration_of", lambda *_: early(0.5))
+    settings = {"early_stop": "on", "early_steps": [0.5]}
+    work = judged(works, monkeypatch, judge, recipe={"start_at": 0.0}, judge=settings)
+    found = latents_by_prompt(work, monkeypatch)
+    record, made = spent(work, clip(folder))
+    stopped, done = sorted(record["edits"], key=lambda row: row["state"], reverse=True)
+    assert (stopped["target_prompt"], stopped["state"], done["state"]) == ("a red square", "stopped", "done")
+    assert stopped["rejected_because"].startswith("stopped after 2 of 4 steps: confidence")
+    assert stopped["saved_evaluations"] > 0 and made == sum(row["evaluations"] for row in record["timings"])
+    assert found.keys() == {"a blue circle"}
+    torch.testing.assert_close(found["a blue circle"], wanted["a blue circle"], rtol=0, atol=1e-4)
+    again, made = spent(work, clip(folder))
+    assert made == 0 and [row["state"] for row in again["edits"]] == ["done", "stopped"]
+    off = replace(work, judge=work.judge.model_copy(update={"early_stop": "off"}))
+    assert {row["state"] for row in spent(off, clip(folder))[0]["edits"]} == {"done"}
+
+
+def test_early_scores_can_be_measured_alone(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """measure: no edit is given up, and each judgement holds the scores of its clean estimates."""
+    judge = Judge(lambda *_: 0.1)
+    settings = {"early_stop": "measure", "early_steps": [0.5, 0.75]}
+    work = judged(works, monkeypatch, judge, recipe={"start_at": 0.0}, judge=settings)
+    record, _ = spent(work, clip(folder))
+    held = [commit.record["early"] for commit in work.ledger.units("judgements")]
+    assert len(record["edits"]) == 2 == len(held)
+    assert all(looks.keys() == {"0.5", "0.75"} and looks["0.5"]["text_choice"] == 0.1 for looks in held)
+
+
+def test_a_whole_batch_can_be_given_up(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every edit is hopeless the denoising ends there, and the clip has no failure."""
+    monkeypatch.setattr(stages_judge, "_calibration_of", lambda *_: early(1.0))
+    settings = {"early_stop": "on", "early_steps": [0.5]}
+    work = judged(works, monkeypatch, Judge(lambda *_: 0.1), recipe={"start_at": 0.0}, judge=settings)
+    record, made = spent(work, clip(folder))
+    assert [row["state"] for row in record["edits"]] == ["stopped", "stopped"]
+    assert made == sum(row["evaluations"] for row in record["timings"])
