@@ -108,6 +108,12 @@ class PoorVae(ClipError):
     kind = "model"
 
 
+class JudgeUnreachable(EditError):
+    """A judge behind an address that gives no usable answer."""
+
+    kind = "model"
+
+
 class FrozenEdit(ClipError):
     """An edit that stands still although its source moves: what a model gives that has broken down."""
 

@@ -28,7 +28,7 @@ def test_without_confidences_scores_are_weighed() -> None:
     """By hand: text 2 of 4 parts, preserved 1, motion 1; each candidate beats the other in what it is better at."""
     bold = Candidate(False, None, {"text_similarity": 0.3, "kept_db": 20.0, "motion_agreement": 0.5})
     tame = Candidate(False, None, {"text_similarity": 0.2, "kept_db": 30.0, "motion_agreement": 0.5})
-    text, preserved, motion = 2 / 3, 1 / 2, 1.0  # weight of each score: shared by those that could be measured
+    text, preserved, motion = 2.0, 1.0, 1.0  # of what was measured in each part
     total = text + preserved + motion
     found = ranked([bold, tame], SPEC)
     assert [rank.rank for rank in found] == [1, 2]

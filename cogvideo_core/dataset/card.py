@@ -60,6 +60,8 @@ SCORES = {
     "text_choice": "the text judge's probability of the target prompt over the source prompt",
     "text_contrast": "the text judge's least probability of a word that the prompt names, against its alternatives",
     "text_direction": "cosine of the changes of picture and prompt",
+    "vlm_yes": "a vision-language model's mean probability of yes to the questions about the edit",
+    "vlm_choice": "its probability that the target prompt describes the edit better than the source prompt",
     "text_steady": "cosine of neighbouring frames, by the text judge",
     "image_similarity": "cosine of edit and source, frame by frame, by the text judge",
     "structure": "cosine of the patch features of edit and source",

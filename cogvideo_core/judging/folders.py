@@ -58,9 +58,9 @@ def loaded_from(folder: Path) -> list[Path]:
 def judge_fingerprint(spec: JudgeSpec) -> str:
     """sha256 of what determines the scores: the models' files and the fields that say what is measured."""
     models = {name: digest_of(loaded_from(folder)) for name, folder in folders_of(spec).items()}
-    return fingerprint(
-        {"format": FORMAT, "models": models, "motion": spec.motion, "frames": spec.frames, "contrasts": spec.contrasts}
-    )
+    about = {"format": FORMAT, "models": models, "motion": spec.motion, "frames": spec.frames}
+    asked = {"vlm": spec.vlm, "vlm_model": spec.vlm_model, "vlm_questions": spec.vlm_questions}
+    return fingerprint(about | {"contrasts": spec.contrasts} | (asked if spec.vlm else {}))
 
 
 def _place(field: str, path: str) -> Path:

@@ -27,6 +27,8 @@ LIMITS = {  # setting -> the score that it limits, from below or from above
     "least_text_similarity": "text_similarity",
     "least_text_gain": "text_gain",
     "least_text_direction": "text_direction",
+    "least_vlm_yes": "vlm_yes",
+    "least_vlm_choice": "vlm_choice",
     "least_structure": "structure",
     "least_motion_agreement": "motion_agreement",
     "least_preserved": "preserved",
@@ -37,7 +39,7 @@ LIMITS = {  # setting -> the score that it limits, from below or from above
 _BY_TEXT = ("similarity", "gain", "choice", "contrast", "direction", "steady")
 JUDGED = (  # the scores that judges give; the others are measured when an edit is made
     *(f"text_{name}" for name in _BY_TEXT),
-    *("image_similarity", "structure", "motion_agreement", "warp_error", "kept_db"),
+    *("vlm_yes", "vlm_choice", "image_similarity", "structure", "motion_agreement", "warp_error", "kept_db"),
 )
 FITTED = (  # the scores that a calibration looks at
     *("text_contrast", "text_choice", "text_similarity", "structure", "motion_agreement"),

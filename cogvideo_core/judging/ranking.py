@@ -9,7 +9,7 @@ from cogvideo_core.judging.policy import Scores
 from cogvideo_core.settings.judge_specs import JudgeSpec
 
 COMPARED = {  # weight -> the scores that it weighs, of which more is better
-    "weight_text": ("text_choice", "text_contrast", "text_similarity"),
+    "weight_text": ("text_choice", "text_contrast", "text_similarity", "vlm_yes", "vlm_choice"),
     "weight_preserved": ("kept_db", "structure"),
     "weight_motion": ("motion_agreement",),
 }
@@ -50,24 +50,19 @@ def beaten(candidates: Sequence[Candidate], spec: JudgeSpec) -> list[float]:
     """The weighted share of the other candidates that each is above, ties by half; .5 where nothing was measured."""
     totals, weights = [0.0] * len(candidates), 0.0
     for name, scores in COMPARED.items():
-        for score in scores:
-            values = [one.scores.get(score) for one in candidates]
-            if any(value is None for value in values):
-                continue
-            weight = float(getattr(spec, name)) / len(scores)
-            weights += weight
-            totals = [total + weight * share for total, share in zip(totals, _above(values), strict=True)]
+        known = [score for score in scores if all(one.scores.get(score) is not None for one in candidates)]
+        weights += getattr(spec, name) if known else 0.0
+        for score in known:
+            shares = _above([float(one.scores[score] or 0.0) for one in candidates])
+            totals = [total + getattr(spec, name) / len(known) * one for total, one in zip(totals, shares, strict=True)]
     return [total / weights if weights else 0.5 for total in totals]
 
 
-def _above(values: Sequence[float | None]) -> list[float]:
-    known = [float(value) for value in values if value is not None]
-    others = max(len(known) - 1, 1)
-    alone = 0.5 if len(known) == 1 else 0.0
-    return [
-        alone + (sum(other < own for other in known) + (sum(other == own for other in known) - 1) / 2) / others
-        for own in known
-    ]
+def _above(values: Sequence[float]) -> list[float]:
+    if len(values) == 1:
+        return [0.5]
+    others = len(values) - 1
+    return [(sum(v < own for v in values) + (sum(v == own for v in values) - 1) / 2) / others for own in values]
 
 
 def groups_of(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from cogvideo_core.settings.fingerprints import Spec
 from cogvideo_core.settings.recipes import filled
 
 POLICIES: dict[str, dict[str, Any]] = {"balanced": {"least_text_choice": 0.5}, "strict": {"least_text_choice": 0.8}}
-MEASURED = ("text", "contrasts", "structure", "motion", "frames")
+MEASURED = ("text", "contrasts", "structure", "motion", "frames", "vlm", "vlm_model", "vlm_questions")
 
 
 def words_of(contrast: str) -> list[str]:
@@ -43,6 +43,21 @@ class JudgeSpec(Spec):
     motion: bool = Field(
         True, title="Motion", description="Compare the optical flow of edit and source, beside the judges above."
     )
+    vlm: str = Field(
+        "",
+        title="Question judge",
+        description="Address of an OpenAI-compatible endpoint, http://host:8000/v1, whose model is asked about the "
+        "stills. Its key is read from COGVIDEO_EDIT_VLM_KEY. Empty: nobody is asked.",
+        pattern=r"^$|^https?://[^\s@?#]+$",
+    )
+    vlm_model: str = Field("", title="Question model", description="The model's name at that endpoint.")
+    vlm_questions: list[str] = Field(
+        ["Does the video show this: {target_prompt}?"],
+        title="Questions",
+        description="Each is answered with yes or no; {target_prompt} and {source_prompt} are filled in.",
+        max_length=16,
+    )
+    vlm_timeout_s: float = Field(60, title="Question time-out", gt=0, le=3600, description="Seconds for one answer.")
     frames: int = Field(9, title="Stills", ge=1, le=81, description="Of each clip that the models look at.")
     preset: Literal["balanced", "strict", "off"] = Field(
         "balanced",
@@ -74,6 +89,12 @@ class JudgeSpec(Spec):
     )
     least_text_direction: float = Field(
         -1.0, title="Least text direction", ge=-1, le=1, description="Change of picture along that of prompt. -1: any."
+    )
+    least_vlm_yes: float = Field(
+        0.0, title="Least yes", ge=0, le=1, description="Mean probability of yes to the questions. 0: any."
+    )
+    least_vlm_choice: float = Field(
+        0.0, title="Least choice", ge=0, le=1, description="Probability of target over source prompt, as asked. 0: any."
     )
     least_structure: float = Field(
         -1.0, title="Least structure", ge=-1, le=1, description="Cosine of patch features with the source. -1: any."
@@ -160,7 +181,7 @@ class JudgeSpec(Spec):
     @property
     def measures(self) -> bool:
         """Whether anything is measured; motion is measured beside other judges alone."""
-        return self.text not in ("", "none") or self.structure not in ("", "none")
+        return self.text not in ("", "none") or self.structure not in ("", "none") or bool(self.vlm)
 
     @classmethod
     def none(cls) -> JudgeSpec:

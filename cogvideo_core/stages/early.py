@@ -115,7 +115,8 @@ class Watch:
 
     def _goes_on(self, edit: Edit, share: str, done: int, clean: Tensor) -> bool:
         frames = self.work.model.decode(clean[: self.work.model.front_padding + self.work.judge.early_latents])
-        scores = scored(self.work.judge, self.record | edit, lambda: self.source()[: len(frames)], frames)
+        spec, row = self.work.judge.model_copy(update={"vlm": ""}), self.record | edit  # asking takes too long here
+        scores = scored(self.work.ledger, spec, row, lambda: self.source()[: len(frames)], frames)
         if scores is None:
             return True
         self.early.setdefault(edit["edit_key"], {})[share] = scores

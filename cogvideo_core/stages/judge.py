@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cogvideo_core.errors import BadSpec, ClipError, EditError, StorageError
+from cogvideo_core.errors import BadSpec, ClipError, EditError, JudgeUnreachable, StorageError
 from cogvideo_core.judging import policy
 from cogvideo_core.media import video
 from cogvideo_core.settings.fingerprints import fingerprint
@@ -26,6 +27,8 @@ from cogvideo_core.storage.ledger import Commit, Ledger
 FORMAT = 1
 CALIBRATION = "plan/calibration.json"
 Record = dict[str, Any]
+SILENCE_S = 600.0
+_silent: dict[str, float] = {}  # endpoints that gave no answer, and until when this process does not ask them again
 logger = logging.getLogger(__name__)
 
 
@@ -57,17 +60,26 @@ def judgement(ledger: Ledger, edit_key: str, judge: str) -> dict[str, float] | N
 
 
 def scored(
-    spec: JudgeSpec, row: Mapping[str, Any], source: Callable[[], np.ndarray], edit: np.ndarray
+    ledger: Ledger, spec: JudgeSpec, row: Mapping[str, Any], source: Callable[[], np.ndarray], edit: np.ndarray
 ) -> dict[str, float] | None:
     """The scores of an edit; None where its judges can't give them, which the log tells. `spec` has no `auto`.
 
     row: with edit_key, source_prompt and target_prompt. source, edit: frames uint8 [F,H,W,3]. Raises StorageError.
     """
-    from cogvideo_core.judging import judges  # imports transformers, which collecting need not wait for
+    from cogvideo_core.judging import judges, vlm  # imports transformers, which collecting need not wait for
 
     try:
         wish = judges.Wish(row["source_prompt"], row["target_prompt"])
+        if spec.vlm and time.monotonic() < _silent.get(spec.vlm, 0.0):
+            return None
         (scores,) = judges.loaded(spec).scores(source(), [edit], [wish])
+        if spec.vlm:
+            stills = judges.spread(edit, spec.frames)
+            scores |= vlm.vlm_scores(spec, stills, wish._asdict(), partial(_known, ledger), partial(_keep, ledger))
+    except JudgeUnreachable as error:
+        _silent[spec.vlm] = time.monotonic() + SILENCE_S
+        logger.warning("edits stay unjudged for the next %.0f minutes: %s", SILENCE_S / 60, error)
+        return None
     except StorageError:
         raise
     except Exception as error:  # also what cv2 or a GPU without room raise: an edit is worth more than its scores
@@ -75,6 +87,16 @@ def scored(
         logger.warning("edit %s stays unjudged: %s", row["edit_key"][:12], why)
         return None
     return scores
+
+
+def _known(ledger: Ledger, key: str) -> float | None:
+    """An answer that an endpoint has given before."""
+    commit = ledger.find("judgements", key, "none")
+    return float(commit.record["answer"]) if commit else None
+
+
+def _keep(ledger: Ledger, key: str, answer: float) -> None:
+    ledger.commit("judgements", key, {}, {"format": FORMAT, "answer": key}, {"answer": answer})
 
 
 def judge_edit(
@@ -91,7 +113,7 @@ def judge_edit(
     judge = judge_fingerprint(spec)
     if not judge or judgement(ledger, row["edit_key"], judge) is not None:
         return False
-    scores = scored(spec, row, source, edit)
+    scores = scored(ledger, spec, row, source, edit)
     if scores is None:
         return False
     about = judgement_spec(row["edit_key"], judge)

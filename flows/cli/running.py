@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import ModelSpec
 from flows.cli import up
@@ -60,6 +61,8 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
 
 def check_judge(judge: JudgeSpec) -> None:
     """Refuses a judge or a calibration that is named and can't be used. Raises ModelError, BadSpec."""
+    if judge.vlm and not judge.vlm_model:
+        raise BadSpec("field judge.vlm_model: is empty; name the model that judge.vlm is to be asked for")
     if judge.text not in ("auto", "none") or judge.structure:
         from cogvideo_core.judging.folders import check_judges
 
