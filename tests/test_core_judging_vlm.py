@@ -1,4 +1,4 @@
-"""The question judge against a real HTTP server: probabilities, stored answers, and an endpoint that fails or is evil."""
+"""The question judge against a real HTTP server: probabilities, stored answers, endpoints that fail or are evil."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.answer: Callable[[dict[str, Any]], Answer] = lambda _: said("yes")
+        self.answer: Callable[[dict[str, Any]], Answer] = sensible
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,6 +57,10 @@ def said(text: str, **shares: float) -> Answer:
     top = [{"token": f" {word.title()}", "logprob": math.log(share)} for word, share in shares.items()]
     choice = {"message": {"content": text}, "logprobs": {"content": [{"top_logprobs": top}]} if top else None}
     return 200, json.dumps({"choices": [choice]}).encode(), {}
+
+
+def sensible(request: dict[str, Any]) -> Answer:
+    return said("yes" if "yes or no" in request["messages"][0]["content"][-1]["text"] else "A")
 
 
 @pytest.fixture
@@ -120,7 +124,7 @@ def test_answers_of_any_shape_are_read_or_refused(answer: Any, wanted: float | N
 def test_an_endpoint_that_recovers_is_asked_again(endpoint: Endpoint) -> None:
     """Busy answers are retried, up to three tries; a wrong request is not."""
     codes = [503, 429]
-    endpoint.answer = lambda _: (codes.pop(), b"", {}) if codes else said("yes")
+    endpoint.answer = lambda request: (codes.pop(), b"", {}) if codes else sensible(request)
     assert scores(endpoint, vlm_questions=["really?"])["vlm_yes"] == 1.0
     endpoint.asked.clear()
     endpoint.answer = lambda _: (401, b"no", {})
