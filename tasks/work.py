@@ -98,6 +98,8 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
     model = settings.work().model
     shape = shape_of(settings.dataset, model)
     measured = estimate.measure(model, shape, settings.recipe.candidates[0], settings.engine)
+    judge = settings.judge.resolved(settings.model.path)
+    measured = measured._replace(judge_s=estimate.measure_judge(judge, shape))
     found = estimate.estimate(planned, measured, model, shape, settings.inversion, settings.recipe, workers)
     return [list(row) for row in estimate.rows_of(planned, measured, found, str(model.device))]
 

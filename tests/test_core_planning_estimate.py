@@ -11,6 +11,8 @@ from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.planning import estimate
 from cogvideo_core.planning.estimate import Measured
 from cogvideo_core.planning.tables import Planned
+from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.recipes import Preset
 from cogvideo_core.settings.specs import EngineSpec, InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import build
 from cogvideo_core.stages.gate import gate_evaluations
@@ -59,8 +61,29 @@ def test_measuring_makes_the_calls_of_a_run(tiny: VideoModel, recipe: RecipeSpec
     """Every time is positive, the full call has the rows of the recipe, and the table names device and hours."""
     before = tiny.evaluations
     measured = estimate.measure(tiny, tiny.shape, recipe, EngineSpec(edits_per_batch=2), repeats=1)
-    assert min(measured) > 0 and measured.edits == 2
+    assert min(measured[:-1]) > 0 == measured.judge_s and measured.edits == 2
     assert tiny.evaluations - before == 2 * (measured.rows + 1)
     found = estimate.estimate(planned(1, 2), measured, tiny, tiny.shape, INVERSION, recipe)
     table = dict(estimate.rows_of(planned(1, 2), measured, found, "cpu"))
     assert table["device"] == "cpu" and "GPU-hours" in table and table["refused rows"] == "1"
+
+
+def test_judging_is_planned() -> None:
+    """The judges' seconds an edit are measured, and count for every edit; without judges they are 0."""
+    shape = VideoShape(9, 48, 48, 8)
+    assert estimate.measure_judge(JudgeSpec.none(), shape) == 0
+    seconds = estimate.measure_judge(JudgeSpec(text="shapes"), shape, repeats=1)
+    assert seconds > 0
+    found = estimate.Estimate(0.0, 0.0, 0.0, 100 * seconds, 0, 1)
+    assert found.gpu_hours == pytest.approx(100 * seconds / 3600)
+    table = dict(estimate.rows_of(planned(1, 2), MEASURED._replace(judge_s=seconds), found, "cpu"))
+    assert table["judging"].endswith(f"{seconds:.3f} s an edit")
+
+
+@pytest.mark.parametrize("names", [["balanced", "fast"], ["bold"]])
+def test_each_rival_costs_its_own(tiny: VideoModel, names: list[Preset]) -> None:
+    """Edits of rival presets are counted by recipe, each in calls of its own."""
+    rivals = RecipeSpec(recipes=names)
+    found = estimate.estimate(planned(1, 4 * len(names)), MEASURED, tiny, tiny.shape, INVERSION, rivals)
+    costs = [edit_evaluations(rivals.candidate(name), INVERSION.steps, 4, tiny.layers) for name in names]
+    assert found.edit_s == pytest.approx(sum(costs) * MEASURED.row_s)

@@ -18,6 +18,7 @@ from cogvideo_core.diffusion.inversion import evaluations
 from cogvideo_core.models import batching, memory
 from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.planning.tables import Planned
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import EngineSpec, InversionSpec, RecipeSpec
 from cogvideo_core.stages.gate import gate_evaluations
 from cogvideo_core.stages.units import levels_kept
@@ -34,6 +35,7 @@ class Measured(NamedTuple):
     edits: int  # of that call
     encode_s: float  # a clip through the VAE
     decode_s: float  # an edit through the VAE
+    judge_s: float = 0.0  # an edit by the judges; the question judge is not asked
 
 
 def measure(model: VideoModel, shape: VideoShape, recipe: RecipeSpec, engine: EngineSpec, repeats: int = 2) -> Measured:
@@ -71,18 +73,30 @@ def _seconds(call: Callable[[], Any], repeats: int) -> float:
     return min(found)
 
 
+def measure_judge(judge: JudgeSpec, shape: VideoShape, repeats: int = 2) -> float:
+    """Seconds in which the judges that are named see an edit of this size; 0 without any. Raises ModelError."""
+    if not judge.measures:
+        return 0.0
+    from cogvideo_core.judging import judges
+
+    frames = np.random.default_rng(0).integers(0, 256, (shape.frames, shape.height, shape.width, 3), np.uint8)
+    found = judges.loaded(judge)
+    return _seconds(lambda: found.scores(frames, [frames], [judges.Wish("a red circle", "a blue circle")]), repeats)
+
+
 class Estimate(NamedTuple):
     """The cost of a whole plan, as if nothing were done yet."""
 
     inversion_s: float
     edit_s: float
     vae_s: float
+    judge_s: float
     stored_bytes: int  # trajectories and latents; videos are not in it
     workers: int
 
     @property
     def gpu_hours(self) -> float:
-        return (self.inversion_s + self.edit_s + self.vae_s) / 3600
+        return (self.inversion_s + self.edit_s + self.vae_s + self.judge_s) / 3600
 
     @property
     def wall_hours(self) -> float:
@@ -109,6 +123,7 @@ def estimate(
         clips * (evaluations(inversion) + gate_evaluations(inversion)) * measured.step_s,
         clips * _rows_a_clip(planned, measured.edits, inversion.steps, recipe, model.layers) * measured.row_s,
         clips * measured.encode_s + planned["edits"] * measured.decode_s,
+        planned["edits"] * measured.judge_s,
         clips * size * (states * itemsize + 4),
         workers,
     )
@@ -144,6 +159,7 @@ def rows_of(planned: Planned, measured: Measured, found: Estimate, device: str) 
         ("inversion", _hours(found.inversion_s)),
         ("editing", _hours(found.edit_s)),
         ("encoding and decoding", _hours(found.vae_s)),
+        *([("judging", f"{_hours(found.judge_s)}, {measured.judge_s:.3f} s an edit")] if found.judge_s else []),
         ("GPU-hours", f"{found.gpu_hours:,.2f}"),
         ("wall time", f"{_hours(found.wall_hours * 3600)} on {found.workers} workers that are never idle"),
         ("stored", f"{found.stored_bytes / 1e9:,.2f} GB of trajectories and latents, videos not counted"),

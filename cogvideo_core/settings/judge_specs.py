@@ -140,7 +140,7 @@ class JudgeSpec(Spec):
         "scored, for `cogvideo-edit calibrate`, and none is given up.",
     )
     early_steps: list[float] = Field(
-        [0.4, 0.6],
+        [0.4, 0.7],
         title="Early looks",
         min_length=1,
         max_length=8,

@@ -7,7 +7,11 @@ Edits of five recipes (seed, balanced, bold, fast, sdedit_50), each kind of edit
 all four attributes as the target prompt says, and the background, where it was to stay, is at most 9 dB below that of
 the VAE. `auc`: chance that a good edit has more confidence than a bad one. `precision`, `recall`, `kept`: of what the
 preset `balanced` accepts. `best_of_4_over_oracle`: success of the most confident of seed, balanced, bold and fast, over
-success of the best of them. Frames are kept under --cache, so that only the judge is run anew. The last line is JSON.
+success of the best of them. `early_stop_saved`: of the evaluations of the edits that are rejected or given up, the
+share that early stops save; `early_stop_lost`: of the good edits, the share that they cost. `cost_per_kept`: FLOPs of
+the 5B model per good edit by the public script, over ours per edit that is good and kept, with ladder and early stops,
+at 8 prompts a clip (figures of a clip's five edits, scaled); `cost_per_kept_loose` allows 15 dB. Frames are kept under
+--cache, so that only the judge is run anew. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -16,36 +20,51 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import engine
 import numpy as np
 import torch
 from shapes_edit import DTYPE, ROWS, Clip, Setup, crew, edited, marks, model_of
 
+from cogvideo_core.diffusion import editing, guidance
+from cogvideo_core.diffusion.inversion import evaluations
 from cogvideo_core.judging import policy
 from cogvideo_core.judging.judges import Judges, Wish
 from cogvideo_core.media.quality import preserved_scores
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.presets import PRESETS
+from cogvideo_core.settings.specs import InversionSpec, RecipeSpec
 from cogvideo_core.shapes import world
+from cogvideo_core.stages.gate import gate_evaluations
+from cogvideo_core.study import flops
 
 RECIPES = ("seed", "balanced", "bold", "fast", "sdedit_50")
 RIVALS = ("seed", "balanced", "bold", "fast")
 EARLY = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the steps, after which the clean estimate is looked at
-FARTHEST_DB = 9.0
+FARTHEST_DB, LOOSE_DB = 9.0, 15.0
+LADDER = ("balanced", "fast")  # the order in which a prompt is tried
+LOOKS = ("0.4", "0.7")  # of EARLY, those that the calibration has limits for
+PROMPTS, KINDS = 8, 5  # of a clip: those that costs are counted for, and those of the lists
 TRAINING, HELD_OUT = 720_000, 1_300_000  # first seeds of the two lists
 SHIPPED = Path(world.__file__).parent / "judge" / "calibration.json"
+FOR_LOOSE = Path(__file__).with_name("judge_loose.json")  # a calibration for backgrounds up to LOOSE_DB
 
 
 class Edit(NamedTuple):
-    """One judged edit: what it was, whether it is good, and its scores."""
+    """One judged edit: what it was, whether it is good, its scores, and those of its clean estimates."""
 
     clip: int
     kind: str
     recipe: str
     good: bool
+    good_loose: bool
     scores: dict[str, float]
+    early: dict[str, dict[str, float] | None]  # by share of the steps; None where it had not begun
 
 
 def listed(first: int, clip: int) -> list[world.BenchEdit]:
@@ -90,10 +109,11 @@ def made(cache: Path, first: int, clip: int) -> tuple[Path, float]:
     return file, float(np.load(file)["seconds"])
 
 
-def good(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> bool:
+def good(clip: Clip, edit: world.BenchEdit, frames: np.ndarray) -> tuple[bool, bool]:
+    """Whether an edit is good, and whether it is where the background may be as far as LOOSE_DB below the VAE's."""
     found = marks(clip, edit, frames)
     below = found["bg_psnr_vae"] - found["bg_psnr"] if "bg_psnr" in found else 0.0
-    return bool(found["all"]) and below <= FARTHEST_DB
+    return bool(found["all"]) and below <= FARTHEST_DB, bool(found["all"]) and below <= LOOSE_DB
 
 
 def judged(judges: Judges, file: Path, first: int, clip: int) -> tuple[list[Edit], float]:
@@ -107,9 +127,12 @@ def judged(judges: Judges, file: Path, first: int, clip: int) -> tuple[list[Edit
         started = time.perf_counter()
         scores = judges.scores(shown.decoded, list(videos), wishes)
         seconds += time.perf_counter() - started
-        for edit, frames, measured in zip(edits, videos, scores, strict=True):
-            measured = preserved_scores(shown.decoded, frames) | measured
-            found.append(Edit(clip, edit.kind, name, good(shown, edit, frames), measured))
+        looks = {f"{at:g}": kept.get(f"{name}@{at}") for at in EARLY}
+        early = {at: judges.scores(shown.decoded, list(v), wishes) for at, v in looks.items() if v is not None}
+        for number, (edit, frames) in enumerate(zip(edits, videos, strict=True)):
+            measured = preserved_scores(shown.decoded, frames) | scores[number]
+            begun = {at: early[at][number] if at in early else None for at in looks}
+            found.append(Edit(clip, edit.kind, name, *good(shown, edit, frames), measured, begun))
     return found, seconds
 
 
@@ -136,6 +159,113 @@ def figures(edits: list[Edit], calibration: policy.Calibration) -> dict[str, Any
         "best_of_4_over_balanced": round(picked - alone, 4),
         "good_by_recipe": {name: share(edits, recipe=name) for name in RECIPES},
         "good_by_kind": {kind: share(edits, kind=kind) for kind in world.EDIT_KINDS},
+    }
+
+
+def stops(edits: list[Edit], calibration: policy.Calibration, looks: tuple[str, ...]) -> list[float | None]:
+    """For each edit the share of the steps after which it is given up, or None."""
+    found: list[float | None] = []
+    for edit in edits:
+        known = {at: edit.early[at] for at in looks if at in calibration.early}
+        found.append(
+            next(
+                (
+                    float(at)
+                    for at, scores in known.items()
+                    if scores and calibration.early[at].confidence(scores) < calibration.early[at].limits["stop"]
+                ),
+                None,
+            )
+        )
+    return found
+
+
+def early_figures(edits: list[Edit], calibration: policy.Calibration, looks: tuple[str, ...]) -> dict[str, float]:
+    """What early stops save and cost."""
+    given_up, spec = stops(edits, calibration, looks), JudgeSpec(text="shapes")
+    saved = rejected = 0
+    for edit, at in zip(edits, given_up, strict=True):
+        recipe, steps = ROWS[edit.recipe][1], ROWS[edit.recipe][0].steps
+        own = [editing.edit_evaluations(recipe, steps, n, 6) for n in (1, 2)]
+        if at is not None:
+            rest = [editing.edit_evaluations(recipe, steps, n, 6, range(round(at * steps), steps)) for n in (1, 2)]
+            saved += rest[1] - rest[0]
+        if at is not None or policy.decide(edit.scores, spec, calibration).verdict == "rejected":
+            rejected += own[1] - own[0]
+    lost = [at is not None for edit, at in zip(edits, given_up, strict=True) if edit.good]
+    stopped = [at is not None for at in given_up]
+    found = {"early_stop_saved": saved / max(rejected, 1), "early_stop_lost": float(np.mean(lost))}
+    return {name: round(value, 4) for name, value in (found | {"early_stop_stopped": float(np.mean(stopped))}).items()}
+
+
+class StepCost(NamedTuple):
+    """FLOPs of one step: of what a batch shares, and of each of its edits."""
+
+    shared: float
+    each: float
+
+
+def step_costs(meter: flops.Meter, recipe: RecipeSpec) -> list[StepCost]:
+    """By step; counted for one and for two edits, between which nothing but an edit's own rows differs."""
+    found, steps, layers = [], engine.STEPS, meter.model.layers
+    window = guidance.window(recipe.layer_start, recipe.layer_end, layers)
+    referenced = editing.referenced_steps(recipe, steps, window)
+    guided = guidance.guided_steps(recipe, steps)
+    for step in range(steps):
+        if step < editing.first_step(recipe, steps):
+            found.append(StepCost(0, 0))
+            continue
+        costs = []
+        for edits in (1, 2):
+            of = flops.given(meter.model, edits, 1)
+            referred = editing.Referred(of.trajectory[0], window, 1.0) if step in referenced else None
+            costs.append(
+                meter.of(partial(editing.predict, meter, of.x, 999, of.texts, step in guided, recipe, referred))
+            )
+        found.append(StepCost(2 * costs[0] - costs[1], costs[1] - costs[0]))
+    return found
+
+
+def cost_figures(
+    edits: list[Edit], calibration: policy.Calibration, looks: tuple[str, ...], name: str, right: Callable[[Edit], bool]
+) -> dict[str, float]:
+    """FLOPs of the public scheme per good edit over those of ours per edit that is good and kept."""
+    meter = flops.Meter(flops.full_size("5b"))
+    row, inversion = engine.one_row(meter.model), InversionSpec()
+    public = 2 * engine.STEPS * row.total + engine.STEPS * flops.script_cost(row, 1)
+    public_good = float(np.mean([right(edit) for edit in edits if edit.recipe == "seed"]))
+    costs = {recipe: step_costs(meter, PRESETS[recipe]) for recipe in LADDER}
+    spec, given_up = JudgeSpec(text="shapes"), dict(zip(map(id, edits), stops(edits, calibration, looks), strict=True))
+    by = {(edit.clip, edit.kind, edit.recipe): edit for edit in edits}
+    total, kept_good, kept, made = 0.0, 0, 0, 0
+    clips = sorted({edit.clip for edit in edits})
+    for clip in clips:
+        total += (evaluations(inversion) + gate_evaluations(inversion)) * row.total
+        todo = list(world.EDIT_KINDS)
+        for recipe in LADDER:
+            tried = [by[clip, kind, recipe] for kind in todo]
+            made += len(tried)
+            ends = [round((given_up[id(edit)] or 1.0) * engine.STEPS) for edit in tried]
+            for step, cost in enumerate(costs[recipe]):
+                left = sum(step < end for end in ends)
+                total += (cost.shared if left else 0.0) + cost.each * left * PROMPTS / KINDS
+            passed = [
+                edit
+                for edit in tried
+                if given_up[id(edit)] is None and policy.decide(edit.scores, spec, calibration).verdict == "accepted"
+            ]
+            kept += len(passed)
+            kept_good += sum(map(right, passed))
+            todo = [kind for kind in todo if kind not in {edit.kind for edit in passed}]
+    ours = total / max(kept_good * PROMPTS / KINDS, 1)
+    prompts = len(clips) * KINDS
+    return {
+        name: round(public / max(public_good, 1e-9) / ours, 3),
+        f"{name}_public_good": round(public_good, 4),
+        f"{name}_kept": round(kept / prompts, 4),
+        f"{name}_precision": round(kept_good / max(kept, 1), 4),
+        f"{name}_candidates": round(made / prompts, 3),
+        f"{name}_pflop": round(ours / 1e15, 2),
     }
 
 
@@ -169,6 +299,7 @@ def main() -> None:
     parser.add_argument("--training-clips", type=int, default=40)
     parser.add_argument("--cache", type=Path, default=Path("out/judge-bench"))
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--training-only", action="store_true", help="with --calibrate: leave the held-out list alone")
     parser.add_argument("--only-make", action="store_true", help="make the edits and stop")
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
@@ -181,13 +312,27 @@ def main() -> None:
     judges = Judges(JudgeSpec(text="shapes"))
     if args.calibrate:
         edits, *_ = measured(judges, args.cache, TRAINING, args.training_clips, args.jobs)
-        calibration = policy.fit([edit.scores for edit in edits], [edit.good for edit in edits])
-        SHIPPED.write_text(json.dumps(calibration.as_json(), indent=2) + "\n")
-        print(json.dumps({"training": figures(edits, calibration)}))
+        for file, truth in ((SHIPPED, [e.good for e in edits]), (FOR_LOOSE, [e.good_loose for e in edits])):
+            early = policy.fit_early({at: [edit.early[at] for edit in edits] for at in LOOKS}, truth)
+            fitted = replace(policy.fit([edit.scores for edit in edits], truth), early=early)
+            file.write_text(json.dumps(fitted.as_json(), indent=2) + "\n")
+        print(json.dumps({"training": all_figures(edits)}))
+        if args.training_only:
+            return
     edits, judging_s, editing_s = measured(judges, args.cache, HELD_OUT, args.clips, args.jobs)
-    found = figures(edits, policy.read_calibration(SHIPPED))
-    found |= {"judge_share": round(judging_s / editing_s, 4), "list": list_hash(HELD_OUT, args.clips)[:16]}
-    print(json.dumps(found))
+    times = {"judge_share": round(judging_s / editing_s, 4), "list": list_hash(HELD_OUT, args.clips)[:16]}
+    print(json.dumps(all_figures(edits) | times))
+
+
+def all_figures(edits: list[Edit]) -> dict[str, Any]:
+    """Everything that is counted on a list of judged edits."""
+    own, loose = policy.read_calibration(SHIPPED), policy.read_calibration(FOR_LOOSE)
+    return (
+        figures(edits, own)
+        | early_figures(edits, own, LOOKS)
+        | cost_figures(edits, own, LOOKS, "cost_per_kept", lambda edit: edit.good)
+        | cost_figures(edits, loose, LOOKS, "cost_per_kept_loose", lambda edit: edit.good_loose)
+    )
 
 
 if __name__ == "__main__":
