@@ -12,7 +12,9 @@ import pytest
 from cogvideo_core.dataset import labels
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.judging import policy
+from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.stages.judge import CALIBRATION
+from cogvideo_core.storage.ledger import Ledger
 
 
 @pytest.fixture
@@ -96,3 +98,19 @@ def test_shares_have_wilson_intervals() -> None:
     """By the formula's own textbook value: 28 of 30 is .93, from .79 to .98."""
     assert labels.share_told(28, 30) == "0.93 (0.79 to 0.98), 28 of 30"
     assert labels.share_told(0, 0) == "none"
+
+
+def test_early_scores_make_early_looks(root: Path) -> None:
+    """Where clean estimates were scored, the calibration gives up what it would reject, and nearly nothing that is
+    good; a look that saw too few edits is left out."""
+    ledger = Ledger(str(root))
+    for number, (key, good) in enumerate(said(root).items()):
+        early = {"0.4": {"text_contrast": 0.9 if good else 0.1, "text_similarity": 0.5}}
+        early |= {"0.7": early["0.4"]} if number < 4 else {}
+        spec = {"edit": key}
+        ledger.commit("judgements", fingerprint(spec), {}, spec, {"scores": {}, "early": early})
+    made, figures = labels.calibrate(str(root), said(root))
+    assert made.early.keys() == {"0.4"} and dict(figures)["early looks"] == "0.4"
+    look = made.early["0.4"]
+    assert look.confidence({"text_contrast": 0.1}) < look.limits["stop"] <= look.confidence({"text_contrast": 0.9})
+    assert policy.read_calibration(root / CALIBRATION) == made

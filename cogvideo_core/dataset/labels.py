@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from cogvideo_core.dataset.tables import read_table
@@ -14,6 +15,7 @@ from cogvideo_core.errors import BadSpec
 from cogvideo_core.judging import policy
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.stages.judge import CALIBRATION
+from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store
 
@@ -79,13 +81,31 @@ def calibrate(root: str, labels: Mapping[str, bool]) -> tuple[policy.Calibration
     if unjudged := sum("text_similarity" not in row for row in scores):
         raise BadSpec(f"field labels: {unjudged} of these edits are not judged; run cogvideo-edit judge {root} first")
     good = list(labels.values())
-    made = policy.fit(scores, good)
+    made = replace(policy.fit(scores, good), early=_early(root, [known[edit]["edit_key"] for edit in labels], good))
     text = json.dumps(made.as_json(), indent=2) + "\n"
     fs, path = open_store(f"{root}/{CALIBRATION}")
     with storing(CALIBRATION):
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         fs.pipe_file(path, text.encode())
-    return made, [["labels", f"{sum(good)} accepted, {len(good) - sum(good)} rejected"], *_figures(made, scores, good)]
+    told = [["labels", f"{sum(good)} accepted, {len(good) - sum(good)} rejected"], *_figures(made, scores, good)]
+    return made, told + ([["early looks", ", ".join(made.early)]] if made.early else [])
+
+
+def _early(root: str, keys: list[str], good: list[bool]) -> dict[str, policy.Calibration]:
+    """The early looks, where these edits' clean estimates were scored (`judge.early_stop`=measure): those that saw
+    enough edits of both kinds."""
+    held: dict[str, dict[str, Any]] = {}
+    for commit in Ledger(root).units("judgements"):
+        if "early" in commit.record:
+            held[str(commit.spec["edit"])] = commit.record["early"]
+    shares = sorted({share for looks in held.values() for share in looks}, key=float)
+    looks = {share: [held.get(key, {}).get(share) for key in keys] for share in shares}
+
+    def enough(rows: list[Any]) -> bool:
+        seen = [right for row, right in zip(rows, good, strict=True) if row]
+        return min(sum(seen), len(seen) - sum(seen)) >= policy.LEAST
+
+    return policy.fit_early({share: rows for share, rows in looks.items() if enough(rows)}, good)
 
 
 def _scores(row: Mapping[str, Any]) -> dict[str, float]:

@@ -49,6 +49,7 @@ PROBABILITIES = ("text_contrast", "text_choice")
 MANY = 200  # labels, from which on products of scores are looked at as well
 WORDS = {"delta_e": "colour shift", "kept_db": "change of what should have stayed"}
 PRECISION = {"balanced": 0.9, "strict": 0.95}  # that a calibration's limits aim at
+LEAST = 5  # labels of each kind
 LOST = 0.015  # most of the good edits that are given up early, where the limits are chosen
 RIDGE = 1.0  # of the fit, on standardised scores
 
@@ -176,10 +177,10 @@ def fit_early(looks: Mapping[str, Sequence[Scores | None]], good: Sequence[bool]
 def predicted_apart(rows: Sequence[Scores], good: Sequence[bool]) -> np.ndarray:
     """The confidence in each labelled edit, by a fit to those of the other folds. Raises BadSpec."""
     labels = np.array(good, float)
-    if min(labels.sum(), (1 - labels).sum()) < 5:
+    if min(labels.sum(), (1 - labels).sum()) < LEAST:
         raise BadSpec(
             f"field labels: {int(labels.sum())} accepted and {int((1 - labels).sum())} rejected edits were found; "
-            "label at least 5 of each"
+            f"label at least {LEAST} of each"
         )
     folds = np.arange(len(labels)) * 5 // len(labels)  # in blocks: edits of one clip stand together
     apart = np.zeros(len(labels))
