@@ -134,9 +134,11 @@ def invert(velocity: Velocity, x_0: Tensor, schedule: Schedule, settings: Invers
     return noised_source(x_0, schedule)
 
 
-def evaluations(settings: InversionSpec) -> int:
-    """How many transformer rows an inversion costs."""
-    steps, iterations = settings.steps, settings.iterations
+def evaluations(settings: InversionSpec, highest: int | None = None) -> int:
+    """How many transformer rows an inversion costs, up to its `highest` level; None: to the noisiest."""
+    steps, iterations = settings.steps if highest is None else highest, settings.iterations
+    if steps == 0:
+        return 0
     return {
         "multistep": 1 + settings.first_iterations + (steps - 1) * iterations,
         "fixed_point": steps * (1 + iterations),

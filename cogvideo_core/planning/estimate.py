@@ -20,7 +20,7 @@ from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.planning.tables import Planned
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import EngineSpec, InversionSpec, RecipeSpec
-from cogvideo_core.stages.gate import gate_evaluations
+from cogvideo_core.stages.gate import gate_evaluations, highest_level
 from cogvideo_core.stages.units import levels_kept
 
 Row = tuple[str, str]
@@ -120,7 +120,9 @@ def estimate(
     size = math.prod(batching.latents_of(model, shape.frames, shape.height, shape.width))
     itemsize = getattr(torch, inversion.dtype).itemsize
     return Estimate(
-        clips * (evaluations(inversion) + gate_evaluations(inversion)) * measured.step_s,
+        clips
+        * (evaluations(inversion, highest_level(inversion, levels)) + gate_evaluations(inversion))
+        * measured.step_s,
         clips * _rows_a_clip(planned, measured.edits, inversion.steps, recipe, model.layers) * measured.row_s,
         clips * measured.encode_s + planned["edits"] * measured.decode_s,
         planned["edits"] * measured.judge_s,

@@ -13,7 +13,7 @@ against the source video. 3 dB mean that the inversion costs as much as the VAE 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ def gate_evaluations(settings: InversionSpec) -> int:
     if settings.method == "none":
         return 0
     return {"off": 0, "quick": min(QUICK_LEVELS, settings.steps), "full": settings.steps}[settings.gate]
+
+
+def highest_level(settings: InversionSpec, levels: Sequence[int] | None) -> int:
+    """The noisiest level that an inversion has to reach for these kept levels, None for all, and for its score."""
+    return settings.steps if levels is None else max(*levels, gate_evaluations(settings))
 
 
 def tries(settings: InversionSpec) -> Iterator[InversionSpec]:

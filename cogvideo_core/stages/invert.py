@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,18 +31,21 @@ from cogvideo_core.storage.virtual import virtual_record
 Kept = TypeVar("Kept")
 
 
-def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept]) -> tuple[Kept, Record]:
+def inverted(
+    work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept], levels: list[int] | None
+) -> tuple[Kept, Record]:
     """The result of `keep` on the states of a clip's inversion, level by level, and the gate's report on it.
 
-    An inversion that does not pass is followed by a stronger one, which is final; the report's evaluations count
-    everything that was done.
+    It ends at the highest of the `levels` that are wanted, None for all. An inversion that does not pass is followed by
+    a stronger one, which is final; the report's evaluations count everything that was done.
     """
     schedule, spent = work.model.schedule(work.inversion.steps, work.inversion.spacing), 0
     velocity, latents = _inputs(work, record)
     frames = partial(source_frames, work, record)
     for settings in gate.tries(work.inversion):
         level, seen = gate.gate_evaluations(settings), dict[int, Tensor]()
-        states = gate.watched(invert(velocity, latents, schedule, settings), level, seen)
+        highest = gate.highest_level(settings, levels)
+        states = islice(gate.watched(invert(velocity, latents, schedule, settings), level, seen), highest + 1)
         try:
             kept = keep(states)
         except Exception as error:
@@ -49,7 +53,7 @@ def inverted(work: Work, record: Record, keep: Callable[[Iterator[Tensor]], Kept
                 raise
             raise OutOfMemory(f"clip {shown_clip(record['clip'])!r}, being inverted: {SMALLER}") from error
         report = gate.judged(work.model, velocity, schedule, settings, seen, frames)
-        spent += evaluations(settings) + level
+        spent += evaluations(settings, highest) + level
         if report.get("passed", True):
             break
     used = settings.model_dump(
@@ -112,7 +116,7 @@ def write_inversion(work: Work, record: Record, spec: Record, levels: list[int] 
             how = (settings.dtype, settings.container, stored, settings.codec)
             return write_trajectory(folder, states, schedule.timesteps, *how)
 
-        (files, table), report = inverted(work, record, keep)
+        (files, table), report = inverted(work, record, keep, levels)
         if not report.get("passed", True):
             files, table = {}, {}
         table = virtual_record(table, schedule) if virtual else table

@@ -103,7 +103,7 @@ def _in_memory(work: Work, record: Record) -> editing.Trajectory:
         return {level: state.to("cpu", dtype) for level, state in enumerate(states) if level in wanted}
 
     with timed(record, "invert") as row:
-        kept, report = inverted(work, record, keep)
+        kept, report = inverted(work, record, keep, levels)
         row["evaluations"] = report["evaluations"]
     gate.check(record["clip"], report, settings)
     record["reconstruction"] = report

@@ -58,7 +58,8 @@ def write_trajectory(
     """Stream the states of an inversion into local files under `folder`, holding no more than two at a time.
 
     Args:
-        states: N+1 tensors [f,C,h,w], level 0 = clean, ascending noise.
+        states: N+1 tensors [f,C,h,w], level 0 = clean, ascending noise; those above the last kept level may be
+            left out.
         timesteps: their N+1 timesteps, ascending, timesteps[0] == -1.
         levels: those to keep; None keeps all.
         codec: one of `CODECS`; all give back the same bits.
@@ -90,14 +91,16 @@ def check_container(container: str, codec: str) -> None:
 
 
 def _planes(states: Iterator[Tensor], layout: Layout) -> Planes:
-    """(level, bits) of the levels to keep. Raises BadSpec for a wrong number or shape."""
+    """(level, bits) of the levels to keep; no states are needed above the last of them. Raises BadSpec for a wrong
+    number or shape."""
     for level in count():
         state = next(states, None)
+        if state is None and level > max(layout.levels):
+            return
         if (state is None) != (level == layout.shape[0]):
             few = "fewer" if state is None else "more"
             raise BadSpec(f"trajectory: {few} states than its {layout.shape[0]} timesteps; give one for each")
-        if state is None:
-            return
+        assert state is not None
         if tuple(state.shape) != layout.shape[1:]:
             raise BadSpec(f"trajectory level {level}: shape {tuple(state.shape)}, not {layout.shape[1:]} as before")
         if level in layout.levels:
