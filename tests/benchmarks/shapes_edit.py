@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument(
         "--tuning", action="store_true", help="clips of trained combinations instead of the held-out list"
     )
+    parser.add_argument("--steps", type=int, default=50, help="of inversion and editing; 50 by default")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field, as JSON")
     parser.add_argument("--model", default="shapes")
     parser.add_argument(
@@ -271,13 +272,14 @@ def main() -> None:
     with crew(args.jobs) as pool:
         for name in args.recipe or TABLE:
             inversion, recipe = ROWS[name]
+            inversion = inversion.model_copy(update={"steps": args.steps})
             named = " ".join([name, *args.set])
             row, found = measure(pool, setup, clips, named, inversion, changed(recipe, changes))
             print_row(row)
             rows.append(row)
             marks_by_name[named] = found
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes with {args.jobs} processes, {args.dtype}")
-    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype}
+    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype, "steps": args.steps}
     if "seed" in marks_by_name and len(marks_by_name) > 1:
         seed = marks_by_name.pop("seed")
         told["against_seed"] = [difference(name, found, seed) for name, found in marks_by_name.items()]
