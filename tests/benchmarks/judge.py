@@ -22,7 +22,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -284,11 +284,21 @@ def share(edits: list[Edit], **which: str) -> float:
     return round(float(np.mean(chosen)), 3)
 
 
-def measured(judges: Judges, cache: Path, first: int, clips: int, jobs: int) -> tuple[list[Edit], float, float]:
+@lru_cache(maxsize=1)
+def own_judges() -> Judges:
+    return Judges(JudgeSpec(text="shapes"))
+
+
+def scored(cache: Path, first: int, clip: int) -> tuple[list[Edit], float]:
+    """`judged` in a process with judges of its own."""
+    return judged(own_judges(), cache / f"{first}-{clip}.npz", first, clip)
+
+
+def measured(cache: Path, first: int, clips: int, jobs: int) -> tuple[list[Edit], float, float]:
     """Judged edits of a list; seconds of judging and of editing."""
     with crew(jobs) as pool:
         files = list(pool.map(partial(made, cache, first), range(clips)))
-    found = [judged(judges, file, first, clip) for clip, (file, _) in enumerate(files)]
+        found = list(pool.map(partial(scored, cache, first), range(clips)))
     return [edit for edits, _ in found for edit in edits], sum(s for _, s in found), sum(s for _, s in files)
 
 
@@ -309,9 +319,8 @@ def main() -> None:
             for first, clips in ((TRAINING, args.training_clips), (HELD_OUT, args.clips)):
                 list(pool.map(partial(made, args.cache, first), range(clips)))
         return
-    judges = Judges(JudgeSpec(text="shapes"))
     if args.calibrate:
-        edits, *_ = measured(judges, args.cache, TRAINING, args.training_clips, args.jobs)
+        edits, *_ = measured(args.cache, TRAINING, args.training_clips, args.jobs)
         for file, truth in ((SHIPPED, [e.good for e in edits]), (FOR_LOOSE, [e.good_loose for e in edits])):
             early = policy.fit_early({at: [edit.early[at] for edit in edits] for at in LOOKS}, truth)
             fitted = replace(policy.fit([edit.scores for edit in edits], truth), early=early)
@@ -319,7 +328,7 @@ def main() -> None:
         print(json.dumps({"training": all_figures(edits)}))
         if args.training_only:
             return
-    edits, judging_s, editing_s = measured(judges, args.cache, HELD_OUT, args.clips, args.jobs)
+    edits, judging_s, editing_s = measured(args.cache, HELD_OUT, args.clips, args.jobs)
     times = {"judge_share": round(judging_s / editing_s, 4), "list": list_hash(HELD_OUT, args.clips)[:16]}
     print(json.dumps(all_figures(edits) | times))
 
