@@ -195,7 +195,12 @@ def early_figures(edits: list[Edit], calibration: policy.Calibration, looks: tup
     lost = [at is not None for edit, at in zip(edits, given_up, strict=True) if edit.good]
     stopped = [at is not None for at in given_up]
     found = {"early_stop_saved": saved / max(rejected, 1), "early_stop_lost": float(np.mean(lost))}
-    return {name: round(value, 4) for name, value in (found | {"early_stop_stopped": float(np.mean(stopped))}).items()}
+    found["early_stop_stopped"] = float(np.mean(stopped))
+    for at in looks:
+        seen = [(calibration.early[at].confidence(scores), edit.good) for edit in edits if (scores := edit.early[at])]
+        confidence, truth = (np.array(values) for values in zip(*seen, strict=True))
+        found[f"early_auc_{at}"] = policy.auc(confidence, truth)
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 class StepCost(NamedTuple):
