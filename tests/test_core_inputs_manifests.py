@@ -51,9 +51,9 @@ def jsonl(path: Path, *rows: object) -> Path:
 def test_every_manifest_kind_gives_the_same_clips(folder: Path) -> None:
     """CSV, JSONL and Parquet with the same content give equal records, aliases and unknown columns included."""
     table = {"file_name": ["b.mp4", "c.webm"], "caption": ["a, b", None], "target_prompts": [["x", "y"], ["z"]]}
-    jsonl(folder / "m.jsonl", *pa.table(table | {"more": [1, 2]}).to_pylist())
-    pq.write_table(pa.table(table | {"more": [1, 2]}), folder / "m.parquet")
-    (folder / "m.csv").write_text('more,video,caption,target_prompt\n1,b.mp4,"a, b",x|y\n2, c.webm,,z\n')
+    jsonl(folder / "m.jsonl", *pa.table(table | {"more": ["p", "q"]}).to_pylist())
+    pq.write_table(pa.table(table | {"more": ["p", "q"]}), folder / "m.parquet")
+    (folder / "m.csv").write_text('more,video,caption,target_prompt\np,b.mp4,"a, b",x|y\nq, c.webm,,z\n')
     expected = read(folder / "m.jsonl")
     assert [r["target_prompts"] for r in expected] == [["x", "y"], ["z"]]
     assert read(folder / "m.parquet") == read(folder / "m.csv") == expected

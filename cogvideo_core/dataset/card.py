@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
+from cogvideo_core.dataset.rows import OWN
 from cogvideo_core.dataset.yields import by_recipe, reasons, spreads, yield_of
 from cogvideo_core.storage.uris import plain_name, printable
 
@@ -117,7 +118,8 @@ def dataset_card(
     facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
     facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
     scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
-    columns = MEANING | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
+    own = dict.fromkeys((rows[0].get(OWN, ()) if rows else ()), "the source's own column")
+    columns = MEANING | own | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
     return CARD.format(
         front=_front_matter(title, len(rows)),
         title=escape_markdown(title),

@@ -65,6 +65,7 @@ class EditRow(TypedDict):
     height: int  # pixels
     width: int  # pixels
     fps: int
+    own: NotRequired[str]  # the user's own columns of the clip and prompt, as JSON
     state: Literal["done", "stopped"]
     scores: dict[str, float]
     verdict: NotRequired[str]  # accepted, rejected, unjudged

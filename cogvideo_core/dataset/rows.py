@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cogvideo_core.dataset.own_columns import expanded
 from cogvideo_core.stages.failures import ERROR_FIELDS
 from cogvideo_core.storage.uris import plain_name, printable, shown_clip, unsigned
 
@@ -53,7 +54,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "model_fingerprint": pa.string(),
 }
 TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
-TABLE_FIELDS |= {"kept": pa.bool_(), "saved_evaluations": pa.int64()}
+TABLE_FIELDS |= {"own": pa.string(), "kept": pa.bool_(), "saved_evaluations": pa.int64()}
 TIMING_FIELDS: dict[str, pa.DataType] = {
     "clip": pa.string(),
     "source_id": pa.string(),
@@ -66,6 +67,7 @@ TIMING_FIELDS: dict[str, pa.DataType] = {
     "worker": pa.string(),
 }
 MAX_MESSAGE = 2_000
+OWN = "own columns"  # of a collected row: the names of the columns that are the user's own
 # `datasets` makes separate splits of files with these words between separators, and then loses the metadata file
 SPLIT_WORDS = re.compile(
     r"(?<![a-z])(training|train|validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.IGNORECASE
@@ -78,8 +80,9 @@ def edit_rows(edits: Iterable[Mapping[str, Any]]) -> list[Row]:
     """
     rows = sorted((_row(edit) for edit in edits), key=_order)
     names = sorted({name for row in rows for name in row["scores"]})
-    unique = {_order(row): row for row in rows}
-    return [_flat(row, names) for row in unique.values()]
+    unique = list({_order(row): row for row in rows}.values())
+    owns = expanded([row["own"] for row in unique], {*TABLE_FIELDS, "scores"})
+    return [_flat(row, names) | {OWN: list(own)} | own for row, own in zip(unique, owns, strict=True)]
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -105,7 +108,7 @@ def _message(text: str) -> str:
 
 def parquet_bytes(rows: Sequence[Row], fields: Mapping[str, pa.DataType]) -> bytes:
     """A Parquet file of these columns, then any others that rows have, in alphabetical order."""
-    others = sorted({name for row in rows for name in row} - set(fields))
+    others = sorted({name for row in rows for name in row} - {*fields, OWN})
     columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in fields.items()}
     columns |= {name: _inferred([row.get(name) for row in rows], name) for name in others}
     sink = io.BytesIO()
@@ -114,11 +117,13 @@ def parquet_bytes(rows: Sequence[Row], fields: Mapping[str, pa.DataType]) -> byt
 
 
 def metadata_bytes(rows: Sequence[Row]) -> bytes:
-    """metadata.jsonl: the rows' own columns and their scores, one JSON object a line, columns in the table's order."""
+    """metadata.jsonl, one JSON object a line: columns in the table's order, the user's own, scores."""
     lines = []
     for row in rows:
         scores = {name: value for name, value in row.items() if name.startswith("score_")}
-        lines.append(json.dumps({name: row[name] for name in ROW_FIELDS} | scores, ensure_ascii=False, allow_nan=False))
+        own = {name: row[name] for name in row.get(OWN, ())}
+        line = {name: row[name] for name in ROW_FIELDS} | own | scores
+        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False))
     return "".join(line + "\n" for line in lines).encode()
 
 
@@ -133,7 +138,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     # rows of earlier runs may lack these
     added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
-    added |= {"reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
+    added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
     return (
         added
         | row

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from cogvideo_core.errors import BadManifest, ClipError, EditError, one_line
 from cogvideo_core.inputs.lines import lines, opened
+from cogvideo_core.inputs.own_columns import own_text
 from cogvideo_core.storage.uris import has_control, path_part, printable, scrubbed
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -29,6 +30,8 @@ ALIASES = {
     "target_prompts": ("target_prompts", "target_prompt"),
     "first_frame_uri": ("first_frame_uri",),
 }
+KNOWN = {name for names in ALIASES.values() for name in names}
+OWN = "own"  # (name, value) of the other columns
 MAX_PROMPT = 2_000  # characters
 MAX_PROMPTS = 1_000  # of one clip
 BREAKS = re.compile(r"\s*[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # line breaks and tabs, with the spaces around them
@@ -43,6 +46,7 @@ class Row(NamedTuple):
     source_prompt: str
     target_prompts: tuple[str, ...]
     first_frame_uri: str = ""
+    own: tuple[str, ...] = ()  # the user's own columns as JSON, one for each target prompt
 
 
 class BadRow(NamedTuple):
@@ -71,7 +75,7 @@ def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True
     for place, fields in readers[ending(uri)](uri):
         row = _checked(place, fields, extra, need_targets)
         if held and isinstance(row, Row) and _same(held, row):
-            row = row._replace(target_prompts=tuple(dict.fromkeys(held.target_prompts + row.target_prompts)))
+            row = _merged(held, row)
         elif held:
             yield held
         held = row if isinstance(row, Row) else None
@@ -79,6 +83,13 @@ def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True
             yield row
     if held:
         yield held
+
+
+def _merged(a: Row, b: Row) -> Row:
+    """Both rows' target prompts in order, without duplicates, each with the own columns of its first row."""
+    owns = dict(zip(b.target_prompts, b.own, strict=True)) | dict(zip(a.target_prompts, a.own, strict=True))
+    prompts = tuple(dict.fromkeys(a.target_prompts + b.target_prompts))
+    return b._replace(target_prompts=prompts, own=tuple(owns[prompt] for prompt in prompts))
 
 
 def text_prompts(uri: str) -> list[str]:
@@ -102,7 +113,8 @@ def text_prompts(uri: str) -> list[str]:
 
 def _same(a: Row, b: Row) -> bool:
     room = len(a.target_prompts) + len(b.target_prompts) <= MAX_PROMPTS
-    return room and a._replace(target_prompts=()) == b._replace(target_prompts=())
+    # rows without target prompts have nothing that their own columns could travel with
+    return room and a._replace(target_prompts=(), own=()) == b._replace(target_prompts=(), own=())
 
 
 def _checked(place: str, fields: Values | EditError, extra: Sequence[str], need_targets: bool) -> Row | BadRow:
@@ -118,7 +130,8 @@ def _checked(place: str, fields: Values | EditError, extra: Sequence[str], need_
         targets = _targets(clip, fields.get("target_prompts", []), extra)
         if need_targets and not targets:
             raise ClipError(_short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
-        return Row(clip, source, targets, _uri(clip, _one(clip, "first_frame_uri", fields)))
+        own = own_text(_short(clip), fields.get(OWN, []))
+        return Row(clip, source, targets, _uri(clip, _one(clip, "first_frame_uri", fields)), (own,) * len(targets))
     except EditError as error:
         return BadRow(printable(clip[:200]), error)
 
@@ -201,7 +214,8 @@ def _jsonl_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
             yield place, ClipError(place, f"it is not JSON ({str(error)[:80]})", "correct it", field="row")
             continue
         if isinstance(value, _Pairs):
-            yield place, {f: [v for name, v in value if name.strip().lower() in ALIASES[f]] for f in ALIASES}
+            found: Values = {f: [v for name, v in value if name.strip().lower() in ALIASES[f]] for f in ALIASES}
+            yield place, found | {OWN: [pair for pair in value if pair[0].strip().lower() not in KNOWN]}
         else:
             yield place, ClipError(place, "it is no JSON object", "write {...} with clip in it", field="row")
 
@@ -228,17 +242,22 @@ def _csv_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
         if cells is None:
             return
         if any(cell.strip() for cell in cells):
-            yield f"line {reader.line_num}", _csv_fields(f"line {reader.line_num}", cells, len(header), columns)
+            yield f"line {reader.line_num}", _csv_fields(f"line {reader.line_num}", cells, header, columns)
 
 
-def _csv_fields(place: str, cells: list[str], width: int, columns: dict[str, list[int]]) -> Values | EditError:
+def _csv_fields(
+    place: str, cells: list[str], header: Sequence[str], columns: dict[str, list[int]]
+) -> Values | EditError:
+    width = len(header)
     while len(cells) > width and not cells[-1].strip():  # a spreadsheet's empty columns
         cells = cells[:-1]
     if len(cells) != width:  # an unquoted comma in a prompt would silently cut it short
         problem = f"it has {len(cells)} cells, the header {width}"
         return ClipError(place, problem, 'put texts with commas in "quotes"', field="row")
     fields: Values = {field: [cells[at].strip() for at in found] for field, found in columns.items()}
-    return fields | {"target_prompts": [part for text in fields["target_prompts"] for part in text.split("|")]}
+    own = [(name, cell.strip()) for name, cell in zip(header, cells, strict=True) if name.strip().lower() not in KNOWN]
+    prompts = [part for text in fields["target_prompts"] for part in text.split("|")]
+    return fields | {"target_prompts": prompts, OWN: own}
 
 
 def _parquet_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
@@ -247,18 +266,27 @@ def _parquet_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
             table = pq.ParquetFile(file)
             columns = _columns(uri, table.schema_arrow.names)
             wanted = {field: [table.schema_arrow.names[at] for at in found] for field, found in columns.items()}
+            own = [field.name for field in table.schema_arrow if _travels(field)]
             row = 0
             for batch in table.iter_batches(
-                batch_size=256, columns=sorted({n for names in wanted.values() for n in names})
+                batch_size=256, columns=sorted({n for names in wanted.values() for n in names} | set(own))
             ):
                 held = {name: batch.column(name).to_pylist() for name in batch.schema.names}
                 for index in range(batch.num_rows):
                     row += 1
                     yield (
                         f"row {row}",
-                        {field: [held[name][index] for name in names] for field, names in wanted.items()},
+                        {field: [held[name][index] for name in names] for field, names in wanted.items()}
+                        | {OWN: [(name, held[name][index]) for name in own]},
                     )
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise BadManifest(
                 f"manifest {uri!r} is no readable Parquet file ({scrubbed(error)}); write it anew"
             ) from error
+
+
+def _travels(field: pa.Field) -> bool:
+    """Whether a column of a Parquet file is one of the user's own: bytes, such as pictures, are not read."""
+    kind = field.type
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return field.name.strip().lower() not in KNOWN and not binary and "binary" not in str(kind)

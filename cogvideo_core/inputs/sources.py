@@ -57,6 +57,7 @@ class Clip(TypedDict):
     first_frame_uri: str  # of the edited first frame, as the user wrote it; "" when there is none
     image_uri: str  # the same as absolute path or URL
     window: int
+    own: list[str]  # the user's own columns as JSON, one for each target prompt
 
 
 class Failure(TypedDict):
@@ -205,6 +206,7 @@ def _clip(row: Row, place: _Place) -> Clip | Failure:
         first_frame_uri=row.first_frame_uri,
         image_uri=image_uri,
         window=0,
+        own=list(row.own),
     )
 
 

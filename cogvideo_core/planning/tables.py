@@ -30,7 +30,7 @@ CLIP_TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt", "fir
 WORK_SCHEMA = pa.schema(
     {name: pa.string() for name in CLIP_TEXTS}
     | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32()}
-    | {"batch": pa.int32(), "wave": pa.int32()}
+    | {"batch": pa.int32(), "wave": pa.int32(), "own": pa.list_(pa.string())}
 )
 PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
     name: pa.int32() for name in ("source_frames", "source_height", "source_width")
@@ -132,7 +132,8 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
             counts["clips"] += 1
             counts["edits"] += len(record["target_prompts"]) * len(recipe.rungs[0])
             batches, waves = record["batch"] + 1, record["wave"] + 1
-            digest.update(canonical([record.get(name) for name in WORK_SCHEMA.names]).encode())
+            named = [name for name in WORK_SCHEMA.names if name != "own" or any(record.get(name) or ())]
+            digest.update(canonical([record.get(name) for name in named]).encode())
             if (written := clips.add(record)) is not None:
                 edits.writer.write_table(edits_of(written, recipe))
         if (written := clips.flush()) is not None:
@@ -179,7 +180,8 @@ def _rows(url: str, waves: Collection[int] | None) -> Iterator[Record]:
     with file:
         table = pq.ParquetFile(file)
         groups = [n for n in range(table.num_row_groups) if waves is None or _has_wave(table, n, waves)]
-        for part in table.iter_batches(batch_size=ROWS_A_GROUP, row_groups=groups, columns=WORK_SCHEMA.names):
+        names = [name for name in WORK_SCHEMA.names if name in table.schema_arrow.names]  # earlier versions lack some
+        for part in table.iter_batches(batch_size=ROWS_A_GROUP, row_groups=groups, columns=names):
             yield from (row for row in part.to_pylist() if waves is None or row["wave"] in waves)
 
 

@@ -53,6 +53,7 @@ def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
     return {
         **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
         **edit,
+        "own": own_of(record, edit["target_prompt"]),
         "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
         "first_frame_uri": shown_clip(record["first_frame_uri"]),
         "negative_prompt": recipe.negative_prompt,
@@ -62,6 +63,12 @@ def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
         "state": "done",
         "scores": scores,
     }
+
+
+def own_of(record: Record, prompt: str) -> str:
+    """The user's own columns of a prompt, as JSON; plans of earlier versions have none."""
+    own = dict(zip(record["target_prompts"], record.get("own") or (), strict=False))
+    return str(own.get(prompt) or "")
 
 
 def committed_scores(commit: Commit | None) -> Scores:
