@@ -21,6 +21,7 @@ from cogvideo_core.dataset.outcomes import Records, Spool, finished, parked
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.models import model
 from cogvideo_core.planning.tables import write_plan
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes.make import make_clips
 from flows import edit_dataset, resuming, wave_runs
@@ -185,6 +186,22 @@ def test_settings_that_change_results_change_their_hash(changed: Record, same: b
     assert Settings(**json.loads(json.dumps(other.as_json()))).results == other.results
     seed = Settings(**(groups | {"recipe": RecipeSpec(preset="seed")}))
     assert Settings(**json.loads(json.dumps(seed.as_json()))).results == seed.results != one.results
+
+
+def test_a_judge_is_part_of_results_where_it_decides_what_is_made() -> None:
+    """With a ladder or early stops another judge makes other edits; without them it only decides which are kept."""
+    kinds = (DatasetSpec, ModelSpec, InversionSpec, RecipeSpec, OutputSpec, EngineSpec)
+    groups = dict(
+        zip(("dataset", "model", "inversion", "recipe", "output", "engine"), (k() for k in kinds), strict=True)
+    )
+    strict, ladder = JudgeSpec(preset="strict"), {"recipe": RecipeSpec(ladder=["fast"])}
+
+    def results(**changed: Any) -> str:
+        return Settings(**groups | changed).results
+
+    assert results() == results(judge=strict)
+    assert results(**ladder) != results(**ladder, judge=strict)
+    assert results(judge=JudgeSpec(early_stop="on")) != results()
 
 
 def test_more_failures_than_a_wave_holds_are_tried_again(groups: Record, clips: Path) -> None:

@@ -51,7 +51,8 @@ def first_clips(root: str) -> list[list[Record]]:
         return []
     rows = [row | {name: f"dataset/{row[name]}" for name in ("source_file_name", "file_name")} for row in rows]
     if not rows:  # all were rejected: they are shown from where they are stored
-        lost = [row for row in read_rows(root, "tables/edits.parquet")[:ROWS] if "://" not in row["edit_object"]]
+        made = [row for row in read_rows(root, "tables/edits.parquet")[:ROWS] if row["edit_object"]]
+        lost = [row for row in made if "://" not in row["edit_object"]]
         rows = [row | {"source_file_name": row["source_object"], "file_name": row["edit_object"]} for row in lost]
     by_clip: dict[str, list[Record]] = {}
     for row in rows:
