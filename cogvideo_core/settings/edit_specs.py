@@ -106,7 +106,7 @@ class RecipeSpec(Spec):
     negative_prompt: str = Field("", title="Negative prompt", description="For the unguided half.")
     recipes: list[Preset] = Field(
         [],
-        title="Rival presets",
+        title="Rivals",
         max_length=8,
         description="Each prompt is edited by each of these presets, from one inversion, with this group's seeds, "
         "strengths and negative prompt. Empty: by this recipe alone.",
