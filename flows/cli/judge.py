@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import signal
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,6 +111,8 @@ def review(
     typer.echo(f"Review: {address}   Ctrl-C ends it")
     if browser:
         webbrowser.open(address)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has started us with Ctrl-C ignored
+        signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), server:
         server.serve_forever()
     typer.echo(f"{len(read_back(root))} edits are reviewed. To apply that: cogvideo-edit collect {root}")
