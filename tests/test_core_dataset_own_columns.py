@@ -41,8 +41,9 @@ def test_every_manifest_kind_brings_its_columns(tmp_path: Path) -> None:
     wanted = {"id": 7, "good": True, "tags": ["a", "b"], "by": '{"who": ["me"]}'}
     assert owns(clips(tmp_path, "m.jsonl")[0]) == [wanted]
     table = {name: [value] for name, value in row.items()} | {"day": [date(2026, 1, 2)], "picture": [b"\x89PNG"]}
+    table |= {"image": [{"path": "p", "bytes": b"x"}], "binary_label": [1]}
     pq.write_table(pa.table(table), tmp_path / "m.parquet")
-    assert owns(clips(tmp_path, "m.parquet")[0]) == [wanted | {"day": "2026-01-02"}]
+    assert owns(clips(tmp_path, "m.parquet")[0]) == [wanted | {"day": "2026-01-02", "binary_label": 1}]
 
 
 def test_a_row_for_each_edit_keeps_its_own(tmp_path: Path) -> None:

@@ -489,10 +489,10 @@ def latents_by_prompt(work: Work, monkeypatch: pytest.MonkeyPatch, most: int = 6
     """Final latents by prompt, as they are denoised from now on; more than `most` edits a call run out of memory."""
     found, denoise = {}, edit_stages.denoise_batch
 
-    def limited(work: Work, record: Record, batch: Any, trajectory: Any, source: Any) -> Any:
+    def limited(work: Work, record: Record, batch: Any, trajectory: Any, shared: Any) -> Any:
         if len(batch) > most:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
-        done = denoise(work, record, batch, trajectory, source)
+        done = denoise(work, record, batch, trajectory, shared)
         found.update({edit["target_prompt"]: final for edit, final in zip(done.edits, done.latents, strict=True)})
         return done
 
@@ -685,6 +685,9 @@ def test_hopeless_edits_are_given_up_early(works: MakeWork, folder: Path, monkey
     torch.testing.assert_close(found["a blue circle"], wanted["a blue circle"], rtol=0, atol=1e-4)
     again, made = spent(work, clip(folder))
     assert made == 0 and [row["state"] for row in again["edits"]] == ["done", "stopped"]
+    frugal = replace(work, output=work.output.model_copy(update={"keep_trajectories": "until_edited"}))
+    edited(frugal, clip(folder))  # drops the trajectory, which nothing is left to need
+    assert spent(frugal, clip(folder))[1] == 0
     off = replace(work, judge=work.judge.model_copy(update={"early_stop": "off"}))
     assert {row["state"] for row in spent(off, clip(folder))[0]["edits"]} == {"done"}
 

@@ -19,9 +19,10 @@ from cogvideo_core.errors import OutOfMemory
 from cogvideo_core.media import video
 from cogvideo_core.media.quality import psnr
 from cogvideo_core.models import model
-from cogvideo_core.settings.specs import InversionSpec, ModelSpec
+from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import build
 from cogvideo_core.stages import gate
+from cogvideo_core.stages.units import levels_kept
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.trajectories import open_trajectory
 
@@ -247,3 +248,13 @@ def test_psnr_is_what_it_says() -> None:
     """One level off everywhere is 48.13 dB; equal pixels are 100."""
     a = np.full((2, 4, 4, 3), 7, np.uint8)
     assert psnr(a, a + 1) == pytest.approx(48.1308, abs=1e-3) and psnr(a, a) == 100
+
+
+def test_an_inversion_ends_where_the_recipe_begins() -> None:
+    """By default the top fifth of the levels is not read: 55 evaluations instead of 65; the gate's level is reached."""
+    window = InversionSpec(save_steps="window")
+    levels = levels_kept(window, RecipeSpec(), 6)
+    assert levels is not None and gate.highest_level(window, levels) == 40
+    assert (evaluations(window, 40), evaluations(window)) == (55, 65)
+    assert gate.highest_level(InversionSpec(gate="full"), levels) == 50 == gate.highest_level(window, None)
+    assert evaluations(window, 0) == 0

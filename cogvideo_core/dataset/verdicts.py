@@ -19,6 +19,8 @@ from cogvideo_core.storage.ledger import Ledger
 
 Record = dict[str, Any]
 COMPETE = ("clip", "window", "target_prompt")  # edits that agree in these are candidates for one place
+ACCEPTED = ("accepted", "")
+BY_REVIEW = {"keep": ACCEPTED, "prefer": ACCEPTED, "reject": ("rejected", "a reviewer rejected it")}
 logger = logging.getLogger(__name__)
 
 
@@ -36,13 +38,10 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
             found.append({**row, "verdict": "rejected"})
             continue
         scores = all_scores(ledger, row, judge)
-        decided = policy.decide(scores, spec, calibration)
-        verdict = {"verdict": decided.verdict, "rejected_because": "; ".join(decided.reasons)}
-        said = reviews.get(row["edit_key"], "")
-        if said:
-            verdict = {"verdict": "rejected" if said == "reject" else "accepted", "rejected_because": ""}
-            verdict |= {"rejected_because": "a reviewer rejected it"} if said == "reject" else {}
-        found.append({**row, "scores": scores, "confidence": decided.confidence, "reviewed": said} | verdict)
+        decided, said = policy.decide(scores, spec, calibration), reviews.get(row["edit_key"], "")
+        verdict, why = BY_REVIEW.get(said, (decided.verdict, "; ".join(decided.reasons)))
+        told = {"verdict": verdict, "rejected_because": why, "reviewed": said}
+        found.append({**row, "scores": scores, "confidence": decided.confidence} | told)
     for group in groups_of(found, COMPETE):
         _compare([found[number] for number in group], spec)
     return [cast(collect.EditRow, row) for row in found]

@@ -113,7 +113,6 @@ def text_prompts(uri: str) -> list[str]:
 
 def _same(a: Row, b: Row) -> bool:
     room = len(a.target_prompts) + len(b.target_prompts) <= MAX_PROMPTS
-    # rows without target prompts have nothing that their own columns could travel with
     return room and a._replace(target_prompts=(), own=()) == b._replace(target_prompts=(), own=())
 
 
@@ -266,7 +265,8 @@ def _parquet_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
             table = pq.ParquetFile(file)
             columns = _columns(uri, table.schema_arrow.names)
             wanted = {field: [table.schema_arrow.names[at] for at in found] for field, found in columns.items()}
-            own = [field.name for field in table.schema_arrow if _travels(field)]
+            others = [field for field in table.schema_arrow if field.name.strip().lower() not in KNOWN]
+            own = [field.name for field in others if not _holds_bytes(field.type)]
             row = 0
             for batch in table.iter_batches(
                 batch_size=256, columns=sorted({n for names in wanted.values() for n in names} | set(own))
@@ -285,8 +285,7 @@ def _parquet_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
             ) from error
 
 
-def _travels(field: pa.Field) -> bool:
-    """Whether a column of a Parquet file is one of the user's own: bytes, such as pictures, are not read."""
-    kind = field.type
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    return field.name.strip().lower() not in KNOWN and not binary and "binary" not in str(kind)
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, such as pictures, itself or in its parts; those are not read."""
+    own = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return own or any(_holds_bytes(kind.field(at).type) for at in range(kind.num_fields))

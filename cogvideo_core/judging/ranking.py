@@ -53,8 +53,8 @@ def beaten(candidates: Sequence[Candidate], spec: JudgeSpec) -> list[float]:
         known = [score for score in scores if all(one.scores.get(score) is not None for one in candidates)]
         weights += getattr(spec, name) if known else 0.0
         for score in known:
-            shares = _above([float(one.scores[score] or 0.0) for one in candidates])
-            totals = [total + getattr(spec, name) / len(known) * one for total, one in zip(totals, shares, strict=True)]
+            shares, weight = _above([one.scores[score] or 0.0 for one in candidates]), getattr(spec, name) / len(known)
+            totals = [total + weight * share for total, share in zip(totals, shares, strict=True)]
     return [total / weights if weights else 0.5 for total in totals]
 
 

@@ -6,10 +6,9 @@ is given up is a judgement of its own in the ledger, and is not tried again whil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,11 +18,11 @@ from cogvideo_core.diffusion.schedule import Schedule
 from cogvideo_core.judging.policy import Calibration
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import RecipeSpec, fingerprint
-from cogvideo_core.stages.judge import calibration_of, judge_fingerprint, judgement_spec, scored
+from cogvideo_core.stages.judge import judge_fingerprint, judgement_spec, scored
 from cogvideo_core.stages.results import edit_row
 from cogvideo_core.stages.units import Edit
-from cogvideo_core.stages.work import Record, Work
-from cogvideo_core.storage.ledger import Commit, Ledger
+from cogvideo_core.stages.work import Record, Shared, Work
+from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.uris import shown_clip
 
 Scores = dict[str, float]
@@ -62,17 +61,20 @@ def _known(spec: JudgeSpec, calibration: Calibration | None) -> dict[str, Calibr
     return {share: early[share] for share in map("{:g}".format, spec.early_steps) if share in early}
 
 
-def found_stop(ledger: Ledger, edit_key: str, spec: JudgeSpec, calibration: Calibration | None) -> Commit | None:
-    """The stop of an edit under these settings, if it was given up."""
-    about = stop_spec(edit_key, spec, calibration)
-    return ledger.find("judgements", fingerprint(about), "none") if about else None
+def committed(work: Work, edit_key: str, calibration: Calibration | None) -> Commit | None:
+    """The edit, or its stop if it was given up under these settings; None where it is still to be made."""
+    about = stop_spec(edit_key, work.judge, calibration)
+    stop = work.ledger.find("judgements", fingerprint(about), "none") if about else None
+    return work.find("edits", edit_key) or stop
 
 
-def commit_stop(work: Work, record: Record, stop: Stop, steps: int, saved: int, batch: list[str]) -> Commit:
+def commit_stop(work: Work, record: Record, stop: Stop, calibration: Calibration | None, batch: list[str]) -> Commit:
     """Records a stop, with the row that the tables show."""
-    about = stop_spec(stop.edit["edit_key"], work.judge, calibration_of(work.ledger, work.judge))
+    about = stop_spec(stop.edit["edit_key"], work.judge, calibration)
     if about is None:
         raise ValueError("nothing is given up with these settings")
+    steps, recipe = work.inversion.steps, work.recipe.candidate(stop.edit["recipe"])
+    saved = own_evaluations(recipe, steps, work.model.layers, range(stop.step, steps))
     told = f"stopped after {stop.step} of {steps} steps: confidence {stop.confidence:.3f} is below {stop.limit:.3f}"
     row = edit_row(work, record, stop.edit, {}) | {
         "clip": shown_clip(record["clip"]),
@@ -87,16 +89,13 @@ def commit_stop(work: Work, record: Record, stop: Stop, steps: int, saved: int, 
 class Watch:
     """Looks at a batch while it is denoised, and says which of its edits go on."""
 
-    def __init__(
-        self, work: Work, record: Record, batch: Sequence[Edit], recipe: RecipeSpec, source: Callable[[], np.ndarray]
-    ) -> None:
-        self.work, self.record, self.source, self.left = work, record, source, list(batch)
+    def __init__(self, work: Work, record: Record, batch: Sequence[Edit], recipe: RecipeSpec, shared: Shared) -> None:
+        self.work, self.record, self.source, self.left = work, record, shared.source, list(batch)
         self.stops: list[Stop] = []
         self.early: dict[str, dict[str, Scores]] = {}
         spec, steps = work.judge, work.inversion.steps
         active = spec.early_stop != "off" and bool(judge_fingerprint(spec))
-        calibration = calibration_of(work.ledger, spec) if active and spec.early_stop == "on" else None
-        self.limits = _known(spec, calibration)
+        self.limits = _known(spec, shared.calibration) if spec.early_stop == "on" else {}
         shares = list(self.limits) if spec.early_stop == "on" else list(map("{:g}".format, spec.early_steps))
         within = range(editing.first_step(recipe, steps) + 1, steps)
         looks = {share: round(float(share) * steps) for share in shares} if active else {}
@@ -129,9 +128,9 @@ class Watch:
         return confidence >= limit
 
 
-def saved_evaluations(recipe: RecipeSpec, steps: int, layers: int, stop: Stop) -> int:
-    """What a stopped edit would have cost on top of its batch."""
-    two, one = (editing.edit_evaluations(recipe, steps, n, layers, range(stop.step, steps)) for n in (2, 1))
+def own_evaluations(recipe: RecipeSpec, steps: int, layers: int, part: range) -> int:
+    """What an edit costs on top of its batch, in a part of the steps."""
+    two, one = (editing.edit_evaluations(recipe, steps, n, layers, part) for n in (2, 1))
     return two - one
 
 

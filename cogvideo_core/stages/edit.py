@@ -6,7 +6,7 @@ A stage takes a JSON record and returns it with more fields; tensors stay in the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -26,12 +26,10 @@ from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
 from cogvideo_core.stages.units import Edit, pending_batches
-from cogvideo_core.stages.work import Record, Work, timed
+from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import Ahead
 from cogvideo_core.storage.uris import shown_clip
-
-Frames = Callable[[], np.ndarray]
 
 
 def edit_clip(work: Work, record: Record) -> Record:
@@ -39,15 +37,14 @@ def edit_clip(work: Work, record: Record) -> Record:
     whole. A prompt of which the judge rejects every edit is tried again with the next preset of the recipe's ladder.
     """
     record, prompts, rows = dict(record), list(record["target_prompts"]), list[Record]()
-    held: dict[str, editing.Trajectory] = {}
     source = cache(lambda: work.model.decode(read_latents(work, record["latents_key"])["latents"]))
-    calibration = calibration_of(work.ledger, work.judge) if work.judge.measures else None
+    shared = Shared(source, calibration_of(work.ledger, work.judge))
     for rung in range(len(work.recipe.rungs)):
         edits = plan_edits(work, record, prompts, rung)
-        found = made(work, record, edits, held, source)
+        found = made(work, record, edits, shared)
         judge_stored(work.ledger, work.judge, [row for row in found if row["state"] == "done"])
         rows += found
-        failed = {row["target_prompt"] for row in found} - _passed(work, found, calibration)
+        failed = {row["target_prompt"] for row in found} - _passed(work, found, shared.calibration)
         prompts = [prompt for prompt in prompts if prompt in failed]
         if not prompts:
             break
@@ -64,16 +61,10 @@ def _passed(work: Work, rows: Sequence[Record], calibration: policy.Calibration 
     return {row["target_prompt"] for row, verdict in zip(done, verdicts, strict=True) if verdict != "rejected"}
 
 
-def made(
-    work: Work, record: Record, edits: Sequence[Edit], held: dict[str, editing.Trajectory], source: Frames
-) -> list[Record]:
+def made(work: Work, record: Record, edits: Sequence[Edit], shared: Shared) -> list[Record]:
     """The rows of these edits, those that are missing computed, recipe by recipe."""
-    calibration = calibration_of(work.ledger, work.judge) if work.judge.early_stop == "on" else None
     with timed(record, "edit") as timing:
-        commits: dict[str, Commit | None] = {}
-        for key in (edit["edit_key"] for edit in edits):
-            stop = early.found_stop(work.ledger, key, work.judge, calibration)
-            commits[key] = work.find("edits", key) or stop
+        commits = {edit["edit_key"]: early.committed(work, edit["edit_key"], shared.calibration) for edit in edits}
         batch_of = {key: commit.record.get("batch", []) for key, commit in commits.items() if commit}
         timing |= {"reused": True, "edits": len(batch_of)}
     for name in dict.fromkeys(edit["recipe"] for edit in edits):
@@ -82,7 +73,7 @@ def made(
         while todo:
             batch = todo.popleft()
             with timed(record, "edit") as timing:
-                done, timing["evaluations"] = edit_batch(work, record, batch, held, source)
+                done, timing["evaluations"] = edit_batch(work, record, batch, shared)
                 timing["edits"] = len(done)
             commits |= done
             if len(done) < len(batch):
@@ -105,25 +96,16 @@ def batch_size(work: Work, record: Record, recipe: RecipeSpec) -> int:
     return batching.edits_per_batch(work.model, work.engine, recipe, latents)
 
 
-def edit_batch(
-    work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory], source: Frames
-) -> tuple[dict[str, Commit], int]:
+def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared) -> tuple[dict[str, Commit], int]:
     """Computes a planned batch of one recipe, or as many of its first edits as memory has room for; their commits by
-    key, and the evaluations that they cost.
-
-    `source` gives the frames that edits are compared with: what the VAE alone makes of the clip. Raises FrozenEdit
-    after committing all usable edits.
+    key, and the evaluations that they cost. Raises FrozenEdit after committing all usable edits.
     """
     told = f"clip {shown_clip(record['clip'])!r}"
-    part, found = memory.as_many_as_fit(
-        batch, work.model.room, lambda part: denoised(work, record, part, held, source), told
-    )
+    part, found = memory.as_many_as_fit(batch, work.model.room, lambda part: denoised(work, record, part, shared), told)
     together, recipe = [edit["edit_key"] for edit in part], work.recipe.candidate(batch[0]["recipe"])
-    steps, layers = work.inversion.steps, work.model.layers
-    commits, frozen = {}, list[Edit]()
+    commits, frozen, source = {}, list[Edit](), shared.source
     for stop in found.stops:
-        saved = early.saved_evaluations(recipe, steps, layers, stop)
-        commits[stop.edit["edit_key"]] = early.commit_stop(work, record, stop, steps, saved, together)
+        commits[stop.edit["edit_key"]] = early.commit_stop(work, record, stop, shared.calibration, together)
     for edit, latents in zip(found.edits, found.latents, strict=True):
         frames = work.model.decode(latents)
         if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
@@ -140,7 +122,8 @@ def edit_batch(
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
         remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
         raise FrozenEdit(record["clip"], problem, remedy)
-    return commits, early.evaluations_of(recipe, steps, layers, len(part), found.stops)
+    spent = early.evaluations_of(recipe, work.inversion.steps, work.model.layers, len(part), found.stops)
+    return commits, spent
 
 
 def stands_still(frames: np.ndarray) -> bool:
@@ -148,20 +131,18 @@ def stands_still(frames: np.ndarray) -> bool:
     return len(frames) > 1 and bool((frames == frames[:1]).all())
 
 
-def denoised(
-    work: Work, record: Record, batch: Sequence[Edit], held: dict[str, editing.Trajectory], source: Frames
-) -> early.Denoised:
+def denoised(work: Work, record: Record, batch: Sequence[Edit], shared: Shared) -> early.Denoised:
     """`denoise_batch` over the clip's trajectory; a damaged one is set aside and made again, once."""
     try:
-        return denoise_batch(work, record, batch, trajectory_of(work, record, held), source)
+        return denoise_batch(work, record, batch, trajectory_of(work, record, shared), shared)
     except CorruptObject:
         set_aside(work, record["trajectory_key"])
-        held.clear()
-        return denoise_batch(work, record, batch, trajectory_of(work, record, held), source)
+        shared.trajectories.clear()
+        return denoise_batch(work, record, batch, trajectory_of(work, record, shared), shared)
 
 
 def denoise_batch(
-    work: Work, record: Record, batch: Sequence[Edit], trajectory: editing.Trajectory, source: Frames
+    work: Work, record: Record, batch: Sequence[Edit], trajectory: editing.Trajectory, shared: Shared
 ) -> early.Denoised:
     """A batch of edits of one clip and recipe, from start to clean latents; hopeless ones leave it on the way."""
     model, recipe = work.model, work.recipe.candidate(batch[0]["recipe"])
@@ -169,7 +150,7 @@ def denoise_batch(
     reference = record["source_prompt"] if recipe.reference_prompt == "source" else record["inversion_prompt"]
     prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
     text = embeddings(model, work.ledger, prompts)
-    watch = early.Watch(work, record, batch, recipe, source)
+    watch = early.Watch(work, record, batch, recipe, shared)
     with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
         starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
         x, stay = torch.stack(starts).to(model.device), None

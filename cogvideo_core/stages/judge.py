@@ -126,7 +126,7 @@ def calibration_of(ledger: Ledger, spec: JudgeSpec) -> policy.Calibration | None
     """The calibration that the settings name: a file, the root's own, or the one that comes with the text judge.
     None also where it can't be used, which the log tells: a run of hours is not to end for it."""
     try:
-        return _calibration_of(ledger, spec)
+        return _calibration_of(ledger, spec) if spec.measures else None
     except BadSpec as error:
         logger.warning("edits are judged without a calibration: %s", error)
         return None

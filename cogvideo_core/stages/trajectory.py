@@ -10,9 +10,11 @@ from torch import Tensor
 from cogvideo_core.diffusion import editing
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages import gate
+from cogvideo_core.stages.early import committed
 from cogvideo_core.stages.invert import inverted, judged_anew, write_inversion
+from cogvideo_core.stages.judge import calibration_of
 from cogvideo_core.stages.units import Edit, inversion_prompt, levels_kept, planned_edits, trajectory_spec
-from cogvideo_core.stages.work import Record, Work, timed
+from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import open_trajectory
 from cogvideo_core.storage.virtual import noised_state
@@ -65,12 +67,13 @@ def _needs_trajectory(work: Work, record: Record) -> bool:
     keep = work.output.keep_trajectories
     if keep != "until_edited":
         return keep == "all"
-    return any(work.find("edits", edit["edit_key"]) is None for edit in plan_edits(work, record))
+    calibration = calibration_of(work.ledger, work.judge)
+    return any(committed(work, edit["edit_key"], calibration) is None for edit in plan_edits(work, record))
 
 
-def trajectory_of(work: Work, record: Record, held: dict[str, editing.Trajectory]) -> editing.Trajectory:
-    """Level -> state of the clip's trajectory, made first where it is missing; `held` keeps it for the next batch."""
-    key = record["trajectory_key"]
+def trajectory_of(work: Work, record: Record, shared: Shared) -> editing.Trajectory:
+    """Level -> state of the clip's trajectory, made first where it is missing; `shared` keeps it for the next batch."""
+    key, held = record["trajectory_key"], shared.trajectories
     if key not in held:
         commit = work.find("trajectories", key)
         if commit is None and work.output.keep_trajectories != "none":

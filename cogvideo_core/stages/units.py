@@ -156,11 +156,11 @@ def planned_edits(
     rung: int = 0,
 ) -> list[Edit]:
     """All edits of a clip on a rung of the ladder, in their planned order: prompts, then recipes, seeds, strengths."""
-    recipes = {each.name: each for each in recipe.candidates}
+    recipes, variants = {each.name: each for each in recipe.candidates}, recipe.rungs[rung]
     wanted = [
         Asked(target_prompt=prompt, recipe=variant.recipe, seed=variant.seed, strength=variant.strength)
         for prompt in target_prompts
-        for variant in recipe.rungs[rung]
+        for variant in variants
     ]
     keys = [
         fingerprint(edit_spec(trajectory_key, recipes[asked["recipe"]], output, source_prompt, asked, first_frame))

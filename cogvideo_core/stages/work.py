@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from cogvideo_core.diffusion.editing import Trajectory
+from cogvideo_core.judging.policy import Calibration
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
@@ -19,6 +23,15 @@ Record = dict[str, Any]
 Step = Callable[
     [str], None
 ]  # called with the stage's name: before each evaluation of an inversion, after each denoising step
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the edits of one clip share while they are made."""
+
+    source: Callable[[], np.ndarray]  # frames that edits are compared with: what the VAE alone makes of the clip
+    calibration: Calibration | None  # of the judge
+    trajectories: dict[str, Trajectory] = field(default_factory=dict)  # by key, for the next batch
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,9 @@ def calibrate(
     with sentences():
         from cogvideo_core.dataset.labels import calibrate as fitted
         from cogvideo_core.dataset.labels import read_labels
-        from cogvideo_core.dataset.reviews import labels_of, read_reviews
-        from cogvideo_core.storage.ledger import Ledger
+        from cogvideo_core.dataset.reviews import labels_of
 
-        _, figures = fitted(root, read_labels(labels) if labels else labels_of(read_reviews(Ledger(root))))
+        _, figures = fitted(root, read_labels(labels) if labels else labels_of(reviews_of(root)))
     table = Table("what", "figure", title="On these labels")
     for row in figures:
         table.add_row(*row)
@@ -115,22 +114,24 @@ def review(
         signal.signal(number, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), server:
         server.serve_forever()
-    typer.echo(f"{len(read_back(root))} edits are reviewed. To apply that: cogvideo-edit collect {root}")
+    typer.echo(f"{len(reviews_of(root))} edits are reviewed. To apply that: cogvideo-edit collect {root}")
 
 
 def reviewable(root: str) -> Path:
     """The folder of a run with a gallery. Raises BadSpec."""
     from cogvideo_core.errors import BadSpec
+    from cogvideo_core.storage.uris import is_remote, local_path
 
-    place = Path(root.removeprefix("file://"))
-    if "://" in root.removeprefix("file://"):
+    if is_remote(root):
         raise BadSpec(f"field root: {root!r} is not on this machine; review a copy of it, or mount it")
+    place = Path(local_path(root))
     if not (place / "index.html").is_file():
         raise BadSpec(f"field root: there is no gallery in {root!r}; make one with cogvideo-edit collect {root}")
     return place
 
 
-def read_back(root: str) -> dict[str, Any]:
+def reviews_of(root: str) -> dict[str, Any]:
+    """What was said of the edits of a run: `read_reviews`."""
     from cogvideo_core.dataset.reviews import read_reviews
     from cogvideo_core.storage.ledger import Ledger
 

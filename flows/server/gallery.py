@@ -19,6 +19,7 @@ VIDEO = re.compile(rf"(?:.*/)?(?:dataset/videos/[A-Za-z0-9._-]+\.mp4|{STORED})")
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 PART_BYTES, DEPTH = 1 << 20, 3
 NOTHING = ["<p>No run has come to its gallery yet.</p>"]
+FRONT = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'"}
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.auth and not self._welcome():
             self._refuse(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Basic realm="gallery"'})
         elif self.path == "/":
-            self._answer(front_page(self.folder))
+            self._answer(front_page(self.folder), FRONT)
         elif path := found(self.folder, self.path):
             self._send(path)
         else:
@@ -71,11 +72,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _answer(self, page: bytes) -> None:
-        headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'"}
-        self._head(HTTPStatus.OK, headers | {"Content-Length": str(len(page))})
+    def _answer(self, data: bytes, headers: dict[str, str]) -> None:
+        self._head(HTTPStatus.OK, headers | {"Content-Length": str(len(data))})
         if self.command == "GET":
-            self.wfile.write(page)
+            self.wfile.write(data)
 
     def _send(self, path: Path) -> None:
         kind = "text/html; charset=utf-8" if path.name == PAGE else "video/mp4"

@@ -77,12 +77,8 @@ class ReviewHandler(Handler):
     def _page(self) -> None:
         page = (self.folder / PAGE).read_text("utf-8")
         page = page.replace(CLOSED, OPEN, 1).replace("<html ", f'<html data-review="{self.token}" ', 1)
-        self._send_bytes(page.encode(), "text/html; charset=utf-8")
+        self._answer(page.encode(), {"Content-Type": "text/html; charset=utf-8"})  # its own policy is in it
 
     def _told(self) -> None:
-        self._send_bytes(json.dumps(read_reviews(Ledger(str(self.folder)))).encode(), "application/json")
-
-    def _send_bytes(self, data: bytes, kind: str) -> None:
-        self._head(HTTPStatus.OK, {"Content-Type": kind, "Content-Length": str(len(data))})
-        if self.command == "GET":
-            self.wfile.write(data)
+        found = json.dumps(read_reviews(Ledger(str(self.folder))))
+        self._answer(found.encode(), {"Content-Type": "application/json"})

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from shapes_edit import DTYPE, ROWS, Clip, Setup, crew, edited, marks, model_of
 
-from cogvideo_core.diffusion import editing, guidance
+from cogvideo_core.diffusion import editing
 from cogvideo_core.diffusion.inversion import evaluations
 from cogvideo_core.judging import policy
 from cogvideo_core.judging.judges import Judges, Wish
@@ -40,6 +41,7 @@ from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.presets import PRESETS
 from cogvideo_core.settings.specs import InversionSpec, RecipeSpec
 from cogvideo_core.shapes import world
+from cogvideo_core.stages.early import own_evaluations
 from cogvideo_core.stages.gate import gate_evaluations
 from cogvideo_core.study import flops
 
@@ -164,34 +166,25 @@ def figures(edits: list[Edit], calibration: policy.Calibration) -> dict[str, Any
 
 def stops(edits: list[Edit], calibration: policy.Calibration, looks: tuple[str, ...]) -> list[float | None]:
     """For each edit the share of the steps after which it is given up, or None."""
-    found: list[float | None] = []
-    for edit in edits:
-        known = {at: edit.early[at] for at in looks if at in calibration.early}
-        found.append(
-            next(
-                (
-                    float(at)
-                    for at, scores in known.items()
-                    if scores and calibration.early[at].confidence(scores) < calibration.early[at].limits["stop"]
-                ),
-                None,
-            )
-        )
-    return found
+
+    def hopeless(at: str, scores: dict[str, float] | None) -> bool:
+        early = calibration.early[at]
+        return scores is not None and early.confidence(scores) < early.limits["stop"]
+
+    return [next((float(at) for at in looks if hopeless(at, edit.early[at])), None) for edit in edits]
 
 
 def early_figures(edits: list[Edit], calibration: policy.Calibration, looks: tuple[str, ...]) -> dict[str, float]:
     """What early stops save and cost."""
     given_up, spec = stops(edits, calibration, looks), JudgeSpec(text="shapes")
-    saved = rejected = 0
+    saved, rejected, layers = 0, 0, model_of(Setup("shapes", DTYPE, False)).layers
     for edit, at in zip(edits, given_up, strict=True):
-        recipe, steps = ROWS[edit.recipe][1], ROWS[edit.recipe][0].steps
-        own = [editing.edit_evaluations(recipe, steps, n, 6) for n in (1, 2)]
+        inversion, recipe = ROWS[edit.recipe]
+        cost = partial(own_evaluations, recipe, inversion.steps, layers)
         if at is not None:
-            rest = [editing.edit_evaluations(recipe, steps, n, 6, range(round(at * steps), steps)) for n in (1, 2)]
-            saved += rest[1] - rest[0]
+            saved += cost(range(round(at * inversion.steps), inversion.steps))
         if at is not None or policy.decide(edit.scores, spec, calibration).verdict == "rejected":
-            rejected += own[1] - own[0]
+            rejected += cost(range(inversion.steps))
     lost = [at is not None for edit, at in zip(edits, given_up, strict=True) if edit.good]
     stopped = [at is not None for at in given_up]
     found = {"early_stop_saved": saved / max(rejected, 1), "early_stop_lost": float(np.mean(lost))}
@@ -212,23 +205,15 @@ class StepCost(NamedTuple):
 
 def step_costs(meter: flops.Meter, recipe: RecipeSpec) -> list[StepCost]:
     """By step; counted for one and for two edits, between which nothing but an edit's own rows differs."""
-    found, steps, layers = [], engine.STEPS, meter.model.layers
-    window = guidance.window(recipe.layer_start, recipe.layer_end, layers)
-    referenced = editing.referenced_steps(recipe, steps, window)
-    guided = guidance.guided_steps(recipe, steps)
-    for step in range(steps):
-        if step < editing.first_step(recipe, steps):
-            found.append(StepCost(0, 0))
-            continue
-        costs = []
-        for edits in (1, 2):
-            of = flops.given(meter.model, edits, 1)
-            referred = editing.Referred(of.trajectory[0], window, 1.0) if step in referenced else None
-            costs.append(
-                meter.of(partial(editing.predict, meter, of.x, 999, of.texts, step in guided, recipe, referred))
-            )
-        found.append(StepCost(2 * costs[0] - costs[1], costs[1] - costs[0]))
-    return found
+    spent = []
+    for edits in (1, 2):
+        of, layers = flops.given(meter.model, edits, engine.STEPS), meter.model.layers
+        schedule = meter.model.schedule(engine.STEPS)
+        states = editing.edit(meter, of.x, of.texts, of.trajectory.__getitem__, schedule, recipe, layers)
+        totals = [meter.total, *(meter.total for _ in states)]
+        skipped = [0] * editing.first_step(recipe, engine.STEPS)
+        spent.append(skipped + [after - before for before, after in pairwise(totals)])
+    return [StepCost(2 * one - two, two - one) for one, two in zip(*spent, strict=True)]
 
 
 def cost_figures(
