@@ -6,7 +6,8 @@
 Edits of five recipes (seed, balanced, bold, fast, sdedit_50), each kind of edit. An edit is good when the oracle reads
 all four attributes as the target prompt says, and the background, where it was to stay, is at most 9 dB below that of
 the VAE. `auc`: chance that a good edit has more confidence than a bad one. `precision`, `recall`, `kept`: of what the
-preset `balanced` accepts. `best_of_4_over_oracle`: success of the most confident of seed, balanced, bold and fast, over
+preset `balanced` accepts; `recall_at_95`: by the limit that has that precision on the list itself.
+`best_of_4_over_oracle`: success of the most confident of seed, balanced, bold and fast, over
 success of the best of them. `early_stop_saved`: of the evaluations of the edits that are rejected or given up, the
 share that early stops save; `early_stop_lost`: of the good edits, the share that they cost. `cost_per_kept`: FLOPs of
 the 5B model per good edit by the public script, over ours per edit that is good and kept, with ladder and early stops,
@@ -153,6 +154,7 @@ def figures(edits: list[Edit], calibration: policy.Calibration) -> dict[str, Any
         "edits": len(edits),
         "good": round(float(truth.mean()), 3),
         "auc": round(policy.auc(confidence, truth), 4),
+        "recall_at_95": round(recall_at(0.95, confidence, truth), 4),
         **kept_by("balanced", edits, truth, calibration),
         **{f"{name}_strict": value for name, value in kept_by("strict", edits, truth, calibration).items()},
         "best_of_4": round(picked, 4),
@@ -162,6 +164,11 @@ def figures(edits: list[Edit], calibration: policy.Calibration) -> dict[str, Any
         "good_by_recipe": {name: share(edits, recipe=name) for name in RECIPES},
         "good_by_kind": {kind: share(edits, kind=kind) for kind in world.EDIT_KINDS},
     }
+
+
+def recall_at(precision: float, confidence: np.ndarray, truth: np.ndarray) -> float:
+    """The share of the good edits above the lowest limit that has this precision on the list itself."""
+    return float((confidence[truth] >= policy.limit_for(confidence, truth, precision)).mean())
 
 
 def stops(edits: list[Edit], calibration: policy.Calibration, looks: tuple[str, ...]) -> list[float | None]:
