@@ -283,26 +283,32 @@ FRACTIONS = st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0])
     st.tuples(FRACTIONS, FRACTIONS),
     st.sampled_from([(0.0, 1.0), (0.5, 0.5)]),
     st.sampled_from([0.0, 1.0]),
+    st.sampled_from(["off", "safe", "bold"]),
 )
 def test_levels_read_are_those_that_an_edit_asks_for(
-    start: str, start_at: float, reference: tuple[float, float], layers: tuple[float, float], weight: float
+    start: str,
+    start_at: float,
+    reference: tuple[float, float],
+    layers: tuple[float, float],
+    weight: float,
+    cache: str,
 ) -> None:
     """Whatever the recipe: the announced levels are those the loop reads, each once, in order of first use."""
     start_at = min(start_at, max(reference) / 2)  # a window that ends before the first step is refused
-    fields = {"start": start, "start_at": start_at, "reference_weight": weight}
+    fields = {"start": start, "start_at": start_at, "reference_weight": weight, "cache": cache}
     fields |= dict(zip(("reference_start", "reference_end"), sorted(reference), strict=True))
     recipe = unwindowed(**fields | dict(zip(("layer_start", "layer_end"), layers, strict=True)))  # type: ignore[arg-type]
-    levels, asked = range(7), []
+    levels, asked = range(13), []
 
     def state_at(level: int) -> Tensor:
         asked.append(level)
         return torch.zeros(1, 1, 1, 1)
 
-    schedule = Schedule(tuple(level - 1 for level in levels), tuple(0.2 * level for level in levels))
+    schedule = Schedule(tuple(level - 1 for level in levels), tuple(0.1 * level for level in levels))
     texts = editing.Texts(*(torch.zeros(rows, 1, 1) for rows in (2, 1, 1)))
     x = torch.stack([editing.start_latents(recipe, schedule, state_at, 0) for _ in range(2)])
     list(editing.edit(lambda x, t, text, reference=None: x, x, texts, state_at, schedule, recipe, 4))
-    assert editing.levels_read(recipe, 6, 4) == list(dict.fromkeys(asked))
+    assert editing.levels_read(recipe, 12, 4) == list(dict.fromkeys(asked))
 
 
 def test_starts_are_of_their_level(model_5b: VideoModel) -> None:

@@ -29,6 +29,7 @@ from cogvideo_core.diffusion.guidance import (
 )
 from cogvideo_core.diffusion.inversion import seeded_noise
 from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.diffusion.skipping import Whole, extrapolated, whole_steps
 from cogvideo_core.settings.specs import RecipeSpec
 
 
@@ -101,7 +102,8 @@ def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
     clean = [0] if recipe.match_statistics else []
-    referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step >= first]
+    whole = computed_steps(recipe, steps, layer_count)
+    referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step in whole]
     return list(dict.fromkeys([*starts, *clean, *referenced]))
 
 
@@ -176,22 +178,27 @@ def edit(
     """
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
+    whole, recent = computed_steps(recipe, schedule.steps, layer_count), list[Whole]()
     matched = window(0.0, recipe.match_statistics, schedule.steps)
     source = trajectory(0).to(x) if matched else None
     for step in range(first_step(recipe, schedule.steps), schedule.steps):
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         referred = None
-        if step in referenced:
+        if step in referenced and step in whole:
             referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
-        halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
+        if step in whole:
+            halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
+            recent = [*recent[-1:], Whole(theta, x, halves)]
+        else:
+            halves = extrapolated(recent[0], recent[1], theta, step in guided)
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
         x = ddim_step(x, v, theta, schedule.thetas[level - 1])
         stay = yield x
         if stay is not None:
-            x, texts = x[stay.to(x.device)], texts.of(stay)
+            x, texts, recent = x[stay.to(x.device)], texts.of(stay), [each.of(stay) for each in recent]
             if not len(x):
                 return
 
@@ -220,16 +227,24 @@ def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
     return window(recipe.reference_start, recipe.reference_end, steps)
 
 
+def computed_steps(recipe: RecipeSpec, steps: int, layer_count: int) -> set[int]:
+    """The steps of an edit that go through the transformer; the recipe's cache skips others."""
+    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
+    referenced, guided = referenced_steps(recipe, steps, layers), guided_steps(recipe, steps)
+    # without guidance the prompted half goes on as before, so its end is no change
+    entered = [guided.start, *([referenced.start, referenced.stop] if referenced else [])]
+    return whole_steps(recipe, range(first_step(recipe, steps), steps), steps, entered)
+
+
 def edit_evaluations(
     recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int, part: range | None = None
 ) -> int:
     """How many transformer rows one batch of `edits` edits costs, over all steps or those of a `part`."""
-    first = first_step(recipe, schedule_steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
     total = 0
-    steps = range(schedule_steps) if part is None else part
-    for step in range(max(first, steps.start), steps.stop):
+    part = range(schedule_steps) if part is None else part
+    for step in computed_steps(recipe, schedule_steps, layer_count).intersection(part):
         rows = (2 if step in guided else 1) * edits
         reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
         total += rows + (reference if step in referenced else 0)

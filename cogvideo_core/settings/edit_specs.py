@@ -157,6 +157,12 @@ class RecipeSpec(Spec):
     start_at: Fraction01 = Field(
         0.2, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
     )
+    cache: Literal["off", "safe", "bold"] = Field(
+        "off",
+        title="Step cache",
+        description="After the first steps, only every second (safe) or third (bold) goes through the transformer; the "
+        "velocities of the others are extrapolated. off: all steps do.",
+    )
     match_statistics: Fraction01 = Field(
         0.0, title="Match statistics until", description="Gives early steps the source's mean and contrast; a fraction."
     )

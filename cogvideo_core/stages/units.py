@@ -126,7 +126,10 @@ def edit_spec(
 
     `first_frame` is the sha256 of the edited first frame's file, "" where there is none.
     """
-    steering = {k: v for k, v in recipe.as_json().items() if k not in NOT_STEERING}
+    unnamed = (
+        {*NOT_STEERING, "cache"} if recipe.cache == "off" else NOT_STEERING
+    )  # a cache is named only where it is on
+    steering = {k: v for k, v in recipe.as_json().items() if k not in unnamed}
     # named only where an edit has them
     own = ({"first_frame": first_frame} if first_frame else {}) | (
         {"strength": asked["strength"]} if asked["strength"] != 1 else {}
