@@ -58,7 +58,13 @@ class Settings(Spec):
         groups = {name: getattr(self, name).as_json() for name in ("dataset", "model", "inversion", "recipe", "output")}
         for field in ("root", "gallery"):
             del groups["output"][field]
-        unset = {"recipes": [], "ladder": [], "most_candidates": 0, "cache": "off"}  # these are not named, as in keys
+        unset = {
+            "recipes": [],
+            "ladder": [],
+            "most_candidates": 0,
+            "cache": "off",
+            "sampler": "ddim",
+        }  # these are not named, as in keys
         groups["recipe"] = {k: v for k, v in groups["recipe"].items() if k not in unset or v != unset[k]}
         if self.recipe.ladder or self.judge.early_stop == "on":  # then it also decides which edits are made
             groups["judge"] = self.judge.as_json()

@@ -101,7 +101,7 @@ def test_a_clean_estimate_that_stays_is_continued_exactly() -> None:
 
 
 def test_extrapolation_is_of_second_order() -> None:
-    """Half the distance between whole steps leaves a quarter of the error, where the clean estimate changes smoothly."""
+    """Half the distance between whole steps leaves a quarter of the error where clean estimates change smoothly."""
 
     def whole(theta: float) -> Whole:
         clean, noise = torch.full((1, 1, 1, 1, 1), math.sin(2 * theta), dtype=torch.float64), 1.0

@@ -7,6 +7,7 @@ from cogvideo_core.shapes import build, oracle, world
 WORLD_HASH = "e6073bbda782ad62d6488114c2428b9ba1c8681e0771922c8d9687a0a5fdecb8"
 LONG_BENCH_HASH = "12cbb615d76cd081ee584bfc7181378cc690f2178857bb78db8e92e2a2856f8b"
 SECOND_BENCH_HASH = "bf0f6106f4bb54c97f0002a1e63028f08976c8eb153ccb267e9b261ccb9ca179"
+THIRD_BENCH_HASH = "640ed7dcf61a53dcc901634cafdbcb0154234fdd7800dcae0f30936c1d15bd67"
 
 
 def test_the_world_is_frozen() -> None:
@@ -22,6 +23,11 @@ def test_the_longer_bench_list_is_frozen() -> None:
 def test_the_second_bench_list_is_frozen() -> None:
     """Clips 40 to 79 were fixed before the present default was chosen, and are for its comparison with `seed` alone."""
     assert world.bench_hash(80, first=40) == SECOND_BENCH_HASH
+
+
+def test_the_third_bench_list_is_frozen() -> None:
+    """Clips 200 to 279 were fixed before fewer steps and caches were chosen, and are for comparing those presets."""
+    assert world.bench_hash(280, first=200) == THIRD_BENCH_HASH
 
 
 def test_oracle_reads_ground_truth_without_error() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fft import fft2, fftfreq, ifft2
 
 from cogvideo_core.diffusion.attention import Reference
-from cogvideo_core.diffusion.ddim import ddim_step, noised, pred_x0
+from cogvideo_core.diffusion.ddim import Evaluated, noised, pred_x0, second_order_step
 from cogvideo_core.diffusion.guidance import (
     guide,
     guide_apart,
@@ -179,6 +179,7 @@ def edit(
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
     whole, recent = computed_steps(recipe, schedule.steps, layer_count), list[Whole]()
+    followed: Evaluated | None = None  # the step before
     matched = window(0.0, recipe.match_statistics, schedule.steps)
     source = trajectory(0).to(x) if matched else None
     for step in range(first_step(recipe, schedule.steps), schedule.steps):
@@ -195,10 +196,14 @@ def edit(
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
-        x = ddim_step(x, v, theta, schedule.thetas[level - 1])
+        now = Evaluated(theta, x, v)
+        x = second_order_step(now, schedule.thetas[level - 1], followed if recipe.sampler == "multistep2" else None)
+        followed = now
         stay = yield x
         if stay is not None:
-            x, texts, recent = x[stay.to(x.device)], texts.of(stay), [each.of(stay) for each in recent]
+            kept = stay.to(x.device)
+            x, texts, recent = x[kept], texts.of(stay), [each.of(kept) for each in recent]
+            followed = Evaluated(theta, now.x[kept], now.v[kept])
             if not len(x):
                 return
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from cogvideo_core.diffusion.ddim import rotate
+from cogvideo_core.diffusion.ddim import Evaluated, drift, rotate
 from cogvideo_core.settings.specs import RecipeSpec
 
 EVERY = {"off": 1, "safe": 2, "bold": 3}
@@ -33,8 +33,8 @@ class Whole(NamedTuple):
 
     def of(self, chosen: Tensor) -> Whole:
         """Those of the edits that `chosen` [E] marks."""
-        kept, (v_uncond, v_cond) = chosen.to(self.x.device), self.halves
-        return Whole(self.theta, self.x[kept], (None if v_uncond is None else v_uncond[kept], v_cond[kept]))
+        v_uncond, v_cond = self.halves
+        return Whole(self.theta, self.x[chosen], (None if v_uncond is None else v_uncond[chosen], v_cond[chosen]))
 
 
 def whole_steps(recipe: RecipeSpec, taken: range, steps: int, entered: Iterable[int] = ()) -> set[int]:
@@ -53,9 +53,9 @@ def extrapolated(before: Whole, last: Whole, theta: float, guided: bool) -> Halv
 
     def carried(v_before: Tensor, v_last: Tensor) -> Tensor:
         """The last velocity with its clean estimate and noise kept, and the drift beyond that as it was so far."""
-        steady = rotate(v_before, -before.x, last.theta - before.theta)
-        drift = (v_last - steady) / (last.theta - before.theta)
-        return rotate(v_last, -last.x, theta - last.theta) + (theta - last.theta) * drift
+        now = Evaluated(last.theta, last.x, v_last)
+        beyond = drift(Evaluated(before.theta, before.x, v_before), now)
+        return rotate(now.v, -now.x, theta - now.theta) + (theta - now.theta) * beyond
 
     (uncond_before, cond_before), (uncond_last, cond_last) = before.halves, last.halves
     v_uncond = (

@@ -157,6 +157,12 @@ class RecipeSpec(Spec):
     start_at: Fraction01 = Field(
         0.2, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
     )
+    sampler: Literal["ddim", "multistep2"] = Field(
+        "ddim",
+        title="Sampler",
+        description="multistep2 corrects each step by the change since the one before: nearer to many steps. The "
+        "inversion stays DDIM's.",
+    )
     cache: Literal["off", "safe", "bold"] = Field(
         "off",
         title="Step cache",

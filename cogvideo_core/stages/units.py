@@ -19,6 +19,8 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 }
 
 
+UNNAMED = {"cache": "off", "sampler": "ddim"}  # younger fields of a recipe, named only where they are not these
+UNNAMED = {"cache": "off", "sampler": "ddim"}  # younger fields of a recipe, named only where they differ
 NOT_STEERING = ("name", "seeds", "strengths", "recipes", "ladder", "most_candidates")  # fields of a recipe
 
 
@@ -126,10 +128,7 @@ def edit_spec(
 
     `first_frame` is the sha256 of the edited first frame's file, "" where there is none.
     """
-    unnamed = (
-        {*NOT_STEERING, "cache"} if recipe.cache == "off" else NOT_STEERING
-    )  # a cache is named only where it is on
-    steering = {k: v for k, v in recipe.as_json().items() if k not in unnamed}
+    steering = {k: v for k, v in recipe.as_json().items() if k not in NOT_STEERING and UNNAMED.get(k) != v}
     # named only where an edit has them
     own = ({"first_frame": first_frame} if first_frame else {}) | (
         {"strength": asked["strength"]} if asked["strength"] != 1 else {}
