@@ -9,7 +9,8 @@ from typing import Any
 
 from cogvideo_core.models.configuration import VideoShape
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
-from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, fingerprint
+from cogvideo_core.settings.recipes import FIRST, LATER
+from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.stages import units
 from cogvideo_core.stages.prompts import prompt_spec
 
@@ -31,8 +32,8 @@ def model() -> Any:
 
 
 def test_keys_are_those_of_earlier_versions() -> None:
-    """Source, latents, prompt, and trajectory and edit of each preset, at default settings, have the keys they had; so
-    a root that was made then is reused whole."""
+    """Source, latents, prompt, and trajectory and edit of each preset, with steps, sampler and cache as they were, have
+    the keys they had; so a root that was made then is reused whole."""
     frames = units.frames_spec(DatasetSpec(), model(), "c" * 64, 0)
     latents = fingerprint(units.latents_spec(frames, model()))
     found = {
@@ -40,8 +41,9 @@ def test_keys_are_those_of_earlier_versions() -> None:
         "latents": latents,
         "prompt": fingerprint(prompt_spec(model(), PROMPT)),
     }
-    for name, recipe in PRESETS.items():
-        inversion = PRESET_INVERSIONS.get(name, InversionSpec())
+    for name, preset in PRESETS.items():
+        recipe = preset.model_copy(update=FIRST)
+        inversion = PRESET_INVERSIONS.get(name, InversionSpec()).model_copy(update={"steps": 50})
         levels = units.levels_kept(inversion, recipe, 6)
         key = fingerprint(units.trajectory_spec(latents, inversion, model(), PROMPT, levels))
         found[f"trajectory-{name}"] = key
@@ -49,3 +51,15 @@ def test_keys_are_those_of_earlier_versions() -> None:
             units.edit_spec(key, recipe, OutputSpec(), PROMPT, units.Asked(target_prompt=TARGET, seed=0, strength=1.0))
         )
     assert found == KNOWN
+
+
+def test_settings_of_earlier_versions_mean_what_they_meant() -> None:
+    """A recipe that an earlier version wrote in full has each step whole, in DDIM, and so finds its edits; a short one
+    that a person writes, or one that names either field, has the present defaults."""
+    for name, preset in PRESETS.items():
+        before = {field: value for field, value in preset.as_json().items() if field not in FIRST}
+        assert RecipeSpec(**before) == preset.model_copy(update=FIRST), name
+        oldest = {field: value for field, value in before.items() if field not in LATER}
+        assert RecipeSpec(**oldest) == preset.model_copy(update=FIRST), name
+    assert RecipeSpec(guidance_scale=5.0).cache == "safe"
+    assert RecipeSpec(**RecipeSpec().as_json() | {"cache": "bold"}).cache == "bold"

@@ -41,9 +41,9 @@ def whole_steps(recipe: RecipeSpec, taken: range, steps: int, entered: Iterable[
     """The steps that go through the transformer, of those that are `taken` of all `steps`.
 
     entered: steps at which the calls change, as where the reference's window begins or ends. Nothing can be
-    extrapolated across them, so each is whole with the one after it; as are the first two that are taken.
+    extrapolated across them, so each is whole with the one after it; as are the first that are taken, at least four.
     """
-    every, at_first = EVERY[recipe.cache], max(2, round(WHOLE_AT_FIRST * steps))
+    every, at_first = EVERY[recipe.cache], max(4, round(WHOLE_AT_FIRST * steps))
     whole = {step for place, step in enumerate(taken) if place < at_first or (place - at_first + 1) % every == 0}
     return whole | {step for change in entered for step in (change, change + 1) if step in taken}
 

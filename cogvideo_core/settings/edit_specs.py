@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, model_validator
 
 from cogvideo_core.settings.fingerprints import Spec
-from cogvideo_core.settings.recipes import Preset, with_preset
+from cogvideo_core.settings.recipes import Preset, of_first_version, with_preset
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,8 +37,8 @@ class InversionSpec(Spec):
     gate: Literal["quick", "full", "off"] = Field(
         "quick",
         title="Reconstruction gate",
-        description="Sample each inversion back before editing: quick from a low level (10 evaluations), full from the "
-        "noisiest, or not at all.",
+        description="Sample each inversion back before editing: quick from a fifth of the levels (10 at most), full "
+        "from the noisiest, or not at all.",
     )
     gate_threshold_db: float = Field(
         6.0,
@@ -55,7 +55,7 @@ class InversionSpec(Spec):
         le=100,
         description="dB; a clip of which the VAE alone keeps less is refused: the model or its precision is at fault.",
     )
-    steps: int = Field(50, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
+    steps: int = Field(20, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
     spacing: Literal["trailing", "linspace", "leading"] = Field(
         "trailing", title="Timestep spacing", description="trailing starts at zero SNR, as CogVideoX was trained."
     )
@@ -158,13 +158,13 @@ class RecipeSpec(Spec):
         0.2, title="Start at", description="Fraction of the steps that are skipped; more stays nearer to the source."
     )
     sampler: Literal["ddim", "multistep2"] = Field(
-        "ddim",
+        "multistep2",
         title="Sampler",
         description="multistep2 corrects each step by the change since the one before: nearer to many steps. The "
         "inversion stays DDIM's.",
     )
     cache: Literal["off", "safe", "bold"] = Field(
-        "off",
+        "safe",
         title="Step cache",
         description="After the first steps, only every second (safe) or third (bold) goes through the transformer; the "
         "velocities of the others are extrapolated. off: all steps do.",
@@ -206,7 +206,8 @@ class RecipeSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _of_preset(cls, given: Any) -> Any:
-        return with_preset(given, {name: field.default for name, field in cls.model_fields.items()})
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return with_preset(of_first_version(given, defaults), defaults)
 
     @model_validator(mode="after")
     def _windows(self) -> RecipeSpec:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 Preset = Literal["balanced", "faithful", "bold", "fast", "seed", "text"]
-# Plain concatenation in all steps and layers, guidance in all steps: what the default recipe narrows
-OPEN: dict[str, Any] = {"reference_weight": 1.0, "layer_start": 0.0, "guidance_end": 1.0, "start_at": 0.0}
+FIRST: dict[str, Any] = {"sampler": "ddim", "cache": "off"}  # how all edits were made before these fields came
+# Fields that came after the first version
+LATER = {"preset", "strengths", "recipes", "ladder", "most_candidates", *FIRST}
+# Plain concatenation and guidance in all steps and layers, all steps whole: what the default recipe narrows
+OPEN: dict[str, Any] = {
+    **{"reference_weight": 1.0, "layer_start": 0.0, "guidance_end": 1.0, "start_at": 0.0},
+    **FIRST,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "faithful": {"reference_weight": 1.0},
@@ -16,15 +23,22 @@ RECIPES: dict[str, dict[str, Any]] = {
     "text": OPEN | {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
 }
 INVERSIONS: dict[str, dict[str, Any]] = {
-    "fast": {"first_iterations": 5},
-    "seed": {"method": "ddim", "prompt": "empty", "gate": "off"},  # as the first public script inverts
-    "text": {"method": "none"},  # plain generation looks at no trajectory
+    "fast": {"steps": 15, "first_iterations": 5},
+    "seed": {"steps": 50, "method": "ddim", "prompt": "empty", "gate": "off"},  # as the first public script inverts
+    "text": {"steps": 50, "method": "none"},  # plain generation looks at no trajectory
 }
 
 
 def filled(given: dict[str, Any], changes: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """`given`, with the preset's value in every field that is left out or at its default."""
     return given | {name: new for name, new in changes.items() if given.get(name, defaults[name]) == defaults[name]}
+
+
+def of_first_version(given: Any, fields: Iterable[str]) -> Any:
+    """A recipe's fields as they were meant: whoever names all that there were at first, and none of `FIRST`, has them
+    from an earlier version's settings or form, and its edits were made so. Anything else unchanged."""
+    named = isinstance(given, dict) and set(fields) - LATER <= given.keys()
+    return FIRST | given if named and not FIRST.keys() & given.keys() else given
 
 
 def with_preset(given: Any, defaults: dict[str, Any]) -> Any:

@@ -3,10 +3,10 @@
 The score is in dB of pixel PSNR below the VAE's own ceiling: PSNR(decode(latents)) - PSNR(decode(sampled back)), both
 against the source video. 3 dB mean that the inversion costs as much as the VAE does. Two forms:
 
-- quick: from level 10 instead of the noisiest, and 17 frames at most. Only the trajectory's own grid is used, so that
-  the measured error is a part of the true one, never that of a coarser sampler. It can miss what was lost at
-  higher levels, as with ddim, and agrees with the full form for multistep and fixed_point (docs/inversion.md).
-  min(10, N) evaluations.
+- quick: from a fifth of the levels, 4 to 10 of them, instead of from the noisiest, and 17 frames at most. Only the
+  trajectory's own grid is used, so that the measured error is a part of the true one, never that of a coarser sampler.
+  It can miss what was lost at higher levels, as with ddim, and agrees with the full form for multistep and fixed_point
+  (docs/inversion.md). As many evaluations as levels.
 - full: from the noisiest level, all frames. N evaluations.
 """
 
@@ -30,7 +30,7 @@ from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.specs import InversionSpec
 
 Report = dict[str, Any]
-QUICK_LEVELS, QUICK_LATENT_FRAMES = 10, 5
+QUICK_LATENT_FRAMES = 5
 SCORES = {"reconstruction_db": "reconstruction_db", "vae_db": "vae_db", "below_vae_db": "reconstruction_below_vae_db"}
 
 
@@ -38,7 +38,8 @@ def gate_evaluations(settings: InversionSpec) -> int:
     """How many transformer rows one score costs; also the level that it starts from."""
     if settings.method == "none":
         return 0
-    return {"off": 0, "quick": min(QUICK_LEVELS, settings.steps), "full": settings.steps}[settings.gate]
+    quick = min(max(4, math.ceil(settings.steps / 5)), 10, settings.steps)
+    return {"off": 0, "quick": quick, "full": settings.steps}[settings.gate]
 
 
 def highest_level(settings: InversionSpec, levels: Sequence[int] | None) -> int:

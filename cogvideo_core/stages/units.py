@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 from cogvideo_core.diffusion.editing import levels_read
 from cogvideo_core.models.configuration import Configured
 from cogvideo_core.models.model import VideoModel, VideoShape
+from cogvideo_core.settings.recipes import FIRST
 from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
 
 FORMAT = 1  # raised when the meaning of stored bytes changes
@@ -20,7 +21,6 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 
 
 UNNAMED = {"cache": "off", "sampler": "ddim"}  # younger fields of a recipe, named only where they are not these
-UNNAMED = {"cache": "off", "sampler": "ddim"}  # younger fields of a recipe, named only where they differ
 NOT_STEERING = ("name", "seeds", "strengths", "recipes", "ladder", "most_candidates")  # fields of a recipe
 
 
@@ -128,7 +128,8 @@ def edit_spec(
 
     `first_frame` is the sha256 of the edited first frame's file, "" where there is none.
     """
-    steering = {k: v for k, v in recipe.as_json().items() if k not in NOT_STEERING and UNNAMED.get(k) != v}
+    # sampler and cache are named where they are not as in the first version
+    steering = {k: v for k, v in recipe.as_json().items() if k not in NOT_STEERING and FIRST.get(k) != v}
     # named only where an edit has them
     own = ({"first_frame": first_frame} if first_frame else {}) | (
         {"strength": asked["strength"]} if asked["strength"] != 1 else {}

@@ -3,6 +3,7 @@
     python tests/benchmarks/engine.py                # the tables of docs/performance.md
     python tests/benchmarks/engine.py --counts-only  # without timing, for a busy machine
     python tests/benchmarks/engine.py --gpu-only     # full-size models on the GPU, nothing else
+    python tests/benchmarks/engine.py --script-steps 25  # what the script is compared with for the fair ratios
 
 The script's scheme edits one prompt after another, each with four rows: two reference rows (one a guidance half) and
 two edit rows. Ours edits N prompts in one call of 2N + 1 rows. L is the linear part of one row's FLOPs, A attention.
@@ -26,7 +27,8 @@ from torch import Tensor
 
 from cogvideo_core.diffusion import attention, editing
 from cogvideo_core.diffusion.attention import Reference
-from cogvideo_core.diffusion.inversion import evaluations
+from cogvideo_core.diffusion.ddim import sample
+from cogvideo_core.diffusion.inversion import ddim_inversion, evaluations, invert
 from cogvideo_core.models import batching, memory
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
@@ -37,7 +39,9 @@ from cogvideo_core.study import flops
 from cogvideo_core.study.flops import SCRIPT, SHARED, Given, given, script, shared
 
 EDITS = (1, 4, 8, 16)
-STEPS = 50  # of an inversion and of an edit
+STEPS = 50  # of the script's inversions and edits
+FAIR_STEPS = 25  # the fewest at which the script's edits are as good as at 50, by docs/shapes.md
+JOBS = [name for name in PRESETS if name not in ("seed", "text")]
 WINDOWS = {
     "all steps, all layers": SHARED,
     "steps 0 to 0.4": unwindowed(reference_end=0.4),
@@ -100,22 +104,33 @@ def count_steps(meter: flops.Meter, row: flops.Flops) -> list[dict[str, float]]:
     return rows
 
 
-def count_edits(meter: flops.Meter, recipe: RecipeSpec) -> int:
+def count_edits(meter: flops.Meter, recipe: RecipeSpec, steps: int = STEPS) -> int:
     """FLOPs of a run of all steps with 8 edits."""
-    of = given(meter.model, 8, STEPS)
+    of = given(meter.model, 8, steps)
     return meter.of(lambda: shared(meter.model, of, recipe, meter))
 
 
-def count_jobs(meter: flops.Meter, row: flops.Flops) -> list[dict[str, Any]]:
-    """Inversion and 8 edits of one clip. The script inverts for every prompt anew, with two equal rows a step."""
-    whole = 8 * STEPS * 2 * row.total + STEPS * flops.script_cost(row, 8)
-    rows: list[dict[str, Any]] = [{"recipe": "script", "inversion": "ddim x 8", "flops": whole, "ratio": 1.0}]
-    for name in [name for name in PRESETS if name not in ("seed", "text")]:
-        edits, own = count_edits(meter, PRESETS[name]), PRESET_INVERSIONS.get(name, InversionSpec())
-        for method in dict.fromkeys([own.method, "ddim"]):
-            settings = own.model_copy(update={"method": method, "steps": STEPS})
-            cost = (evaluations(settings) + gate_evaluations(settings)) * row.total + edits
-            rows.append({"recipe": name, "inversion": method, "flops": cost, "ratio": whole / cost})
+def script_job(row: flops.Flops, steps: int) -> int:
+    """FLOPs of 8 edits: the script inverts for every prompt anew, with two equal rows a step."""
+    return 8 * steps * 2 * row.total + steps * flops.script_cost(row, 8)
+
+
+def count_jobs(meter: flops.Meter, row: flops.Flops, fair_steps: int) -> list[dict[str, Any]]:
+    """Inversion, gate and 8 edits of one clip, each preset with its own steps; beside the script at 50 and fewer."""
+    script, fewer = script_job(row, STEPS), script_job(row, fair_steps)
+    rows: list[dict[str, Any]] = []
+    for steps, cost in ((STEPS, script), (fair_steps, fewer)):
+        rows.append({"recipe": "script", "steps": steps, "whole": steps, "inversion": f"ddim, {steps}, 8 times"})
+        rows[-1] |= {"flops": cost, "ratio": script / cost, "fair ratio": fewer / cost}
+    for name in JOBS:
+        inversion, recipe = PRESET_INVERSIONS.get(name, InversionSpec()), PRESETS[name]
+        whole = len(editing.computed_steps(recipe, inversion.steps, meter.model.layers))
+        upward, back = evaluations(inversion), gate_evaluations(inversion)
+        cost = (upward + back) * row.total + count_edits(meter, recipe, inversion.steps)
+        taken = inversion.steps - editing.first_step(recipe, inversion.steps)
+        rows.append({"recipe": name, "steps": inversion.steps, "whole": f"{whole} of {taken}"})
+        rows[-1] |= {"inversion": f"{inversion.method}, {upward} + {back}"}
+        rows[-1] |= {"flops": cost, "ratio": script / cost, "fair ratio": fewer / cost}
     return rows
 
 
@@ -145,6 +160,47 @@ def measure_wall(model: VideoModel, edits: int = 8, steps: int = 2, rounds: int 
         name: statistics.median(took[name] / took["ours"] for took in times) for name in schemes if name != "ours"
     }
     return ratios | {"difference": difference}
+
+
+def script_edits(model: VideoModel, steps: int, edits: int = 8) -> None:
+    """The script's whole job: for each prompt an inversion of two equal rows a step, then the edit's four rows."""
+    of = given(model, edits, steps)
+    for edit in range(edits):
+        list(ddim_inversion(two_rows(model, of), of.trajectory[0], model.schedule(steps)))
+        with concatenating():
+            shared(model, of.one(edit), SCRIPT)
+
+
+def two_rows(model: VideoModel, of: Given) -> Callable[[Tensor, int], Tensor]:
+    text = of.texts.reference.expand(2, -1, -1)
+    return lambda x, t: model.velocity(x.expand(2, *x.shape), t, text)[0]
+
+
+def preset_edits(model: VideoModel, name: str, edits: int = 8) -> None:
+    """A preset's whole job: one inversion, the gate's sampling back, all edits in one batch."""
+    inversion, recipe = PRESET_INVERSIONS.get(name, InversionSpec()), PRESETS[name]
+    of, schedule = given(model, edits, inversion.steps), model.schedule(inversion.steps)
+    velocity, back = model.one_row(of.texts.reference), gate_evaluations(inversion)
+    states = list(invert(velocity, of.trajectory[0], schedule, inversion))
+    list(sample(velocity, states[back], schedule, schedule.steps - back))
+    shared(model, Given(of.x, of.texts, states), recipe)
+
+
+def measure_jobs(model: VideoModel, fair_steps: int, rounds: int = 5) -> dict[str, float]:
+    """Whole jobs of 8 edits in turn, in one run; each round gives ratios, the median counts. VAE and storage aside."""
+    jobs: dict[str, Callable[[], None]] = {
+        "script": partial(script_edits, model, STEPS),
+        "fair": partial(script_edits, model, fair_steps),
+        **{name: partial(preset_edits, model, name) for name in ("balanced", "fast")},
+    }
+    for job in jobs.values():
+        job()  # warms up
+    times = [{name: seconds(job) for name, job in jobs.items()} for _ in range(rounds)]
+    found = {}
+    for name in ("balanced", "fast"):
+        for key, other in (("job_wall_ratio", "script"), ("job_wall_ratio_fair", "fair")):
+            found[f"{key}_{name}_n8"] = round(statistics.median(took[other] / took[name] for took in times), 2)
+    return found
 
 
 def measure_memory(model: VideoModel, edits: int = 8) -> dict[str, float]:
@@ -238,13 +294,15 @@ def print_windows(meter: flops.Meter) -> dict[str, float]:
     return saved
 
 
-def print_jobs(meter: flops.Meter, row: flops.Flops) -> dict[str, float]:
-    jobs = count_jobs(meter, row)
-    print_table(f"A whole job on 5B: inversion and 8 edits, {STEPS} steps each, PFLOP", scaled(jobs, 1e15, "flops"))
-    fast = [job["ratio"] for job in jobs if job["recipe"] == "fast"]
-    if not fast:
-        print("\nThere is no preset `fast`, so job_ratio_fast_n8 is left out.")
-    return {"job_ratio_fast_n8": fast[0]} if fast else {}
+def print_jobs(meter: flops.Meter, row: flops.Flops, fair_steps: int) -> dict[str, Any]:
+    jobs = count_jobs(meter, row, fair_steps)
+    print_table("A whole job on 5B: inversion, gate and 8 edits, PFLOP", scaled(jobs, 1e15, "flops"))
+    found: dict[str, Any] = {"fair_script_steps": fair_steps}
+    for job in jobs[2:]:
+        found[f"job_ratio_{job['recipe']}_n8"] = round(job["ratio"], 3)
+        found[f"job_ratio_fair_{job['recipe']}_n8"] = round(job["fair ratio"], 3)
+        found[f"whole_steps_{job['recipe']}"] = job["whole"]
+    return found
 
 
 def planned_row(model: VideoModel) -> int:
@@ -268,7 +326,7 @@ def print_memory_plan() -> dict[str, Any]:
     return {"gib_per_row": {row["model"]: round(row["GiB a row"], 4) for row in rows}}
 
 
-def print_counts(shapes: VideoModel) -> dict[str, Any]:
+def print_counts(shapes: VideoModel, fair_steps: int) -> dict[str, Any]:
     small, big = flops.Meter(shapes), flops.Meter(flops.full_size("5b"))
     row = one_row(big.model)
     small_steps, steps = count_steps(small, one_row(shapes)), count_steps(big, row)
@@ -281,12 +339,14 @@ def print_counts(shapes: VideoModel) -> dict[str, Any]:
         "flops_over_floor": by_edits(steps, "ours/floor"),
         "closed_form_error": max(abs(r[f"{s}/closed"] - 1) for r in steps + small_steps for s in ("script", "ours")),
         "windows_saved_5b": print_windows(big),
-        **print_jobs(big, row),
+        **print_jobs(big, row, fair_steps),
         **print_memory_plan(),
     }
 
 
-def print_measured(shapes: VideoModel) -> dict[str, Any]:
+def print_measured(shapes: VideoModel, fair_steps: int) -> dict[str, Any]:
+    jobs = measure_jobs(shapes, fair_steps)
+    print(f"\nWhole jobs of 8 edits on the shapes model by the clock, script ÷ preset: {jobs}")
     wall = measure_wall(shapes)
     print(f"\nWall-clock of 8 edits on the shapes model ({torch.get_num_threads()} threads), as a multiple of ours:")
     print(f"  the script's scheme {wall['script']:.2f}; with two-part attention", end=" ")
@@ -298,6 +358,7 @@ def print_measured(shapes: VideoModel) -> dict[str, Any]:
     )
     alone, ours_alone, script_n, ours_n = memory.values()
     return {
+        **jobs,
         "wall_ratio_n8": wall["script"],
         "peak_memory_ratio_n8": script_n / ours_n,
         "peak_memory_ratio_n1": alone / ours_alone,
@@ -325,14 +386,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts-only", action="store_true", help="no timing, no memory")
     parser.add_argument("--gpu-only", action="store_true", help="the GPU's part alone")
+    parser.add_argument("--script-steps", type=int, default=FAIR_STEPS, help="of the script in the fair ratios")
     args = parser.parse_args()
     if args.gpu_only:
         print(json.dumps(print_gpu()))
         return
     shapes = VideoModel(build.build_pipeline("shapes"), ModelSpec(device="cpu"))
-    result = print_counts(shapes)
+    result = print_counts(shapes, args.script_steps)
     if not args.counts_only:
-        result |= print_measured(shapes) | print_gpu()
+        result |= print_measured(shapes, args.script_steps) | print_gpu()
     print(json.dumps(result))
 
 

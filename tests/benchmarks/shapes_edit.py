@@ -3,11 +3,14 @@
     python tests/benchmarks/shapes_edit.py                       # the table of docs/shapes.md
     python tests/benchmarks/shapes_edit.py --recipe balanced --limit 4
     python tests/benchmarks/shapes_edit.py --recipe seed --recipe balanced --limit 40   # 200 pairs of edits
+    python tests/benchmarks/shapes_edit.py --recipe seed --recipe seed@20               # at 20 steps
 
 Attributes count as right when the oracle reads what the target prompt says. `all` is all four of them. Scores of the
 background are taken where neither source nor edit shows the object, on edits that keep the background; they stand
 beside what the VAE alone does to the same pixels. `score` = all × clip(1 - bg_psnr_below_vae / 15, 0, 1).
-Where `seed` is among the rows, what the others do better on the same edits follows, with 95 % intervals over clips.
+Each row is measured at its preset's own number of steps, or at N as `NAME@N`; `balanced_1` and `fast_1` are the presets
+of the first release, with 50 steps and each of them whole. What the rows do better than those named with `--against`
+follows, on the same edits, with 95 % intervals over clips.
 The last line is JSON.
 """
 
@@ -35,12 +38,17 @@ from cogvideo_core.diffusion.inversion import evaluations, invert
 from cogvideo_core.media.quality import colour_transferred, delta_e, psnr, sharpness
 from cogvideo_core.models.model import VideoModel, load
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
+from cogvideo_core.settings.recipes import FIRST
 from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import oracle, world
 from cogvideo_core.shapes.fit import multiplies_bfloat16
 
 DTYPE = "bfloat16" if multiplies_bfloat16() else "float32"
-SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none")
+SOURCE_PROMPTED, NONE = InversionSpec(), InversionSpec(method="none", steps=50)
+
+
+def changed(recipe: RecipeSpec, changes: dict[str, Any]) -> RecipeSpec:
+    return RecipeSpec(**recipe.as_json() | changes)
 
 
 def sdedit(skipped: float) -> RecipeSpec:
@@ -59,7 +67,28 @@ ROWS: dict[str, tuple[InversionSpec, RecipeSpec]] = {
     "bold": (SOURCE_PROMPTED, PRESETS["bold"]),
     "fast": (PRESET_INVERSIONS["fast"], PRESETS["fast"]),
 }
-TABLE = [name for name in ROWS if name not in ("faithful", "bold")]  # the others are for comparison by hand
+ROWS |= {  # with the values that the fields had then
+    "balanced_1": (InversionSpec(steps=50), changed(PRESETS["balanced"], FIRST | {"reference_weight": 0.35})),
+    "fast_1": (
+        InversionSpec(steps=50, first_iterations=5),
+        changed(PRESETS["fast"], FIRST | {"reference_weight": 0.25}),
+    ),
+}
+TABLE = ["text", "sdedit_25", "sdedit_50", "sdedit_75", "seed", "balanced", "fast"]  # the others by hand
+
+
+def row_of(name: str) -> tuple[InversionSpec, RecipeSpec]:
+    """Inversion and recipe of NAME or NAME@STEPS."""
+    base, _, steps = name.partition("@")
+    if base not in ROWS or (steps and not steps.isdigit()):
+        raise argparse.ArgumentTypeError(f"{name!r} is no row; there are {', '.join(ROWS)}, and each with @STEPS")
+    inversion, recipe = ROWS[base]
+    return (inversion.model_copy(update={"steps": int(steps)}) if steps else inversion), recipe
+
+
+def row_name(name: str) -> str:
+    row_of(name)
+    return name
 
 
 @dataclass(frozen=True)
@@ -232,10 +261,6 @@ COLUMNS = (
 )
 
 
-def changed(recipe: RecipeSpec, changes: dict[str, Any]) -> RecipeSpec:
-    return RecipeSpec(**recipe.as_json() | changes)
-
-
 def print_row(row: dict[str, Any] | None = None) -> None:
     """A line of the table, or its head."""
     if row is None:
@@ -247,14 +272,14 @@ def print_row(row: dict[str, Any] | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--recipe", action="append", choices=list(ROWS), help=f"rows to measure; {', '.join(TABLE)} by default"
+        "--recipe", action="append", type=row_name, help=f"rows to measure; {', '.join(TABLE)} by default"
     )
     parser.add_argument("--limit", type=int, default=24, help="clips, five edits each")
     parser.add_argument("--first", type=int, default=0, help="number of the first clip")
     parser.add_argument(
         "--tuning", action="store_true", help="clips of trained combinations instead of the held-out list"
     )
-    parser.add_argument("--steps", type=int, default=50, help="of inversion and editing; 50 by default")
+    parser.add_argument("--against", action="append", type=row_name, help="rows to compare with; seed by default")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a recipe field, as JSON")
     parser.add_argument("--model", default="shapes")
     parser.add_argument(
@@ -271,20 +296,20 @@ def main() -> None:
     print_row()
     with crew(args.jobs) as pool:
         for name in args.recipe or TABLE:
-            inversion, recipe = ROWS[name]
-            inversion = inversion.model_copy(update={"steps": args.steps})
+            inversion, recipe = row_of(name)
             named = " ".join([name, *args.set])
             row, found = measure(pool, setup, clips, named, inversion, changed(recipe, changes))
             print_row(row)
             rows.append(row)
             marks_by_name[named] = found
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes with {args.jobs} processes, {args.dtype}")
-    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype, "steps": args.steps}
-    if "seed" in marks_by_name and len(marks_by_name) > 1:
-        seed = marks_by_name.pop("seed")
-        told["against_seed"] = [difference(name, found, seed) for name, found in marks_by_name.items()]
-        for row in told["against_seed"]:
-            print(f"against seed: {row}")
+    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype}
+    for other in args.against or ["seed"]:
+        if other in marks_by_name:
+            rest = {name: found for name, found in marks_by_name.items() if name != other}
+            told[f"against_{other}"] = [difference(name, found, marks_by_name[other]) for name, found in rest.items()]
+            for row in told[f"against_{other}"]:
+                print(f"against {other}: {row}")
     print(json.dumps(told))
 
 
