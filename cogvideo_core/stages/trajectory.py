@@ -13,7 +13,14 @@ from cogvideo_core.stages import gate
 from cogvideo_core.stages.early import committed
 from cogvideo_core.stages.invert import inverted, judged_anew, write_inversion
 from cogvideo_core.stages.judge import calibration_of
-from cogvideo_core.stages.units import Edit, inversion_prompt, levels_kept, planned_edits, trajectory_spec
+from cogvideo_core.stages.units import (
+    Edit,
+    inversion_prompt,
+    levels_kept,
+    levels_wanted,
+    planned_edits,
+    trajectory_spec,
+)
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import open_trajectory
@@ -97,13 +104,13 @@ def _read_from(work: Work, commit: Commit) -> editing.Trajectory:
 
 
 def _in_memory(work: Work, record: Record) -> editing.Trajectory:
-    """An inversion that is stored nowhere, rounded as if it were: the edits are the same."""
+    """An inversion that is stored nowhere, rounded as if it were: the edits are the same. It ends where they begin."""
     schedule, settings = work.model.schedule(work.inversion.steps, work.inversion.spacing), work.inversion
-    dtype, levels = getattr(torch, settings.dtype), _levels(work)
+    levels = [0] if settings.method == "none" else levels_wanted(settings, work.recipe, work.model.layers)
+    dtype = getattr(torch, settings.dtype)
 
     def keep(states: Iterator[Tensor]) -> dict[int, Tensor]:
-        wanted = levels or range(schedule.steps + 1)
-        return {level: state.to("cpu", dtype) for level, state in enumerate(states) if level in wanted}
+        return {level: state.to("cpu", dtype) for level, state in enumerate(states) if level in levels}
 
     with timed(record, "invert") as row:
         kept, report = inverted(work, record, keep, levels)

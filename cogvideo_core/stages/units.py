@@ -84,9 +84,14 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
 
 
 def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int] | None:
-    """The levels of a trajectory that are stored, ascending: those that any candidate reads; None for all."""
+    """The levels of a trajectory that are stored, ascending; None for all."""
     if inversion.method == "none" or inversion.save_steps == "all":
         return None
+    return levels_wanted(inversion, recipe, layer_count)
+
+
+def levels_wanted(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int]:
+    """The levels of a trajectory that any candidate reads, ascending."""
     return sorted({level for each in recipe.candidates for level in levels_read(each, inversion.steps, layer_count)})
 
 

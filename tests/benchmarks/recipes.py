@@ -2,10 +2,12 @@
 
     python tests/benchmarks/recipes.py                 # 12 clips, 60 edits a row
     python tests/benchmarks/recipes.py --only reference_weight=0.5 --limit 4
+    python tests/benchmarks/recipes.py --costs --limit 24   # steps, samplers and caches, 120 edits a row
 
 Marks and figures are those of `shapes_edit.py`, whose held-out clips take no part here. `plain` starts from inverted
 noise and sees the reference in all steps and layers, at guidance 6 in all steps; every row is that, with the fields
-changed that its name tells. `seed` is there to be compared with. The last line is JSON.
+changed that its name tells. `seed` is there to be compared with. With `--costs`, rows are `balanced_1` with steps and
+fields changed, and compared with it. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shapes_edit import DTYPE, ROWS, SOURCE_PROMPTED, Setup, crew, difference, measure, model_of
+from shapes_edit import DTYPE, ROWS, Setup, changed, crew, difference, measure, model_of
 from skimage.color import rgb2lab
 
 from cogvideo_core.media import video
 from cogvideo_core.media.quality import delta_e, psnr
 from cogvideo_core.models.model import load
 from cogvideo_core.settings.presets import PRESETS, unwindowed
-from cogvideo_core.settings.specs import DatasetSpec, ModelSpec, RecipeSpec
+from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, ModelSpec, RecipeSpec
 from cogvideo_core.shapes import world
 from cogvideo_core.study import page
 
@@ -68,6 +70,31 @@ TOGETHER: list[dict[str, Any]] = [
     {"layer_start": 0.34, "guidance_end": 0.5, "start_at": 0.3, "reference_weight": 0.25},
 ]
 
+ORDER2, FAST = {"sampler": "multistep2"}, {"reference_weight": 0.25, "start_at": 0.3, "guidance_end": 0.5}
+SAFE, BOLD = ORDER2 | {"cache": "safe"}, ORDER2 | {"cache": "bold"}
+COSTS: list[dict[str, Any]] = [
+    *({"steps": steps} for steps in (20, 15)),
+    *({"steps": steps} | ORDER2 for steps in (20, 15)),
+    {"steps": 20, "cache": "safe"},
+    *({"steps": steps} | SAFE for steps in (20, 15, 12)),
+    {"steps": 20} | BOLD,
+    {"steps": 20} | SAFE | {"reference_weight": 0.25},
+    {"steps": 20} | SAFE | {"reference_weight": 0.3},
+    {"steps": 20} | SAFE | {"start_at": 0.1},
+    {"steps": 15} | SAFE | {"reference_weight": 0.25},
+    {"steps": 50} | FAST,
+    {"steps": 15} | SAFE | FAST,
+    {"steps": 15} | SAFE | FAST | {"guidance_end": 0.45},
+    {"steps": 15} | SAFE | FAST | {"guidance_end": 0.45, "start_at": 0.2},
+]
+
+
+def cost_row(changes: dict[str, Any]) -> tuple[InversionSpec, RecipeSpec]:
+    """`balanced_1` with other steps and other fields of the recipe."""
+    inversion, recipe = ROWS["balanced_1"]
+    rest = {field: value for field, value in changes.items() if field != "steps"}
+    return inversion.model_copy(update={"steps": changes.get("steps", 50)}), changed(recipe, rest | {"name": "cost"})
+
 
 def name_of(changes: dict[str, Any]) -> str:
     return " ".join(f"{field}={value}" for field, value in changes.items()) or "plain"
@@ -91,16 +118,14 @@ def nameless(recipe: RecipeSpec) -> dict[str, Any]:
     return recipe.as_json() | {"name": ""}
 
 
-def told(measured: dict[str, dict[str, Any]], recipes: dict[str, RecipeSpec]) -> str:
-    """The table of docs/recipes.md: each row, and what it does better than `seed`."""
-    lines = [
-        "| changed | edits | success | against seed | background below the VAE's, dB | against seed, dB | ΔE over the "
-    ]
-    lines[0] += "VAE's | sharpness | evaluations |"
+def told(measured: dict[str, dict[str, Any]], recipes: dict[str, RecipeSpec], base: str) -> str:
+    """A table of docs/recipes.md: each row, and what it does better than the row `base`."""
+    heads = ["changed", "edits", "success", f"against {base}", "background below the VAE's, dB", f"against {base}, dB"]
+    lines = ["| " + " | ".join([*heads, "ΔE over the VAE's", "sharpness", "evaluations"]) + " |"]
     lines.append("|---" * 9 + "|")
     for name, one in measured.items():
-        shared = min(len(one["marks"]), len(measured["seed"]["marks"]))
-        row, gain = one["row"], difference(name, one["marks"][:shared], measured["seed"]["marks"][:shared])
+        shared = min(len(one["marks"]), len(measured[base]["marks"]))
+        row, gain = one["row"], difference(name, one["marks"][:shared], measured[base]["marks"][:shared])
         cells = [label(name, recipes.get(name)), str(5 * len(one["marks"])), f"{row['all']:.2f}"]
         cells += [f"{gain['all']:+.2f} ({gain['all_low']:+.2f} to {gain['all_high']:+.2f})"]
         cells += [f"{row['bg_psnr_below_vae']:.1f}"]
@@ -149,8 +174,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=12, help="clips, five edits each")
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--only", action="append", help="rows to measure beside seed and plain, by name")
+    parser.add_argument("--costs", action="store_true", help="steps, samplers and caches instead of remedies")
     parser.add_argument("--json", type=Path, help="file of results; rows that it holds are not measured again")
-    parser.add_argument("--page", type=Path, help="page whose table between the marks `sweep` is renewed")
+    parser.add_argument("--page", type=Path, help="page whose table between its marks is renewed")
     parser.add_argument("--round-trips", type=int, metavar="CLIPS", help="measure VAE and codec alone, nothing else")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
     parser.add_argument("--dtype", default=DTYPE, choices=["float32", "bfloat16"], help="of the transformer")
@@ -159,11 +185,14 @@ def main() -> None:
         renew(args.page, "trips", round_trips(args.model, args.round_trips))
         return
     setup = Setup(args.model, args.dtype, tuning=True)
-    variants = {name_of(changes): unwindowed(**changes) for changes in ({}, *ALONE, *TOGETHER)}
-    if unknown := set(args.only or ()) - set(variants):
-        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(variants)}")
-    chosen = {name: recipe for name, recipe in variants.items() if not args.only or name in ("plain", *args.only)}
-    settings = {"seed": ROWS["seed"]} | {name: (SOURCE_PROMPTED, recipe) for name, recipe in chosen.items()}
+    if args.costs:
+        base, rows = "balanced_1", {name_of(changes): cost_row(changes) for changes in COSTS}
+    else:
+        base, remedies = "seed", {name_of(changes): unwindowed(**changes) for changes in ({}, *ALONE, *TOGETHER)}
+        rows = {name: (ROWS["balanced_1"][0], recipe) for name, recipe in remedies.items()}
+    if unknown := set(args.only or ()) - set(rows):
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(rows)}")
+    settings = {base: ROWS[base]} | {name: row for name, row in rows.items() if name in (args.only or rows)}
     about = {"model": model_of(setup).fingerprint, "dtype": setup.dtype}
     measured = known(args.json, about)
     with crew(args.jobs) as pool:
@@ -176,9 +205,9 @@ def main() -> None:
             print(json.dumps(row), flush=True)
             if args.json:
                 args.json.write_text(json.dumps({"about": about, "measured": measured}), "utf-8")
-    order = [name for name in ("seed", *variants) if name in measured]
-    table = told({name: measured[name] for name in order}, variants)
-    renew(args.page, "sweep", table)
+    order = [name for name in (base, *rows) if name in measured]
+    table = told({name: measured[name] for name in order}, {name: row[1] for name, row in rows.items()}, base)
+    renew(args.page, "costs" if args.costs else "sweep", table)
     print(json.dumps({"rows": [measured[name]["row"] for name in order]}))
 
 
