@@ -87,7 +87,7 @@ class RecipeSpec(Spec):
         "clip, bold changes most, fast is for large datasets, seed and text are for comparison.",
     )
     guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
-    reference_weight: float = Field(0.35, title="Reference weight", ge=0, le=10, description="0 = none, 1 = plain.")
+    reference_weight: float = Field(0.25, title="Reference weight", ge=0, le=10, description="0 = none, 1 = plain.")
     reference_start: Fraction01 = Field(0.0, title="Reference from", description="Fraction of the steps.")
     reference_end: Fraction01 = Field(1.0, title="Reference until", description="Fraction of the steps.")
     start: Literal["inverted", "noised", "fresh", "mixed"] = Field(

@@ -17,13 +17,13 @@ OPEN: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
     "balanced": {},
     "faithful": {"reference_weight": 1.0},
-    "bold": {"reference_weight": 0.25, "reference_start": 0.2, "start_at": 0.0},
-    "fast": {"reference_weight": 0.25, "start_at": 0.3, "guidance_end": 0.5},
+    "bold": {"reference_start": 0.2, "start_at": 0.0},
+    "fast": {"guidance_end": 0.4},
     "seed": OPEN | {"reference_prompt": "per_half", "start": "fresh"},
     "text": OPEN | {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
 }
 INVERSIONS: dict[str, dict[str, Any]] = {
-    "fast": {"steps": 15, "first_iterations": 5},
+    "fast": {"steps": 12, "first_iterations": 5},
     "seed": {"steps": 50, "method": "ddim", "prompt": "empty", "gate": "off"},  # as the first public script inverts
     "text": {"steps": 50, "method": "none"},  # plain generation looks at no trajectory
 }

@@ -84,8 +84,9 @@ COSTS: list[dict[str, Any]] = [
     {"steps": 15} | SAFE | {"reference_weight": 0.25},
     {"steps": 50} | FAST,
     {"steps": 15} | SAFE | FAST,
-    {"steps": 15} | SAFE | FAST | {"guidance_end": 0.45},
-    {"steps": 15} | SAFE | FAST | {"guidance_end": 0.45, "start_at": 0.2},
+    *({"steps": 15} | SAFE | FAST | {"start_at": 0.2, "guidance_end": end} for end in (0.45, 0.5)),
+    {"steps": 15} | BOLD | FAST | {"start_at": 0.2, "guidance_end": 0.6},
+    *({"steps": steps} | SAFE | FAST | {"start_at": 0.2, "guidance_end": 0.4} for steps in (14, 12)),
 ]
 
 
@@ -108,9 +109,13 @@ def known(file: Path | None, about: dict[str, Any]) -> dict[str, dict[str, Any]]
     return earlier["measured"] if earlier["about"] == about else {}
 
 
-def label(name: str, recipe: RecipeSpec | None) -> str:
+def label(name: str, row: tuple[InversionSpec, RecipeSpec] | None) -> str:
     """The row's name, and the preset that it is."""
-    named = [preset for preset, one in PRESETS.items() if recipe and nameless(one) == nameless(recipe)]
+    named = [
+        preset
+        for preset, one in PRESETS.items()
+        if row and nameless(one) == nameless(row[1]) and ROWS[preset][0].steps == row[0].steps
+    ]
     return " = ".join(f"`{one}`" for one in (name, *named))
 
 
@@ -118,7 +123,7 @@ def nameless(recipe: RecipeSpec) -> dict[str, Any]:
     return recipe.as_json() | {"name": ""}
 
 
-def told(measured: dict[str, dict[str, Any]], recipes: dict[str, RecipeSpec], base: str) -> str:
+def told(measured: dict[str, dict[str, Any]], rows: dict[str, tuple[InversionSpec, RecipeSpec]], base: str) -> str:
     """A table of docs/recipes.md: each row, and what it does better than the row `base`."""
     heads = ["changed", "edits", "success", f"against {base}", "background below the VAE's, dB", f"against {base}, dB"]
     lines = ["| " + " | ".join([*heads, "ΔE over the VAE's", "sharpness", "evaluations"]) + " |"]
@@ -126,7 +131,7 @@ def told(measured: dict[str, dict[str, Any]], recipes: dict[str, RecipeSpec], ba
     for name, one in measured.items():
         shared = min(len(one["marks"]), len(measured[base]["marks"]))
         row, gain = one["row"], difference(name, one["marks"][:shared], measured[base]["marks"][:shared])
-        cells = [label(name, recipes.get(name)), str(5 * len(one["marks"])), f"{row['all']:.2f}"]
+        cells = [label(name, rows.get(name)), str(5 * len(one["marks"])), f"{row['all']:.2f}"]
         cells += [f"{gain['all']:+.2f} ({gain['all_low']:+.2f} to {gain['all_high']:+.2f})"]
         cells += [f"{row['bg_psnr_below_vae']:.1f}"]
         cells += [f"{gain['bg_psnr']:+.1f} ({gain['bg_psnr_low']:+.1f} to {gain['bg_psnr_high']:+.1f})"]
@@ -206,7 +211,7 @@ def main() -> None:
             if args.json:
                 args.json.write_text(json.dumps({"about": about, "measured": measured}), "utf-8")
     order = [name for name in (base, *rows) if name in measured]
-    table = told({name: measured[name] for name in order}, {name: row[1] for name, row in rows.items()}, base)
+    table = told({name: measured[name] for name in order}, rows, base)
     renew(args.page, "costs" if args.costs else "sweep", table)
     print(json.dumps({"rows": [measured[name]["row"] for name in order]}))
 

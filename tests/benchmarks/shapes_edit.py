@@ -71,7 +71,7 @@ ROWS |= {  # with the values that the fields had then
     "balanced_1": (InversionSpec(steps=50), changed(PRESETS["balanced"], FIRST | {"reference_weight": 0.35})),
     "fast_1": (
         InversionSpec(steps=50, first_iterations=5),
-        changed(PRESETS["fast"], FIRST | {"reference_weight": 0.25}),
+        changed(PRESETS["fast"], FIRST | {"start_at": 0.3, "guidance_end": 0.5}),
     ),
 }
 TABLE = ["text", "sdedit_25", "sdedit_50", "sdedit_75", "seed", "balanced", "fast"]  # the others by hand
