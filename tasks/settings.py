@@ -65,6 +65,8 @@ class Settings(Spec):
             "cache": "off",
             "sampler": "ddim",
         }  # these are not named, as in keys
+        if self.model.weights == "stored":
+            del groups["model"]["weights"]
         groups["recipe"] = {k: v for k, v in groups["recipe"].items() if k not in unset or v != unset[k]}
         if self.recipe.ladder or self.judge.early_stop == "on":  # then it also decides which edits are made
             groups["judge"] = self.judge.as_json()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cogvideo_core.diffusion.attention import Reference
-from cogvideo_core.errors import ModelError
+from cogvideo_core.errors import BadSpec, ModelError
 from cogvideo_core.models import model
 from cogvideo_core.models.lora import shown
 from cogvideo_core.models.model import VideoModel
-from cogvideo_core.settings.specs import ModelSpec
+from cogvideo_core.models.placement import chosen_device
+from cogvideo_core.settings.specs import ModelSpec, fingerprint
 from cogvideo_core.shapes import build, world
 from cogvideo_core.stages.units import InversionSpec, trajectory_spec
 from cogvideo_core.study import flops
@@ -60,6 +62,58 @@ def offloaded(how: str) -> VideoModel:
         for part in (pipe.text_encoder, pipe.transformer, pipe.vae):
             cpu_offload(part, torch.device("cpu"), offload_buffers=bool(part._parameters))
     return VideoModel(pipe, ModelSpec())
+
+
+EIGHT_BITS = ["int8", "int8_dynamic", "float8"]
+
+
+@pytest.mark.parametrize(("weights", "tolerance"), [("int8", 0.01), ("int8_dynamic", 0.03), ("float8", 0.05)])
+def test_edits_with_weights_in_8_bits_stay_near(
+    plain: VideoModel, tiny_pipeline_folder: Path, weights: str, tolerance: float
+) -> None:
+    """Final latents of whole edits over a shared reference lie within 1, 3 and 5 % of float32's, by norm, and are not
+    the same; activations and states keep their precision."""
+    low = model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cpu", dtype="float32", weights=weights))
+    want, got = edited(plain), edited(low)
+    assert got.dtype == torch.float32 and low.transformer.dtype == torch.float32
+    assert 0 < float((got - want).norm() / want.norm()) < tolerance
+
+
+@pytest.mark.parametrize("weights", EIGHT_BITS)
+def test_weights_in_8_bits_leave_a_shared_reference_equal_to_its_copies(
+    tiny_pipeline_folder: Path, weights: str
+) -> None:
+    """With one reference row for all, edits are those that each half's own copy gives, within what rounding of
+    activations a token leaves: 1e-4, where only weights are rounded."""
+    low = model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cpu", dtype="float32", weights=weights))
+    of = flops.given(low, 2, STEPS)
+    together = flops.shared(low, of)
+    alone = torch.cat([flops.shared(low, of.one(edit)) for edit in range(2)])
+    assert float((together - alone).abs().max()) < 1e-4
+
+
+def test_weights_in_8_bits_are_part_of_the_keys(plain: VideoModel, tiny_pipeline_folder: Path) -> None:
+    """Each way of holding weights gives trajectories keys of their own; `stored` is not named, so old keys hold."""
+    specs = [trajectory_spec("0" * 64, InversionSpec(), plain, "")]
+    for weights in EIGHT_BITS:
+        low = model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cpu", weights=weights))
+        specs.append(trajectory_spec("0" * 64, InversionSpec(), low, ""))
+        assert low.fingerprint != plain.fingerprint
+    assert len({fingerprint(spec) for spec in specs}) == 4 and "weights" not in specs[0]
+
+
+def test_missing_torchao_is_said(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package, the message names the field, the package and what works without it."""
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(ModelError, match=r"field model.weights: 'int8' needs the package torchao; .*float8"):
+        model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cpu", weights="int8"))
+    model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cpu", weights="float8"))
+
+
+def test_8_bits_and_sequential_offload_are_refused() -> None:
+    """The combination that accelerate can't move is refused before a weight is read."""
+    with pytest.raises(BadSpec, match=r"field weights: 'int8' can't be combined with offload=sequential"):
+        chosen_device(ModelSpec(weights="int8", offload="sequential"))
 
 
 @pytest.mark.parametrize("how", ["model", "sequential"])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.schedule import Schedule, schedule_from_config
-from cogvideo_core.models import options, processors
+from cogvideo_core.models import options, processors, weights
 from cogvideo_core.models.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.models.checkpoint_files import unreadable
 from cogvideo_core.models.configuration import Configured
@@ -53,13 +53,14 @@ class VideoModel(Configured):
         self.text_encoder = TextEncoder(pipeline, text_folder, self.device)
         self.vae = Vae(pipeline.vae, self.device, spec, self.pixels_a_cell)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
-        options.check_transformer(self.transformer)
+        options.check_transformer(self.transformer, spec.weights)
         processors.install(self.transformer)
 
     @property
     def fingerprint(self) -> str:
         """Of all components and of the precisions they run in."""
-        return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype])
+        shrunk = [] if self.spec.weights == "stored" else [self.spec.weights]
+        return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype, *shrunk])
 
     @property
     def pixels_a_cell(self) -> int:
@@ -199,6 +200,7 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
         raise unreadable(folder, error) from error
     pipe.set_progress_bar_config(disable=True)
     lora = add_loras(pipe, loras)
+    weights.shrink(pipe.transformer, spec)
     if spec.vae_tiling == "on":
         pipe.vae.enable_tiling()
     if spec.vae_slicing:

@@ -22,18 +22,21 @@ def check_config(folder: Path) -> None:
             raise ModelError(f"field model: {str(folder / part)!r} {QUANTISED}")
 
 
-QUANTISED = "holds quantised weights, which are not supported yet; take the checkpoint in 16 or 32 bits"
+QUANTISED = (
+    "holds quantised weights, which are not supported yet; take the checkpoint in 16 or 32 bits, and set model.weights"
+)
 
 
-def check_transformer(transformer: Any) -> None:
-    """Refuses what would bypass our attention processors, or reuse an earlier call. Raises ModelError."""
+def check_transformer(transformer: Any, weights: str = "stored") -> None:
+    """Refuses what would bypass our attention processors, or reuse an earlier call; and weights that are not held as
+    `ModelSpec.weights` says. Raises ModelError."""
     modules = list(transformer.modules())
     if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules):
         raise ModelError(
             "field model: the transformer is compiled by torch.compile, which is not supported yet; "
             "give it as it was loaded"
         )
-    if _quantised(transformer):
+    if not weights.startswith("int8") and _quantised(transformer):
         raise ModelError(f"field model: the transformer {QUANTISED}")
     if _caches(modules) or transformer.is_cache_enabled:
         raise ModelError(

@@ -37,6 +37,8 @@ def chosen_device(spec: ModelSpec) -> torch.device:
     device = torch.device(("cuda" if has_gpu else "cpu") if spec.device == "auto" else spec.device)
     if device.type == "cuda" and not has_gpu:
         raise BadSpec(f"field device: {spec.device!r} asked for, but torch sees no GPU; use auto or cpu")
+    if spec.weights != "stored" and spec.offload == "sequential":
+        raise BadSpec(f"field weights: {spec.weights!r} can't be combined with offload=sequential; use model or none")
     if device.type == "cpu" and spec.offload != "none":
         raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
     return device
@@ -57,6 +59,7 @@ def placed(spec: ModelSpec, shape: VideoShape | None = None) -> ModelSpec:
     if tiling == "auto":
         shape = shape or configured(spec).shape
         held = weight_bytes(folder / "transformer", dtype) if spec.offload == "none" else 0
+        held = held if spec.weights == "stored" else held // getattr(torch, dtype).itemsize
         room = total_bytes(device) - held - weight_bytes(folder / "vae", spec.vae_dtype)
         tiling = "on" if wants_tiles(folder, shape, getattr(torch, spec.vae_dtype), room) else "off"
     return spec.model_copy(update={"dtype": dtype, "vae_tiling": tiling})

@@ -108,6 +108,12 @@ class ModelSpec(Spec):
         description="Of transformer and text encoder; the denoised state stays float32. auto: on a GPU as the weights "
         "are stored, on a CPU float32.",
     )
+    weights: Literal["stored", "int8", "int8_dynamic", "float8"] = Field(
+        "stored",
+        title="Weights",
+        description="Of the transformer's blocks: as stored, or in 8 bits, which takes half of the memory of 16. "
+        "int8_dynamic rounds activations too; int8 and int8_dynamic need the package torchao.",
+    )
     vae_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", title="VAE precision", description="float32 avoids colour shift."
     )

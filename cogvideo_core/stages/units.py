@@ -117,7 +117,7 @@ def trajectory_spec(
         "model": {part: model.fingerprints.get(part, "") for part in parts},
         "tokenizer": model.fingerprints.get("tokenizer", ""),
         "dtype": model.spec.dtype,
-    }
+    } | ({} if model.spec.weights == "stored" else {"weights": model.spec.weights})
 
 
 def edit_spec(

@@ -48,6 +48,7 @@ from cogvideo_core.study import flops
 
 RECIPES = ("seed", "balanced", "bold", "fast", "sdedit_50")
 RIVALS = ("seed", "balanced", "bold", "fast")
+OURS = InversionSpec()  # of each clip
 EARLY = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the steps, after which the clean estimate is looked at
 FARTHEST_DB, LOOSE_DB = 9.0, 15.0
 LADDER = ("balanced", "fast")  # the order in which a prompt is tried
@@ -98,9 +99,9 @@ def made(cache: Path, first: int, clip: int) -> tuple[Path, float]:
         looked = 0.0
         for name in RECIPES:
             early: dict[int, torch.Tensor] = {}
-            videos[name] = np.stack(edited(model, found, *ROWS[name], early.__setitem__))
+            videos[name] = np.stack(edited(model, found, *row_of(name), early.__setitem__))
             decoding = time.perf_counter()
-            steps = ROWS[name][0].steps
+            steps = row_of(name)[0].steps
             for share in EARLY:
                 step = round(share * steps) - 1  # after so many steps
                 if step in early:
@@ -186,7 +187,7 @@ def early_figures(edits: list[Edit], calibration: policy.Calibration, looks: tup
     given_up, spec = stops(edits, calibration, looks), JudgeSpec(text="shapes")
     saved, rejected, layers = 0, 0, model_of(Setup("shapes", DTYPE, False)).layers
     for edit, at in zip(edits, given_up, strict=True):
-        inversion, recipe = ROWS[edit.recipe]
+        inversion, recipe = row_of(edit.recipe)
         cost = partial(own_evaluations, recipe, inversion.steps, layers)
         if at is not None:
             saved += cost(range(round(at * inversion.steps), inversion.steps))
@@ -203,6 +204,11 @@ def early_figures(edits: list[Edit], calibration: policy.Calibration, looks: tup
     return {name: round(value, 4) for name, value in found.items()}
 
 
+def row_of(name: str) -> tuple[InversionSpec, RecipeSpec]:
+    """How a candidate is made: all but the public scheme's come from one inversion, whatever their preset's own is."""
+    return ROWS[name] if name == "seed" else (OURS, PRESETS[name])
+
+
 class StepCost(NamedTuple):
     """FLOPs of one step: of what a batch shares, and of each of its edits."""
 
@@ -214,11 +220,11 @@ def step_costs(meter: flops.Meter, recipe: RecipeSpec) -> list[StepCost]:
     """By step; counted for one and for two edits, between which nothing but an edit's own rows differs."""
     spent = []
     for edits in (1, 2):
-        of, layers = flops.given(meter.model, edits, engine.STEPS), meter.model.layers
-        schedule = meter.model.schedule(engine.STEPS)
+        of, layers = flops.given(meter.model, edits, OURS.steps), meter.model.layers
+        schedule = meter.model.schedule(OURS.steps)
         states = editing.edit(meter, of.x, of.texts, of.trajectory.__getitem__, schedule, recipe, layers)
         totals = [meter.total, *(meter.total for _ in states)]
-        skipped = [0] * editing.first_step(recipe, engine.STEPS)
+        skipped = [0] * editing.first_step(recipe, OURS.steps)
         spent.append(skipped + [after - before for before, after in pairwise(totals)])
     return [StepCost(2 * one - two, two - one) for one, two in zip(*spent, strict=True)]
 
@@ -228,7 +234,7 @@ def cost_figures(
 ) -> dict[str, float]:
     """FLOPs of the public scheme per good edit over those of ours per edit that is good and kept."""
     meter = flops.Meter(flops.full_size("5b"))
-    row, inversion = engine.one_row(meter.model), InversionSpec()
+    row, inversion = engine.one_row(meter.model), OURS
     public = 2 * engine.STEPS * row.total + engine.STEPS * flops.script_cost(row, 1)
     public_good = float(np.mean([right(edit) for edit in edits if edit.recipe == "seed"]))
     costs = {recipe: step_costs(meter, PRESETS[recipe]) for recipe in LADDER}
@@ -242,7 +248,7 @@ def cost_figures(
         for recipe in LADDER:
             tried = [by[clip, kind, recipe] for kind in todo]
             made += len(tried)
-            ends = [round((given_up[id(edit)] or 1.0) * engine.STEPS) for edit in tried]
+            ends = [round((given_up[id(edit)] or 1.0) * OURS.steps) for edit in tried]
             for step, cost in enumerate(costs[recipe]):
                 left = sum(step < end for end in ends)
                 total += (cost.shared if left else 0.0) + cost.each * left * PROMPTS / KINDS

@@ -1,0 +1,58 @@
+"""Weights of the transformer's blocks in 8 bits: half of the memory of 16 bits, for some of the precision.
+
+- int8: stored in 8 bits with a scale a row, multiplied in the model's own precision (torchao, weight-only);
+- int8_dynamic: activations are rounded to 8 bits as well, a scale a token, and multiplied as integers (torchao);
+- float8: stored as float8_e4m3fn, cast to the model's own precision before use (diffusers' layerwise casting).
+
+docs/recipes.md says what each costs in quality.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from cogvideo_core.errors import ModelError
+from cogvideo_core.settings.specs import ModelSpec
+
+MISSING = (
+    "field model.weights: {kind!r} needs the package torchao; install cogvideo-edit[int8], or use float8 or stored"
+)
+
+
+def shrink(transformer: Any, spec: ModelSpec) -> None:
+    """Holds the transformer's weights as `ModelSpec.weights` says. Raises ModelError where a package is missing."""
+    if spec.weights == "float8":
+        transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=getattr(torch, spec.dtype))
+    elif spec.weights != "stored":
+        try:
+            with _quiet():
+                from torchao import quantization
+        except ImportError as error:
+            raise ModelError(MISSING.format(kind=spec.weights)) from error
+        configs: dict[str, Any] = {
+            "int8": quantization.Int8WeightOnlyConfig,
+            "int8_dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
+        }
+        quantization.quantize_(transformer, configs[spec.weights](), _of_blocks)
+
+
+def _of_blocks(module: nn.Module, name: str) -> bool:
+    """Which layers are held in 8 bits: all products of the blocks, which are nearly all weights; none around them."""
+    return isinstance(module, nn.Linear) and name.startswith("transformer_blocks.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torchao's reports of kernels that it can't load for this machine, which are not needed here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
