@@ -9,9 +9,6 @@ docs/recipes.md says what each costs in quality.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,8 +28,7 @@ def shrink(transformer: Any, spec: ModelSpec) -> None:
         transformer.enable_layerwise_casting(torch.float8_e4m3fn, compute_dtype=getattr(torch, spec.dtype))
     elif spec.weights != "stored":
         try:
-            with _quiet():
-                from torchao import quantization
+            from torchao import quantization
         except ImportError as error:
             raise ModelError(MISSING.format(kind=spec.weights)) from error
         configs: dict[str, Any] = {
@@ -45,14 +41,3 @@ def shrink(transformer: Any, spec: ModelSpec) -> None:
 def _of_blocks(module: nn.Module, name: str) -> bool:
     """Which layers are held in 8 bits: all products of the blocks, which are nearly all weights; none around them."""
     return isinstance(module, nn.Linear) and name.startswith("transformer_blocks.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torchao's reports of kernels that it can't load for this machine, which are not needed here."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
