@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("bench"), pytest.mark.timeout(900)]
 BENCH = Path(__file__).parent / "benchmarks" / "shapes_edit.py"
 
 

@@ -28,8 +28,9 @@ from torch import Tensor
 from cogvideo_core.diffusion import attention, editing
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.ddim import sample
+from cogvideo_core.diffusion.guidance import guided_steps, window
 from cogvideo_core.diffusion.inversion import ddim_inversion, evaluations, invert
-from cogvideo_core.models import batching, memory
+from cogvideo_core.models import batching, memory, weights
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
 from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
@@ -240,7 +241,7 @@ def matmul_rate(size: int = 8192, rounds: int = 20) -> float:
 def measure_gpu(variant: str, rate: float, rounds: int = 2) -> list[dict[str, Any]]:
     """One guided step of a full-size model with random weights in bfloat16; the script's N edits take N times one."""
     row, model = one_row(flops.full_size(variant)), flops.full_size(variant, "cuda")
-    weights, per_row = sum(p.nbytes for p in model.transformer.parameters()), planned_row(model)
+    held, per_row = sum(p.nbytes for p in model.transformer.parameters()), planned_row(model)
     plans = [("script", SCRIPT, as_script, flops.script_cost, 1)]
     plans += [("ours", SHARED, shared, flops.shared_cost, n) for n in (1, 2, 4)]
     rows = []
@@ -249,9 +250,52 @@ def measure_gpu(variant: str, rate: float, rounds: int = 2) -> list[dict[str, An
         call(model, of)
         torch.cuda.reset_peak_memory_stats()
         took = statistics.median(seconds(partial(call, model, of)) for _ in range(rounds))
-        peak, planned = torch.cuda.max_memory_allocated(), weights + memory.most_rows(recipe, n) * per_row
+        peak, planned = torch.cuda.max_memory_allocated(), held + memory.most_rows(recipe, n) * per_row
         found = {"model": variant, "scheme": scheme, "N": n, "s": took, "s an edit": took / n, "GiB": peak / 2**30}
         rows.append(found | {"GiB planned": planned / 2**30, "matmul share": cost(row, n) / took / rate})
+    return rows
+
+
+def step_seconds(model: VideoModel, recipe: RecipeSpec, edits: int, guided: bool, rounds: int = 2) -> float:
+    """One whole step of so many edits over the shared reference row, with or without the unguided half."""
+    of, layers = given(model, edits, 1), window(recipe.layer_start, recipe.layer_end, model.layers)
+    referred = editing.Referred(of.trajectory[1], layers, recipe.reference_weight)
+    call = partial(editing.predict, model.velocity, of.x, 999, of.texts, guided, recipe, referred)
+    call()
+    return statistics.median(seconds(call) for _ in range(rounds))
+
+
+def job_seconds(model: VideoModel, name: str, edits: int) -> float:
+    """An edit's share of a preset's whole job on a clip, VAE aside: its evaluations and steps times the time of one."""
+    inversion, recipe = PRESET_INVERSIONS.get(name, InversionSpec()), PRESETS[name]
+    of, guided = given(model, 1, 1), guided_steps(recipe, inversion.steps)
+    row = partial(model.velocity, of.x, 999, of.texts.cond)
+    row()
+    total = (evaluations(inversion) + gate_evaluations(inversion)) * statistics.median(seconds(row) for _ in range(2))
+    whole = editing.computed_steps(recipe, inversion.steps, model.layers)
+    for with_guidance in (True, False):
+        if steps := sum((step in guided) == with_guidance for step in whole):
+            total += steps * step_seconds(model, recipe, edits, with_guidance)
+    return total / edits
+
+
+def measure_gpu_jobs(variant: str, rate: float) -> list[dict[str, Any]]:
+    """Whole jobs of `balanced` and `fast` on a full-size model, its weights in bfloat16 and in 8 bits."""
+    rows, row = [], one_row(flops.full_size(variant))
+    for kind in ("stored", "int8", "int8_dynamic", "float8"):
+        model = flops.full_size(variant, "cuda")
+        weights.shrink(model.transformer, ModelSpec(dtype="bfloat16", weights=kind))  # type: ignore[arg-type]
+        for n in (1, 4, 8):
+            torch.cuda.reset_peak_memory_stats()
+            jobs = {f"{name}, s an edit": job_seconds(model, name, n) for name in ("balanced", "fast")}
+            took, layers = step_seconds(model, PRESETS["balanced"], n, True), model.layers
+            seen = len(window(PRESETS["balanced"].layer_start, PRESETS["balanced"].layer_end, layers)) / layers
+            spent = 2 * n * (row.linear + (1 + seen) * row.attention) + row.total
+            peak = torch.cuda.max_memory_allocated() / 2**30
+            found = {"model": variant, "weights": kind, "N": n, **jobs, "guided step, s": took, "GiB": peak}
+            rows.append(found | {"matmul share": spent / took / rate})
+        del model
+        torch.cuda.empty_cache()
     return rows
 
 
@@ -370,16 +414,20 @@ def print_gpu() -> dict[str, Any]:
     if not torch.cuda.is_available():
         print("\nNo GPU here. With one, this would build CogVideoX-5B and -2B with random weights in bfloat16 and")
         print("print seconds a step, GiB with the weights, and the share of the card's matmul rate: ours at N = 1, 2,")
-        print("4, the script's scheme at N = 1.")
+        print(
+            "4, the script's scheme at N = 1; then seconds an edit for whole jobs of balanced and fast, also in 8 bits."
+        )
         return {}
     rate = matmul_rate()
     rows = [row for variant in ("5b", "2b") for row in measure_gpu(variant, rate)]
     print(f"\n{torch.cuda.get_device_name()}: bfloat16 matrix product {rate / 1e12:.0f} TFLOP/s")
     print_table("One step of N edits, random weights in bfloat16; GiB with the weights", rows)
+    jobs = measure_gpu_jobs("5b", rate)
+    print_table("A whole job, VAE aside, scaled from one evaluation and one step of each kind", jobs)
     decoding = measure_decoding()
     print_table("Decoding 49 frames of 480x720", decoding)
     about = {"gpu": torch.cuda.get_device_name(), "matmul_tflops": rate / 1e12}
-    return about | {"gpu_rows": rows, "gpu_decoding": decoding}
+    return about | {"gpu_rows": rows, "gpu_jobs": jobs, "gpu_decoding": decoding}
 
 
 def main() -> None:

@@ -128,11 +128,12 @@ class Setup(NamedTuple):
     path: str
     dtype: str
     tuning: bool  # clips of trained combinations, to choose settings on, instead of the frozen held-out list
+    weights: str = "stored"  # as ModelSpec has it
 
 
 @cache
 def model_of(setup: Setup) -> VideoModel:
-    return load(ModelSpec(path=setup.path, dtype=setup.dtype))
+    return load(ModelSpec(path=setup.path, dtype=setup.dtype, weights=setup.weights))  # type: ignore[arg-type]
 
 
 @cache
@@ -213,8 +214,12 @@ def marked(setup: Setup, inversion: InversionSpec, recipe: RecipeSpec, number: i
     """The marks of a clip's edits, and the seconds that they took."""
     model, clip, started = model_of(setup), clip_of(setup, number), time.perf_counter()
     frames = edited(model, clip, inversion, recipe)
+    took = time.perf_counter() - started
     found = [marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)]
-    return found, time.perf_counter() - started
+    if setup.weights != "stored":
+        plain = edited(model_of(setup._replace(weights="stored")), clip, inversion, recipe)
+        found = [one | {"db_to_stored": psnr(*pair)} for one, pair in zip(found, zip(frames, plain, strict=True))]
+    return found, took
 
 
 @contextmanager
@@ -252,6 +257,8 @@ def measure(
         "evaluations": round(cost / edits, 1),
         "seconds": round(sum(seconds) / sum(map(len, found)), 2),
     }
+    if setup.weights != "stored":
+        row["db_to_stored"] = round(mean(rows, "db_to_stored"), 1)
     return row, by_clip
 
 
@@ -288,9 +295,15 @@ def main() -> None:
         choices=["float32", "bfloat16"],
         help="of the transformer; bfloat16 by default where the processor multiplies it",
     )
+    parser.add_argument(
+        "--weights",
+        default="stored",
+        choices=["stored", "int8", "int8_dynamic", "float8"],
+        help="of the transformer; in 8 bits, each row also has its PSNR to the edits with the stored weights",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
     args = parser.parse_args()
-    setup, started = Setup(args.model, args.dtype, args.tuning), time.perf_counter()
+    setup, started = Setup(args.model, args.dtype, args.tuning, args.weights), time.perf_counter()
     changes = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
     rows, marks_by_name, clips = [], {}, range(args.first, args.first + args.limit)
     print_row()
@@ -303,7 +316,7 @@ def main() -> None:
             rows.append(row)
             marks_by_name[named] = found
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes with {args.jobs} processes, {args.dtype}")
-    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype}
+    told = {"rows": rows, "clips": args.limit, "edits": 5 * args.limit, "dtype": args.dtype, "weights": args.weights}
     for other in args.against or ["seed"]:
         if other in marks_by_name:
             rest = {name: found for name, found in marks_by_name.items() if name != other}
