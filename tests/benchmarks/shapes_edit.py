@@ -218,7 +218,10 @@ def marked(setup: Setup, inversion: InversionSpec, recipe: RecipeSpec, number: i
     found = [marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)]
     if setup.weights != "stored":
         plain = edited(model_of(setup._replace(weights="stored")), clip, inversion, recipe)
-        found = [one | {"db_to_stored": psnr(*pair)} for one, pair in zip(found, zip(frames, plain, strict=True))]
+        found = [
+            one | {"db_to_stored": psnr(*pair)}
+            for one, pair in zip(found, zip(frames, plain, strict=True), strict=True)
+        ]
     return found, took
 
 
