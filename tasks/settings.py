@@ -65,6 +65,7 @@ class Settings(Spec):
             "cache": "off",
             "sampler": "ddim",
         }  # these are not named, as in keys
+        groups["model"].pop("text_device")
         if self.model.weights == "stored":
             del groups["model"]["weights"]
         groups["recipe"] = {k: v for k, v in groups["recipe"].items() if k not in unset or v != unset[k]}

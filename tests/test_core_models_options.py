@@ -102,6 +102,16 @@ def test_weights_in_8_bits_are_part_of_the_keys(plain: VideoModel, tiny_pipeline
     assert len({fingerprint(spec) for spec in specs}) == 4 and "weights" not in specs[0]
 
 
+def test_the_text_encoder_can_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default it goes where the model is; with text_device=cpu it does not."""
+    pipe = build.build_pipeline("5b")
+    monkeypatch.setattr(type(pipe), "_execution_device", property(lambda _: torch.device("meta")))
+    assert VideoModel(pipe, ModelSpec()).text_encoder.device.type == "meta"
+    here = VideoModel(pipe, ModelSpec(text_device="cpu"))
+    assert here.device.type == "meta" and here.text_encoder.device.type == "cpu"
+    assert here.embed(["a red circle"]).device.type == "cpu"
+
+
 def test_missing_torchao_is_said(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package, the message names the field, the package and what works without it."""
     monkeypatch.setitem(sys.modules, "torchao", None)

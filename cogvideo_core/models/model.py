@@ -50,7 +50,8 @@ class VideoModel(Configured):
         self.transformer = pipeline.transformer
         self.lock, self.evaluations, self.room, self.busy_s = threading.RLock(), 0, Room(), 0.0
         self.device = torch.device(pipeline._execution_device)
-        self.text_encoder = TextEncoder(pipeline, text_folder, self.device)
+        text_device = torch.device("cpu") if spec.text_device == "cpu" else self.device
+        self.text_encoder = TextEncoder(pipeline, text_folder, text_device)
         self.vae = Vae(pipeline.vae, self.device, spec, self.pixels_a_cell)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
         options.check_transformer(self.transformer, spec.weights)

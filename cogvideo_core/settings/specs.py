@@ -114,6 +114,12 @@ class ModelSpec(Spec):
         description="Of the transformer's blocks: as stored, or in 8 bits, which takes half of the memory of 16. "
         "int8_dynamic rounds activations too; int8 and int8_dynamic need the package torchao.",
     )
+    text_device: Literal["auto", "cpu"] = Field(
+        "auto",
+        title="Text encoder on",
+        description="auto: the model's device, or the CPU where that has no room; cpu: always, so that all of a GPU is "
+        "left to the rest.",
+    )
     vae_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", title="VAE precision", description="float32 avoids colour shift."
     )

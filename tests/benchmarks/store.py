@@ -158,7 +158,7 @@ def measured(states: list[Tensor], place: str, rounds: int) -> tuple[list[Row], 
 
 
 def trajectories(model: VideoModel, clips: int) -> Iterator[tuple[world.Scene, list[Tensor]]]:
-    settings = InversionSpec()
+    settings = InversionSpec(steps=50)
     for seed in range(clips):
         scene = world.scene_from_seed(100 + seed)
         velocity = model.one_row(model.embed([scene.combination.caption()]))
