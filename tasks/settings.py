@@ -65,7 +65,8 @@ class Settings(Spec):
             "cache": "off",
             "sampler": "ddim",
         }  # these are not named, as in keys
-        groups["model"].pop("text_device")
+        for field in ("text_device", "fit"):  # what fit chooses stands in the units' keys
+            del groups["model"][field]
         if self.model.weights == "stored":
             del groups["model"]["weights"]
         groups["recipe"] = {k: v for k, v in groups["recipe"].items() if k not in unset or v != unset[k]}

@@ -92,6 +92,7 @@ def discover_clips(
 @verb("estimate_run")
 def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[list[str]]:
     """Measures the model on this device; [what, value] pairs of what the plan will cost."""
+    from cogvideo_core.models.placement import told
     from cogvideo_core.planning import estimate
     from cogvideo_core.stages.units import shape_of
 
@@ -101,7 +102,8 @@ def estimate_run(settings: Settings, planned: Planned, workers: int) -> list[lis
     judge = settings.judge.resolved(settings.model.path)
     measured = measured._replace(judge_s=estimate.measure_judge(judge, shape))
     found = estimate.estimate(planned, measured, model, shape, settings.inversion, settings.recipe, workers)
-    return [list(row) for row in estimate.rows_of(planned, measured, found, str(model.device))]
+    device = told(model.spec, model.device)
+    return [list(row) for row in estimate.rows_of(planned, measured, found, device)]
 
 
 @verb("embed_prompts", retries=2)

@@ -70,6 +70,41 @@ def test_5b_fits_on_24_gib_as_it_stands(full_size: Path) -> None:
     assert fits and held + max(tiled, 3 * row, prompts) < memory.GPU_SHARE * 24 * GIB
 
 
+NEEDS_5B = placement.Needs(int(10.4 * GIB), int(0.8 * GIB), int(4.3 * GIB), int(7.5 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("gib", "weights", "offload"),
+    [(80, "stored", "none"), (24, "stored", "none"), (16, "int8", "none"), (12, "int8", "model"), (2, "int8", "model")],
+)
+def test_a_model_is_fitted_to_its_card(gib: int, weights: str, offload: str) -> None:
+    """5B at its usual size: as it stands on 24 GiB, in 8 bits on 16, with offload as well on 12, which is also the last
+    resort. A choice of one's own stays, and a CPU offloads nothing."""
+    room = int(memory.GPU_SHARE * gib * GIB)
+    spec = ModelSpec(dtype="bfloat16", fit="auto")
+    found = placement.fitted(spec, NEEDS_5B, room, gpu=True)
+    assert (found.weights, found.offload, found.fit) == (weights, offload, "off")
+    own = placement.fitted(spec.model_copy(update={"weights": "float8"}), NEEDS_5B, room, gpu=True)
+    assert own.weights == "float8"
+    assert placement.fitted(spec, NEEDS_5B, room, gpu=False).offload == "none"
+
+
+def test_fit_is_chosen_from_the_folder(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a small model needs lies between what it takes in 8 bits and as stored: so it is shrunk, loaded, and its
+    tiles are decided after that."""
+    spec = ModelSpec(path=str(tiny_pipeline_folder), fit="auto", dtype="float32", device="cpu")
+    need = placement.needs(spec, tiny_pipeline_folder, placement.configured(spec).shape)
+    taken = need.transformer + need.vae + max(need.call, need.decoding)
+    monkeypatch.setattr(placement, "total_bytes", lambda device: taken - 1)
+    found = placement.placed(spec)
+    assert (found.weights, found.fit) == ("int8", "off") and found.vae_tiling in ("on", "off")
+    monkeypatch.setattr(placement, "total_bytes", lambda device: taken)
+    loaded = model.load(spec)
+    assert loaded.spec.weights == "stored" and placement.told(loaded.spec, loaded.device).startswith("cpu, float32")
+    words = ModelSpec(dtype="bfloat16", weights="int8", vae_tiling="on", offload="model")
+    assert placement.told(words, torch.device("cuda")) == "cuda, bfloat16, weights in int8, VAE in tiles, offload model"
+
+
 def test_tiles_that_do_not_add_up_are_not_chosen(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where memory is short: 48 pixels in the small VAE's tiles come back as another size, or take no less."""
     on_a_card(monkeypatch, 0)

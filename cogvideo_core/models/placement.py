@@ -6,11 +6,12 @@ start on such a device: its total memory counts, not the free part, because both
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import psutil
@@ -49,20 +50,79 @@ def placed(spec: ModelSpec, shape: VideoShape | None = None) -> ModelSpec:
 
     Raises ModelError and BadSpec.
     """
-    if "auto" not in (spec.dtype, spec.vae_tiling):
+    if "auto" not in (spec.dtype, spec.vae_tiling, spec.fit):
         return spec
     folder, device = model_folder(spec), chosen_device(spec)
-    dtype: str = spec.dtype
-    if dtype == "auto":
+    if spec.dtype == "auto":
         dtype = stored_precision(folder / "transformer") if device.type == "cuda" else "float32"
-    tiling = spec.vae_tiling
-    if tiling == "auto":
+        spec = spec.model_copy(update={"dtype": dtype})
+    if "auto" in (spec.vae_tiling, spec.fit):
         shape = shape or configured(spec).shape
-        held = weight_bytes(folder / "transformer", dtype) if spec.offload == "none" else 0
-        held = held if spec.weights == "stored" else held // getattr(torch, dtype).itemsize
+    if spec.fit == "auto" and shape:
+        spec = fitted(spec, needs(spec, folder, shape), total_bytes(device), device.type == "cuda")
+    if spec.vae_tiling == "auto" and shape:
+        held = held_bytes(spec, weight_bytes(folder / "transformer", spec.dtype)) if spec.offload == "none" else 0
         room = total_bytes(device) - held - weight_bytes(folder / "vae", spec.vae_dtype)
-        tiling = "on" if wants_tiles(folder, shape, getattr(torch, spec.vae_dtype), room) else "off"
-    return spec.model_copy(update={"dtype": dtype, "vae_tiling": tiling})
+        tiled = wants_tiles(folder, shape, getattr(torch, spec.vae_dtype), room)
+        spec = spec.model_copy(update={"vae_tiling": "on" if tiled else "off"})
+    return spec
+
+
+class Needs(NamedTuple):
+    """Bytes that a model needs on its device."""
+
+    transformer: int  # weights in the model's precision
+    vae: int  # weights
+    call: int  # of the smallest call: one guided edit and the reference
+    decoding: int  # at its least, in tiles where these take less
+
+
+def needs(spec: ModelSpec, folder: Path, shape: VideoShape) -> Needs:
+    """From the files' headers and configurations, for clips of this shape; `spec` has its dtype."""
+    about, dtype = configured(spec), getattr(torch, spec.vae_dtype)
+    config, frames = about.transformer_config, (shape.frames - 1) // 4 + 1
+    frames += 0 if config.patch_size_t is None else 1
+    latents = (frames, config.out_channels, shape.height // about.pixels_a_cell, shape.width // about.pixels_a_cell)
+    size, text = (shape.frames, shape.height, shape.width), (folder / "vae" / "config.json").read_text("utf-8")
+    whole, (tiled, fits) = decoding(text, size, dtype, False)[0], decoding(text, size, dtype, True)
+    return Needs(
+        weight_bytes(folder / "transformer", spec.dtype),
+        weight_bytes(folder / "vae", spec.vae_dtype),
+        3 * memory.row_bytes(vars(config), latents, getattr(torch, spec.dtype)),
+        min(whole, tiled) if fits and spec.vae_tiling != "off" else whole,
+    )
+
+
+def fitted(spec: ModelSpec, need: Needs, room: int, gpu: bool) -> ModelSpec:
+    """The first that fits into `room` bytes: the settings as they are, weights in 8 bits, CPU offload, both; `fit` off.
+
+    The last if none fits: then the run says what memory does not suffice for.
+    """
+    eight = "int8" if importlib.util.find_spec("torchao") else "float8"
+    weights = [spec.weights] if spec.weights != "stored" else ["stored", eight]
+    offloads = [spec.offload] if spec.offload != "none" or not gpu else ["none", "model"]
+    tries = [spec.model_copy(update={"fit": "off", "weights": w, "offload": o}) for o in offloads for w in weights]
+    return next((each for each in tries if _taken(each, need) <= room), tries[-1])
+
+
+def _taken(spec: ModelSpec, need: Needs) -> int:
+    transformer = held_bytes(spec, need.transformer)
+    if spec.offload == "none":
+        return transformer + need.vae + max(need.call, need.decoding)
+    return max(transformer + need.call, need.vae + need.decoding)
+
+
+def held_bytes(spec: ModelSpec, transformer: int) -> int:
+    """Of the transformer's weights, which take so many in the model's precision."""
+    return transformer if spec.weights == "stored" else transformer // getattr(torch, spec.dtype).itemsize
+
+
+def told(spec: ModelSpec, device: torch.device) -> str:
+    """A placed model in words: "cuda, bfloat16, weights in int8, VAE in tiles, offload model"."""
+    parts = [str(device), spec.dtype]
+    parts += [] if spec.weights == "stored" else [f"weights in {spec.weights}"]
+    parts += ["VAE in tiles"] if spec.vae_tiling == "on" else []
+    return ", ".join([*parts, *([f"offload {spec.offload}"] if spec.offload != "none" else [])])
 
 
 def stored_precision(part: Path) -> str:

@@ -162,6 +162,7 @@ def rows_of(planned: Planned, measured: Measured, found: Estimate, device: str) 
         ("editing", _hours(found.edit_s)),
         ("encoding and decoding", _hours(found.vae_s)),
         *([("judging", f"{_hours(found.judge_s)}, {measured.judge_s:.3f} s an edit")] if found.judge_s else []),
+        ("an edit", f"{found.gpu_hours * 3600 / max(planned['edits'], 1):,.1f} s, its share of the inversion included"),
         ("GPU-hours", f"{found.gpu_hours:,.2f}"),
         ("wall time", f"{_hours(found.wall_hours * 3600)} on {found.workers} workers that are never idle"),
         ("stored", f"{found.stored_bytes / 1e9:,.2f} GB of trajectories and latents, videos not counted"),

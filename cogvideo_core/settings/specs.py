@@ -114,6 +114,11 @@ class ModelSpec(Spec):
         description="Of the transformer's blocks: as stored, or in 8 bits, which takes half of the memory of 16. "
         "int8_dynamic rounds activations too; int8 and int8_dynamic need the package torchao.",
     )
+    fit: Literal["off", "auto"] = Field(
+        "off",
+        title="Fit to the card",
+        description="auto: where memory is too small for these settings, takes weights in 8 bits, then CPU offload.",
+    )
     text_device: Literal["auto", "cpu"] = Field(
         "auto",
         title="Text encoder on",
