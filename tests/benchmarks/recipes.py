@@ -83,7 +83,7 @@ COSTS: list[dict[str, Any]] = [
     {"steps": 20} | SAFE | {"start_at": 0.1},
     {"steps": 15} | SAFE | {"reference_weight": 0.25},
     {"steps": 50} | FAST,
-    {"steps": 15} | SAFE | FAST,
+    {"steps": 15} | SAFE | FAST | {"guidance_end": 0.45},
     *({"steps": 15} | SAFE | FAST | {"start_at": 0.2, "guidance_end": end} for end in (0.45, 0.5)),
     {"steps": 15} | BOLD | FAST | {"start_at": 0.2, "guidance_end": 0.6},
     *({"steps": steps} | SAFE | FAST | {"start_at": 0.2, "guidance_end": 0.4} for steps in (14, 12)),
