@@ -90,9 +90,12 @@ def spelled_out(recipe: RecipeSpec, texts: editing.Texts) -> Tensor:
 @pytest.mark.parametrize("sampler", ["ddim", "multistep2"])
 @pytest.mark.parametrize("cache", ["off", "safe", "bold"])
 def test_the_loop_equals_its_plain_form(cache: str, sampler: str) -> None:
-    """With each cache and sampler the loop gives what it gives when it is spelled out, within 1e-5."""
+    """With each cache and sampler the loop gives what it gives when it is spelled out, within 1e-5; without cache and
+    in DDIM, as all edits were made at first, bit for bit."""
     recipe, texts = unwindowed(cache=cache, sampler=sampler, guidance_scale=2.0), prompts()
-    assert (edited(recipe, texts) - spelled_out(recipe, texts)).abs().max() < 1e-5
+    found, plain = edited(recipe, texts), spelled_out(recipe, texts)
+    assert (found - plain).abs().max() < 1e-5
+    assert torch.equal(found, plain) or (cache, sampler) != ("off", "ddim")
 
 
 def test_a_clean_estimate_that_stays_is_continued_exactly() -> None:
