@@ -3,7 +3,7 @@
     python tests/benchmarks/engine.py                # the tables of docs/performance.md
     python tests/benchmarks/engine.py --counts-only  # without timing, for a busy machine
     python tests/benchmarks/engine.py --gpu-only     # full-size models on the GPU, nothing else
-    python tests/benchmarks/engine.py --script-steps 25  # what the script is compared with for the fair ratios
+    python tests/benchmarks/engine.py --script-steps 20  # what the script is compared with for the fair ratios
 
 The script's scheme edits one prompt after another, each with four rows: two reference rows (one a guidance half) and
 two edit rows. Ours edits N prompts in one call of 2N + 1 rows. L is the linear part of one row's FLOPs, A attention.
@@ -41,7 +41,7 @@ from cogvideo_core.study.flops import SCRIPT, SHARED, Given, given, script, shar
 
 EDITS = (1, 4, 8, 16)
 STEPS = 50  # of the script's inversions and edits
-FAIR_STEPS = 25  # the fewest at which the script's edits are as good as at 50, by docs/shapes.md
+FAIR_STEPS = 20  # the fewest at which the script's edits are as good as at 50, by docs/shapes.md
 JOBS = [name for name in PRESETS if name not in ("seed", "text")]
 WINDOWS = {
     "all steps, all layers": SHARED,
