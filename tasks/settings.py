@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from cogvideo_core.settings.judge_specs import JudgeSpec
-from cogvideo_core.settings.recipes import INVERSIONS, filled
+from cogvideo_core.settings.recipes import FIRST, INVERSIONS, filled
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -58,13 +58,7 @@ class Settings(Spec):
         groups = {name: getattr(self, name).as_json() for name in ("dataset", "model", "inversion", "recipe", "output")}
         for field in ("root", "gallery"):
             del groups["output"][field]
-        unset = {
-            "recipes": [],
-            "ladder": [],
-            "most_candidates": 0,
-            "cache": "off",
-            "sampler": "ddim",
-        }  # these are not named, as in keys
+        unset = FIRST | {"recipes": [], "ladder": [], "most_candidates": 0}  # these are not named, as in keys
         for field in ("text_device", "fit"):  # what fit chooses stands in the units' keys
             del groups["model"][field]
         if self.model.weights == "stored":

@@ -128,7 +128,7 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     work.model.drop_text_encoder()
     if targets:
         shape = shape_of(settings.dataset, work.model)
-        latents = batching.latents_of(work.model, shape.frames, shape.height, shape.width)
+        latents = work.model.latents(shape.frames, shape.height, shape.width)
         get_run_logger().info(
             "memory: %s", batching.told(work.model, settings.engine, settings.recipe.candidates[0], latents)
         )

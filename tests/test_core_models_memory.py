@@ -103,7 +103,7 @@ def of_full_size(variant: str, device: str) -> tuple[VideoModel, int]:
     """Two blocks of a released configuration in bfloat16, and the estimate of a row at 49 frames 480x720."""
     model = flops.full_size(variant, device)
     model.transformer.transformer_blocks = model.transformer.transformer_blocks[:2].requires_grad_(False)
-    latents = batching.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
+    latents = model.latents(model.shape.frames, model.shape.height, model.shape.width)
     assert latents == (13, 16, 60, 90)
     return model, memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
 
@@ -193,7 +193,7 @@ def test_what_fits_is_a_power_of_two(rows: int, edits: int) -> None:
 
 def test_a_number_given_is_taken_and_one_chosen_stays(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is free: a number in the settings wins; the automatic one is found once a process and kind of work."""
-    latents = batching.latents_of(model, 9, 48, 48)
+    latents = model.latents(9, 48, 48)
     row = memory.row_bytes(model.transformer.config, latents, torch.float32)
     assert latents == (3, 8, 12, 12)
     for rows, expected in ((9, 4), (3, 4)):

@@ -384,12 +384,13 @@ def test_only_the_steps_that_the_recipe_reads(works: MakeWork, folder: Path, sta
     (commit,) = work.ledger.units("trajectories")
     assert [step["level"] for step in commit.record["steps"]] == ([3, 4] if start == "inverted" else [0, 3, 4])
     assert stored_bytes(work) < stored_bytes(calm)
-    low = works(
-        "low", recipe={"start_at": 0.5, "guidance_end": 1.0, "reference_end": 1.0}, inversion={"save_steps": "window"}
-    )
-    record, made = spent(low, clip(folder))
-    assert made == sum(row["evaluations"] for row in record["timings"])
-    assert sum(row["evaluations"] for row in record["timings"] if row["stage"] == "invert") == INVERTED // 2
+    start_low = {"start_at": 0.5, "guidance_end": 1.0, "reference_end": 1.0}
+    low, fleeting = works("low", recipe=start_low, inversion={"save_steps": "window"}), works("fleet", recipe=start_low)
+    fleeting = replace(fleeting, output=fleeting.output.model_copy(update={"keep_trajectories": "none"}))
+    for each in (low, fleeting):  # one that is kept nowhere ends there as well
+        record, made = spent(each, clip(folder))
+        assert made == sum(row["evaluations"] for row in record["timings"])
+        assert sum(row["evaluations"] for row in record["timings"] if row["stage"] == "invert") == INVERTED // 2
     longer = works("disk", recipe=recipe | {"reference_end": 1.0}, inversion={"save_steps": "window"})
     assert spent(longer, clip(folder))[1] >= INVERTED and len(list(work.ledger.units("trajectories"))) == 2
     shorter = works("disk", recipe=recipe | {"reference_weight": 2.0}, inversion={"save_steps": "window"})

@@ -10,7 +10,7 @@ from typing import Any
 from cogvideo_core.models.configuration import VideoShape
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.recipes import FIRST, LATER
-from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
+from cogvideo_core.settings.specs import DatasetSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.stages import units
 from cogvideo_core.stages.prompts import prompt_spec
 
@@ -44,7 +44,7 @@ def test_keys_are_those_of_earlier_versions() -> None:
     }
     for name, preset in PRESETS.items():
         recipe = preset.model_copy(update=FIRST | VALUES_THEN.get(name, {}))
-        inversion = PRESET_INVERSIONS.get(name, InversionSpec()).model_copy(update={"steps": 50})
+        inversion = PRESET_INVERSIONS[name].model_copy(update={"steps": 50})
         levels = units.levels_kept(inversion, recipe, 6)
         key = fingerprint(units.trajectory_spec(latents, inversion, model(), PROMPT, levels))
         found[f"trajectory-{name}"] = key
@@ -55,12 +55,14 @@ def test_keys_are_those_of_earlier_versions() -> None:
 
 
 def test_settings_of_earlier_versions_mean_what_they_meant() -> None:
-    """A recipe that an earlier version wrote in full has each step whole, in DDIM, and so finds its edits; a short one
-    that a person writes, or one that names either field, has the present defaults."""
+    """A recipe that an earlier version wrote in full has each step whole, in DDIM, and so finds its edits, whichever of
+    the later fields it lacks; a short one that a person writes has the present defaults."""
     for name, preset in PRESETS.items():
         before = {field: value for field, value in preset.as_json().items() if field not in FIRST}
         assert RecipeSpec(**before) == preset.model_copy(update=FIRST), name
         oldest = {field: value for field, value in before.items() if field not in LATER}
         assert RecipeSpec(**oldest) == preset.model_copy(update=FIRST), name
+        between = {field: value for field, value in preset.as_json().items() if field != "cache"}
+        assert RecipeSpec(**between) == preset.model_copy(update={"cache": "off"}), name
     assert RecipeSpec(guidance_scale=5.0).cache == "safe"
     assert RecipeSpec(**RecipeSpec().as_json() | {"cache": "bold"}).cache == "bold"

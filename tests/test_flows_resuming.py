@@ -171,6 +171,8 @@ def test_a_campaign_resumes_where_it_was(groups: Record, monkeypatch: pytest.Mon
         ({"recipe": RecipeSpec(guidance_scale=3.0)}, False),
         ({"inversion": InversionSpec(steps=4)}, False),
         ({"model": ModelSpec(lora="x")}, False),
+        ({"model": ModelSpec(weights="int8")}, False),
+        ({"model": ModelSpec(text_device="cpu", fit="auto")}, True),
         ({"dataset": DatasetSpec(fit="pad")}, False),
         ({"output": OutputSpec(crf=20)}, False),
         ({"output": OutputSpec(root="elsewhere", gallery=False)}, True),

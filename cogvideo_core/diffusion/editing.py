@@ -185,10 +185,10 @@ def edit(
     for step in range(first_step(recipe, schedule.steps), schedule.steps):
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
-        referred = None
-        if step in referenced and step in whole:
-            referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
         if step in whole:
+            referred = None
+            if step in referenced:
+                referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
             halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
             recent = [*recent[-1:], Whole(theta, x, halves)]
         else:

@@ -7,13 +7,6 @@ from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.specs import EngineSpec, RecipeSpec
 
 
-def latents_of(model: VideoModel, frames: int, height: int, width: int) -> memory.Latents:
-    """memory.Latents of a clip of so many frames and pixels."""
-    config, scale = model.transformer.config, model.pipe.vae_scale_factor_spatial
-    f = (frames - 1) // config.temporal_compression_ratio + 1 + model.front_padding
-    return f, config.out_channels, height // scale, width // scale
-
-
 def edits_per_batch(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: memory.Latents) -> int:
     """`EngineSpec.edits_per_batch`, or if 0 as many as memory has room for; the same throughout the process."""
     kind = (latents, recipe.fingerprint)

@@ -12,6 +12,7 @@ from typing import Any
 import diffusers
 
 from cogvideo_core.models.checkpoint import check_folder, model_folder
+from cogvideo_core.models.memory import Latents
 from cogvideo_core.settings.specs import ModelSpec
 
 
@@ -46,6 +47,17 @@ class Configured:
     def pixels_a_cell(self) -> int:
         """Pixels along the side of a latent cell."""
         return int(2 ** (len(self.vae_config.block_out_channels) - 1))
+
+    @property
+    def front_padding(self) -> int:
+        """Latent frames put in front: one for CogVideoX 1.5, whose transformer takes them in pairs (8k+1 is odd)."""
+        return 0 if self.transformer_config.patch_size_t is None else 1
+
+    def latents(self, frames: int, height: int, width: int) -> Latents:
+        """memory.Latents of a clip of so many frames and pixels."""
+        config, scale = self.transformer_config, self.pixels_a_cell
+        f = (frames - 1) // config.temporal_compression_ratio + 1 + self.front_padding
+        return f, config.out_channels, height // scale, width // scale
 
     @property
     def shape(self) -> VideoShape:

@@ -107,11 +107,6 @@ class VideoModel(Configured):
             return "has words that the model's tokenizer does not know"
         return f"has {len(ids)} tokens and is cut to {self.text_tokens}" if len(ids) > self.text_tokens else ""
 
-    @property
-    def front_padding(self) -> int:
-        """Latent frames put in front: one for CogVideoX 1.5, whose transformer takes them in pairs (8k+1 is odd)."""
-        return 0 if self.transformer.config.patch_size_t is None else 1
-
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
         """frames uint8 [F,H,W,3] -> latents float32 [f,C,h,w] on the CPU, deterministic (the posterior's mode)."""

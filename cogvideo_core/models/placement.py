@@ -56,11 +56,12 @@ def placed(spec: ModelSpec, shape: VideoShape | None = None) -> ModelSpec:
     if spec.dtype == "auto":
         dtype = stored_precision(folder / "transformer") if device.type == "cuda" else "float32"
         spec = spec.model_copy(update={"dtype": dtype})
-    if "auto" in (spec.vae_tiling, spec.fit):
-        shape = shape or configured(spec).shape
-    if spec.fit == "auto" and shape:
+    if "auto" not in (spec.vae_tiling, spec.fit):
+        return spec
+    shape = shape or configured(spec).shape
+    if spec.fit == "auto":
         spec = fitted(spec, needs(spec, folder, shape), total_bytes(device), device.type == "cuda")
-    if spec.vae_tiling == "auto" and shape:
+    if spec.vae_tiling == "auto":
         held = held_bytes(spec, weight_bytes(folder / "transformer", spec.dtype)) if spec.offload == "none" else 0
         room = total_bytes(device) - held - weight_bytes(folder / "vae", spec.vae_dtype)
         tiled = wants_tiles(folder, shape, getattr(torch, spec.vae_dtype), room)
@@ -80,15 +81,12 @@ class Needs(NamedTuple):
 def needs(spec: ModelSpec, folder: Path, shape: VideoShape) -> Needs:
     """From the files' headers and configurations, for clips of this shape; `spec` has its dtype."""
     about, dtype = configured(spec), getattr(torch, spec.vae_dtype)
-    config, frames = about.transformer_config, (shape.frames - 1) // 4 + 1
-    frames += 0 if config.patch_size_t is None else 1
-    latents = (frames, config.out_channels, shape.height // about.pixels_a_cell, shape.width // about.pixels_a_cell)
     size, text = (shape.frames, shape.height, shape.width), (folder / "vae" / "config.json").read_text("utf-8")
     whole, (tiled, fits) = decoding(text, size, dtype, False)[0], decoding(text, size, dtype, True)
     return Needs(
         weight_bytes(folder / "transformer", spec.dtype),
         weight_bytes(folder / "vae", spec.vae_dtype),
-        3 * memory.row_bytes(vars(config), latents, getattr(torch, spec.dtype)),
+        3 * memory.row_bytes(vars(about.transformer_config), about.latents(*size), getattr(torch, spec.dtype)),
         min(whole, tiled) if fits and spec.vae_tiling != "off" else whole,
     )
 

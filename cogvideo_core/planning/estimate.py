@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
 def measure(model: VideoModel, shape: VideoShape, recipe: RecipeSpec, engine: EngineSpec, repeats: int = 2) -> Measured:
     """Times the model on noise of the clips' size; the first call of each kind warms up and is not counted."""
-    latents = batching.latents_of(model, shape.frames, shape.height, shape.width)
+    latents = model.latents(shape.frames, shape.height, shape.width)
     edits = batching.edits_per_batch(model, engine, recipe, latents)
     rows, x = memory.most_rows(recipe, edits), torch.zeros(latents)
     text = torch.zeros(1, model.text_tokens, model.transformer.config.text_embed_dim)
@@ -117,7 +117,7 @@ def estimate(
     clips = planned["clips"]
     levels = levels_kept(inversion, recipe, model.layers)
     states = 1 if inversion.method == "none" else len(levels) if levels else inversion.steps + 1
-    size = math.prod(batching.latents_of(model, shape.frames, shape.height, shape.width))
+    size = math.prod(model.latents(shape.frames, shape.height, shape.width))
     itemsize = getattr(torch, inversion.dtype).itemsize
     return Estimate(
         clips

@@ -1,4 +1,4 @@
-"""Named recipes, and the inversions of those that do not use the default inversion."""
+"""Named recipes, and the inversion of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PRESETS: dict[str, RecipeSpec] = {
     name: RecipeSpec(**RecipeSpec(preset=name).as_json())  # its values alone
     for name in get_args(Preset)
 }
-PRESET_INVERSIONS: dict[str, InversionSpec] = {name: InversionSpec(**changes) for name, changes in INVERSIONS.items()}
+PRESET_INVERSIONS: dict[str, InversionSpec] = {name: InversionSpec(**INVERSIONS.get(name, {})) for name in PRESETS}
 
 
 def unwindowed(**changes: Any) -> RecipeSpec:

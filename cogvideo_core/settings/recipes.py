@@ -35,10 +35,10 @@ def filled(given: dict[str, Any], changes: dict[str, Any], defaults: dict[str, A
 
 
 def of_first_version(given: Any, fields: Iterable[str]) -> Any:
-    """A recipe's fields as they were meant: whoever names all that there were at first, and none of `FIRST`, has them
-    from an earlier version's settings or form, and its edits were made so. Anything else unchanged."""
+    """A recipe's fields as they were meant: whoever names all that there were at first has them from settings or a
+    form, and what is missing from `FIRST` came later: its edits were made so. Anything else unchanged."""
     named = isinstance(given, dict) and set(fields) - LATER <= given.keys()
-    return FIRST | given if named and not FIRST.keys() & given.keys() else given
+    return FIRST | given if named else given
 
 
 def with_preset(given: Any, defaults: dict[str, Any]) -> Any:

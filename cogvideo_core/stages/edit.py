@@ -92,7 +92,7 @@ def _row(work: Work, record: Record, edit: Edit, commit: Commit | None) -> Recor
 
 def batch_size(work: Work, record: Record, recipe: RecipeSpec) -> int:
     """The most edits by a recipe that are denoised together."""
-    latents = batching.latents_of(work.model, record["frames"], record["height"], record["width"])
+    latents = work.model.latents(record["frames"], record["height"], record["width"])
     return batching.edits_per_batch(work.model, work.engine, recipe, latents)
 
 

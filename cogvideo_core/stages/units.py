@@ -20,7 +20,6 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 }
 
 
-UNNAMED = {"cache": "off", "sampler": "ddim"}  # younger fields of a recipe, named only where they are not these
 NOT_STEERING = ("name", "seeds", "strengths", "recipes", "ladder", "most_candidates")  # fields of a recipe
 
 

@@ -30,10 +30,10 @@ from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.ddim import sample
 from cogvideo_core.diffusion.guidance import guided_steps, window
 from cogvideo_core.diffusion.inversion import ddim_inversion, evaluations, invert
-from cogvideo_core.models import batching, memory, weights
+from cogvideo_core.models import memory, weights
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
-from cogvideo_core.settings.specs import InversionSpec, ModelSpec, RecipeSpec
+from cogvideo_core.settings.specs import ModelSpec, RecipeSpec
 from cogvideo_core.shapes import build
 from cogvideo_core.stages.gate import gate_evaluations
 from cogvideo_core.study import flops
@@ -41,7 +41,7 @@ from cogvideo_core.study.flops import SCRIPT, SHARED, Given, given, script, shar
 
 EDITS = (1, 4, 8, 16)
 STEPS = 50  # of the script's inversions and edits
-FAIR_STEPS = 20  # the fewest at which the script's edits are as good as at 50, by docs/shapes.md
+FAIR_STEPS = 20  # the fewest at which the script's edits are as good as at 50, by docs/performance.md
 JOBS = [name for name in PRESETS if name not in ("seed", "text")]
 WINDOWS = {
     "all steps, all layers": SHARED,
@@ -118,21 +118,23 @@ def script_job(row: flops.Flops, steps: int) -> int:
 
 def count_jobs(meter: flops.Meter, row: flops.Flops, fair_steps: int) -> list[dict[str, Any]]:
     """Inversion, gate and 8 edits of one clip, each preset with its own steps; beside the script at 50 and fewer."""
-    script, fewer = script_job(row, STEPS), script_job(row, fair_steps)
-    rows: list[dict[str, Any]] = []
-    for steps, cost in ((STEPS, script), (fair_steps, fewer)):
-        rows.append({"recipe": "script", "steps": steps, "whole": steps, "inversion": f"ddim, {steps}, 8 times"})
-        rows[-1] |= {"flops": cost, "ratio": script / cost, "fair ratio": fewer / cost}
+    jobs: list[tuple[str, int, str, str, int]] = [
+        ("script", steps, str(steps), f"ddim, {steps}, 8 times", script_job(row, steps))
+        for steps in (STEPS, fair_steps)
+    ]
     for name in JOBS:
-        inversion, recipe = PRESET_INVERSIONS.get(name, InversionSpec()), PRESETS[name]
-        whole = len(editing.computed_steps(recipe, inversion.steps, meter.model.layers))
-        upward, back = evaluations(inversion), gate_evaluations(inversion)
-        cost = (upward + back) * row.total + count_edits(meter, recipe, inversion.steps)
-        taken = inversion.steps - editing.first_step(recipe, inversion.steps)
-        rows.append({"recipe": name, "steps": inversion.steps, "whole": f"{whole} of {taken}"})
-        rows[-1] |= {"inversion": f"{inversion.method}, {upward} + {back}"}
-        rows[-1] |= {"flops": cost, "ratio": script / cost, "fair ratio": fewer / cost}
-    return rows
+        inversion, recipe = PRESET_INVERSIONS[name], PRESETS[name]
+        steps, upward, back = inversion.steps, evaluations(inversion), gate_evaluations(inversion)
+        whole = len(editing.computed_steps(recipe, steps, meter.model.layers))
+        cost = (upward + back) * row.total + count_edits(meter, recipe, steps)
+        told = f"{whole} of {steps - editing.first_step(recipe, steps)}"
+        jobs.append((name, steps, told, f"{inversion.method}, {upward} + {back}", cost))
+    (*_, script), (*_, fewer) = jobs[:2]
+    return [
+        dict(zip(("recipe", "steps", "whole", "inversion", "flops"), job, strict=True))
+        | {"ratio": script / job[-1], "fair ratio": fewer / job[-1]}
+        for job in jobs
+    ]
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -179,7 +181,7 @@ def two_rows(model: VideoModel, of: Given) -> Callable[[Tensor, int], Tensor]:
 
 def preset_edits(model: VideoModel, name: str, edits: int = 8) -> None:
     """A preset's whole job: one inversion, the gate's sampling back, all edits in one batch."""
-    inversion, recipe = PRESET_INVERSIONS.get(name, InversionSpec()), PRESETS[name]
+    inversion, recipe = PRESET_INVERSIONS[name], PRESETS[name]
     of, schedule = given(model, edits, inversion.steps), model.schedule(inversion.steps)
     velocity, back = model.one_row(of.texts.reference), gate_evaluations(inversion)
     states = list(invert(velocity, of.trajectory[0], schedule, inversion))
@@ -267,7 +269,7 @@ def step_seconds(model: VideoModel, recipe: RecipeSpec, edits: int, guided: bool
 
 def job_seconds(model: VideoModel, name: str, edits: int) -> float:
     """An edit's share of a preset's whole job on a clip, VAE aside: its evaluations and steps times the time of one."""
-    inversion, recipe = PRESET_INVERSIONS.get(name, InversionSpec()), PRESETS[name]
+    inversion, recipe = PRESET_INVERSIONS[name], PRESETS[name]
     of, guided = given(model, 1, 1), guided_steps(recipe, inversion.steps)
     row = partial(model.velocity, of.x, 999, of.texts.cond)
     row()
@@ -351,7 +353,7 @@ def print_jobs(meter: flops.Meter, row: flops.Flops, fair_steps: int) -> dict[st
 
 def planned_row(model: VideoModel) -> int:
     """The estimate for a row at the model's usual size in bfloat16, bytes."""
-    latents = batching.latents_of(model, model.shape.frames, model.shape.height, model.shape.width)
+    latents = model.latents(model.shape.frames, model.shape.height, model.shape.width)
     return memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
 
 

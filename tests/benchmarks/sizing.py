@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from cogvideo_core.media import video
-from cogvideo_core.models import batching, memory
+from cogvideo_core.models import memory
 from cogvideo_core.models.model import VideoShape
 from cogvideo_core.planning import estimate
 from cogvideo_core.planning.estimate import Measured
@@ -79,7 +79,7 @@ def edits_on(card: int, held: int, per_row: int) -> str:
 def memory_row(variant: str, frames: int, height: int, width: int) -> dict[str, Any]:
     """GiB on the card, by what is done; the weights of transformer and VAE stay there all the time."""
     model = flops.full_size(variant)
-    latents = batching.latents_of(model, frames, height, width)
+    latents = model.latents(frames, height, width)
     per_row = memory.row_bytes(model.transformer.config, latents, torch.bfloat16)
     transformer, vae = weight_bytes(model.transformer), weight_bytes(flops.full_size_vae())
     held = transformer + vae
@@ -95,7 +95,7 @@ def stored_rows(variant: str, shape: VideoShape) -> list[dict[str, Any]]:
     """GB of 1,000 clips with so many edits each; every clip another one."""
     model = flops.full_size(variant)
     planned = Planned(clips=1000, edits=1000 * EDITS, refused=0, batches=1000, waves=4, plan="")
-    f, c, h, w = batching.latents_of(model, shape.frames, shape.height, shape.width)
+    f, c, h, w = model.latents(shape.frames, shape.height, shape.width)
     latents = 1000 * f * c * h * w * 4
     rows = []
     for what, recipe, inversion in STORED:
