@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cogvideo_core.dataset import collect, tables
-from cogvideo_core.errors import BadSpec, MissingClip
+from cogvideo_core.errors import BadSpec, CorruptObject, MissingClip
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.stages.failures import failure
 from cogvideo_core.storage.ledger import Ledger
@@ -61,3 +63,18 @@ def test_an_edit_whose_source_is_gone_is_an_error_and_no_silence(tmp_path: Path)
     (error,) = tables.read_table(str(tmp_path / "root"), "errors")
     assert (error["clip"], error["stage"]) == ("a.mp4", "collect")
     assert "source video of an earlier run is gone; run it again" in error["message"]
+
+
+def test_a_table_is_read_in_order_and_by_column(tmp_path: Path) -> None:
+    """`iter_table` gives the rows in their order, with the columns asked for; a missing or broken table is one
+    sentence."""
+    (tmp_path / "tables").mkdir()
+    file = tmp_path / "tables/edits.parquet"
+    pq.write_table(pa.table({"a": list(range(12_000)), "b": ["x"] * 12_000}), file)
+    rows = list(tables.iter_table(str(tmp_path), "edits", ["a"]))
+    assert rows == [{"a": number} for number in range(12_000)]
+    file.write_bytes(b"PAR1 no table PAR1")
+    with pytest.raises(CorruptObject, match="make it anew"):
+        list(tables.iter_table(str(tmp_path), "edits"))
+    with pytest.raises(BadSpec, match="there is no table"):
+        list(tables.iter_table(str(tmp_path), "errors"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store, shown_clip, unsigned
 
 Record = dict[str, Any]
+ROWS_AT_ONCE = 5_000
 logger = logging.getLogger(__name__)
 
 
@@ -43,6 +44,26 @@ def read_rows(root: str, name: str) -> list[Record]:
     except (pa.ArrowException, ValueError) as error:
         logger.warning("%s can't be read (%s); it is made anew from what is committed", name, error)
         return []
+
+
+def iter_table(root: str, name: str, columns: list[str] | None = None) -> Iterator[Record]:
+    """Rows of tables/`name`.parquet in their order, a few thousand in memory at a time, these columns or all.
+
+    Raises BadSpec where there is no such table, CorruptObject where it can't be read.
+    """
+    fs, path = open_store(url := f"{root}/tables/{name}.parquet")
+    with storing(url):
+        try:
+            file = fs.open(path, "rb")
+        except FileNotFoundError as error:
+            problem = f"field output.root: there is no table at {url!r}; make it with cogvideo-edit collect"
+            raise BadSpec(problem) from error
+    with file:
+        try:
+            for part in pq.ParquetFile(file).iter_batches(batch_size=ROWS_AT_ONCE, columns=columns):
+                yield from part.to_pylist()
+        except (pa.ArrowException, ValueError) as error:
+            raise CorruptObject(f"{url!r} can't be read ({error}); make it anew with cogvideo-edit collect") from error
 
 
 def committed_rows(ledger: Ledger) -> list[Record]:

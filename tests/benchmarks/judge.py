@@ -49,10 +49,9 @@ from cogvideo_core.study import flops
 RECIPES = ("seed", "balanced", "bold", "fast", "sdedit_50")
 RIVALS = ("seed", "balanced", "bold", "fast")
 OURS = InversionSpec()  # of each clip
-EARLY = (0.3, 0.4, 0.5, 0.6, 0.7)  # of the steps, after which the clean estimate is looked at
 FARTHEST_DB, LOOSE_DB = 9.0, 15.0
 LADDER = ("balanced", "fast")  # the order in which a prompt is tried
-LOOKS = ("0.4", "0.7")  # of EARLY, those that the calibration has limits for
+LOOKS = ("0.4", "0.7")  # shares of the steps, after which the clean estimate is looked at
 PROMPTS, KINDS = 8, 5  # of a clip: those that costs are counted for, and those of the lists
 TRAINING, HELD_OUT = 720_000, 1_300_000  # first seeds of the two lists
 SHIPPED = Path(world.__file__).parent / "judge" / "calibration.json"
@@ -102,8 +101,8 @@ def made(cache: Path, first: int, clip: int) -> tuple[Path, float]:
             videos[name] = np.stack(edited(model, found, *row_of(name), early.__setitem__))
             decoding = time.perf_counter()
             steps = row_of(name)[0].steps
-            for share in EARLY:
-                step = round(share * steps) - 1  # after so many steps
+            for share in LOOKS:
+                step = round(float(share) * steps) - 1  # after so many steps
                 if step in early:
                     videos[f"{name}@{share}"] = np.stack([model.decode(latents) for latents in early[step]])
             looked += time.perf_counter() - decoding
@@ -131,7 +130,7 @@ def judged(judges: Judges, file: Path, first: int, clip: int) -> tuple[list[Edit
         started = time.perf_counter()
         scores = judges.scores(shown.decoded, list(videos), wishes)
         seconds += time.perf_counter() - started
-        looks = {f"{at:g}": kept.get(f"{name}@{at}") for at in EARLY}
+        looks = {at: kept.get(f"{name}@{at}") for at in LOOKS}
         early = {at: judges.scores(shown.decoded, list(v), wishes) for at, v in looks.items() if v is not None}
         for number, (edit, frames) in enumerate(zip(edits, videos, strict=True)):
             measured = preserved_scores(shown.decoded, frames) | scores[number]
