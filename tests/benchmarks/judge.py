@@ -48,6 +48,7 @@ from cogvideo_core.study import flops
 
 RECIPES = ("seed", "balanced", "bold", "fast", "sdedit_50")
 RIVALS = ("seed", "balanced", "bold", "fast")
+OURS_OF_ONE = RIVALS[1:]  # rivals that share an inversion
 OURS = InversionSpec()  # of each clip
 FARTHEST_DB, LOOSE_DB = 9.0, 15.0
 LADDER = ("balanced", "fast")  # the order in which a prompt is tried
@@ -204,8 +205,8 @@ def early_figures(edits: list[Edit], calibration: policy.Calibration, looks: tup
 
 
 def row_of(name: str) -> tuple[InversionSpec, RecipeSpec]:
-    """How a candidate is made: all but the public scheme's come from one inversion, whatever their preset's own is."""
-    return ROWS[name] if name == "seed" else (OURS, PRESETS[name])
+    """How an edit is made: our presets' come from one inversion, whatever their own is."""
+    return (OURS, PRESETS[name]) if name in OURS_OF_ONE else ROWS[name]
 
 
 class StepCost(NamedTuple):
