@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := cogvideo_core tasks flows
 # Debian packages that the end-to-end tests need, by name
-E2E_DEBIAN := postgresql chromium
+E2E_DEBIAN := postgresql chromium g++
 
 PIP_QUIET := $(if $(CI),--quiet)
 CONSTRAINTS := $(VENV)/constraints.txt

@@ -82,7 +82,7 @@ def test_vanishing_weight_is_plain_attention() -> None:
     plain = scaled_dot_product_attention(q, k, v)
     assert (attention.attend_in_two_parts(q, k, v, k_ref, v_ref, math.log(1e-12)) - plain).abs().max() < 1e-5
     joined = [torch.cat([a[:1], a]) for a in (q, k, v)]
-    out = attention.attend(*joined, attention.Reference(1, range(2), 0.0), 0)
+    out = attention.attend(*joined, attention.Reference(1, range(2), 0.0).at(0))
     assert torch.equal(out, scaled_dot_product_attention(*joined))
 
 
@@ -91,15 +91,15 @@ def test_layers_outside_the_window_are_plain() -> None:
     q, k, v, *_ = tensors(1)
     plain = scaled_dot_product_attention(q, k, v)
     reference = attention.Reference(1, range(1, 2))
-    assert torch.equal(attention.attend(q, k, v, reference, 0), plain)
-    assert (attention.attend(q, k, v, reference, 1)[1:] - plain[1:]).abs().max() > 0.01
+    assert torch.equal(attention.attend(q, k, v, reference.at(0)), plain)
+    assert (attention.attend(q, k, v, reference.at(1))[1:] - plain[1:]).abs().max() > 0.01
 
 
 def test_text_keys_of_the_reference_can_be_left_out() -> None:
     """With text=False the edit rows see the reference's image keys alone; its own rows still see their text."""
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, 2, 20, 32, generator=rng) for _ in range(3))
-    out = attention.attend(q, k, v, attention.Reference(1, range(1), text=False), 0, text_tokens=6)
+    out = attention.attend(q, k, v, attention.Reference(1, range(1), text=False).at(0), text_tokens=6)
     plain = attention.attend_concatenated(q[1:], k[1:], v[1:], k[:1, :, 6:], v[:1, :, 6:])
     assert (out[1:] - plain).abs().max() < 2e-6
     assert (out[:1] - scaled_dot_product_attention(q[:1], k[:1], v[:1])).abs().max() < 2e-6
@@ -107,7 +107,7 @@ def test_text_keys_of_the_reference_can_be_left_out() -> None:
 
 def test_fallback_is_taken_where_no_kernel_gives_a_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a log-sum-exp kernel the two-part form gives the concatenated result."""
-    monkeypatch.setattr(attention, "attend_with_lse", lambda q, k, v: None)
+    monkeypatch.setattr(attention, "attend_with_lse", lambda q, k, v, kernel: None)
     args = tensors(3)
     assert torch.equal(attention.attend_in_two_parts(*args), attention.attend_concatenated(*args))
 

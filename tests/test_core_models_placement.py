@@ -70,16 +70,22 @@ def test_5b_fits_on_24_gib_as_it_stands(full_size: Path) -> None:
     assert fits and held + max(tiled, 3 * row, prompts) < memory.GPU_SHARE * 24 * GIB
 
 
-NEEDS_5B = placement.Needs(int(10.4 * GIB), int(0.8 * GIB), int(4.3 * GIB), int(7.5 * GIB))
+NEEDS_5B = placement.Needs(int(10.4 * GIB), int(0.8 * GIB), 42, int(4.3 * GIB), int(7.5 * GIB))
 
 
 @pytest.mark.parametrize(
     ("gib", "weights", "offload"),
-    [(80, "stored", "none"), (24, "stored", "none"), (16, "int8", "none"), (12, "int8", "model"), (2, "int8", "model")],
+    [
+        (80, "stored", "none"),
+        (24, "stored", "none"),
+        (16, "int8", "none"),
+        (12, "int8", "model"),
+        (2, "stored", "blocks"),
+    ],
 )
 def test_a_model_is_fitted_to_its_card(gib: int, weights: str, offload: str) -> None:
-    """5B at its usual size: as it stands on 24 GiB, in 8 bits on 16, with offload as well on 12, which is also the last
-    resort. A choice of one's own stays, and a CPU offloads nothing."""
+    """5B at its usual size: as it stands on 24 GiB, in 8 bits on 16, with offload as well on 12; a block at a time is
+    the last resort. A choice of one's own stays, and a CPU offloads nothing."""
     room = int(memory.GPU_SHARE * gib * GIB)
     spec = ModelSpec(dtype="bfloat16", fit="auto")
     found = placement.fitted(spec, NEEDS_5B, room, gpu=True)

@@ -8,7 +8,10 @@ each row has its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
 import torch
 from einops import rearrange, repeat
@@ -17,10 +20,29 @@ from torch.nn.attention import SDPBackend
 from torch.nn.functional import scaled_dot_product_attention
 
 aten = torch.ops.aten
+ON_CPU = ("cpu", "meta")  # where torch has one kernel; meta: so that counting takes the path that runs
 BIASED = {  # kernels that take a bias as well
-    SDPBackend.CUDNN_ATTENTION.value: aten._scaled_dot_product_cudnn_attention,
-    SDPBackend.EFFICIENT_ATTENTION.value: aten._scaled_dot_product_efficient_attention,
+    "cudnn": aten._scaled_dot_product_cudnn_attention,
+    "efficient": aten._scaled_dot_product_efficient_attention,
 }
+CHOICES = {
+    SDPBackend.FLASH_ATTENTION.value: "flash",
+    SDPBackend.CUDNN_ATTENTION.value: "cudnn",
+    SDPBackend.EFFICIENT_ATTENTION.value: "efficient",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one layer's edit rows see of the reference: the first `rows` rows of the call.
+
+    log_weight: what is added to its logits, one number [] or one for each edit row [E].
+    text: whether its text tokens are seen.
+    """
+
+    rows: int
+    log_weight: Tensor
+    text: bool
 
 
 @dataclass(frozen=True)
@@ -38,27 +60,49 @@ class Reference:
     text: bool = True
     strengths: Tensor | None = None
 
-    @property
-    def log_weight(self) -> float | Tensor:
-        """What the weight adds to the reference's logits: one number, or [E]."""
-        log = math.log(self.weight)
-        return log if self.strengths is None else log - self.strengths.log()
+    @cached_property
+    def log_weight(self) -> Tensor:
+        """What the weight adds to the reference's logits: [], or [E]."""
+        log = torch.tensor(math.log(self.weight))
+        return log if self.strengths is None else log.to(self.strengths) - self.strengths.log()
+
+    def at(self, layer: int) -> Seen | None:
+        """What a layer sees; None where it sees no reference."""
+        return Seen(self.rows, self.log_weight, self.text) if layer in self.layers and self.weight else None
 
 
-def attend_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Softmax attention [E,H,S,d] and its log-sum-exp [E,H,S] (natural log, float32); None if no kernel gives both.
-
-    On CUDA it uses the kernel that torch would choose for these tensors.
-    """
-    if q.device.type in ("cpu", "meta"):  # meta: so that counting takes the path that runs
+def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, kernel: str = "auto") -> tuple[Tensor, Tensor] | None:
+    """Softmax attention [E,H,S,d] and its log-sum-exp [E,H,S] (natural log, float32); None if no kernel gives both."""
+    if q.device.type in ON_CPU:
         return aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
-    chosen = torch._fused_sdp_choice(q, k, v) if q.device.type == "cuda" else None
-    if chosen == SDPBackend.FLASH_ATTENTION.value:
+    if kernel == "auto" and q.device.type == "cuda":
+        kernel = torch_choice(q, k, v)
+    if kernel == "sage":
+        return sage()(q, k, v, tensor_layout="HND", return_lse=True)
+    if kernel == "flash":
         return aten._scaled_dot_product_flash_attention(q, k, v)[:2]
-    if chosen in BIASED:
-        out, lse = BIASED[chosen](q, k, v, None, compute_log_sumexp=True)[:2]
+    if kernel in BIASED:
+        out, lse = BIASED[kernel](q, k, v, None, compute_log_sumexp=True)[:2]
         return out, lse.flatten(2)[..., : q.shape[2]]  # one has a last axis of one, the other is padded to 32 queries
     return None
+
+
+def torch_choice(q: Tensor, k: Tensor, v: Tensor) -> str:
+    """The kernel that torch takes for such tensors on CUDA; "auto" for one that gives no log-sum-exp."""
+    return CHOICES.get(torch._fused_sdp_choice(q, k, v), "auto")
+
+
+def sage() -> Callable[..., tuple[Tensor, Tensor]]:
+    """SageAttention's attention in 8 bits. Raises ImportError where the package is missing."""
+    from sageattention import sageattn  # type: ignore[import-not-found]
+
+    return cast("Callable[..., tuple[Tensor, Tensor]]", sageattn)
+
+
+def attend_alone(q: Tensor, k: Tensor, v: Tensor, kernel: str = "auto") -> Tensor:
+    """Rows over their own keys, with torch's own choice or a kernel by name."""
+    named = None if kernel == "auto" else attend_with_lse(q, k, v, kernel)
+    return scaled_dot_product_attention(q, k, v) if named is None else named[0]
 
 
 def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
@@ -68,18 +112,30 @@ def merge(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> Tensor:
 
 
 def attend_in_two_parts(
-    q: Tensor, k: Tensor, v: Tensor, k_ref: Tensor, v_ref: Tensor, log_weight: float | Tensor = 0.0
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    k_ref: Tensor,
+    v_ref: Tensor,
+    log_weight: float | Tensor = 0.0,
+    kernel: str = "auto",
 ) -> Tensor:
     """Attends to own and reference keys separately, then merges; the latter are never expanded to the edit rows."""
     folded = rearrange(q, "(g r) h s d -> r h (g s) d", r=len(k_ref)).contiguous()
-    own, ref = attend_with_lse(q, k, v), attend_with_lse(folded, k_ref, v_ref)
+    own, ref = attend_with_lse(q, k, v, kernel), attend_with_lse(folded, k_ref, v_ref, kernel)
     if own is None or ref is None:
         return attend_concatenated(q, k, v, k_ref, v_ref, log_weight)
     groups = len(q) // len(k_ref)
     out_ref = rearrange(ref[0], "r h (g s) d -> (g r) h s d", g=groups)
     lse_ref = rearrange(ref[1], "r h (g s) -> (g r) h s", g=groups)
-    shift = log_weight[:, None, None].to(lse_ref) if isinstance(log_weight, Tensor) else log_weight
-    return merge(own[0], own[1], out_ref, lse_ref + shift)
+    return merge(own[0], own[1], out_ref, lse_ref + by_row(log_weight, lse_ref))
+
+
+def by_row(log_weight: float | Tensor, like: Tensor) -> float | Tensor:
+    """[E] with as many axes as `like`; a single number as it is."""
+    if not isinstance(log_weight, Tensor) or log_weight.ndim == 0:
+        return log_weight
+    return log_weight.reshape(-1, *(1,) * (like.ndim - 1)).to(like)
 
 
 def attend_concatenated(
@@ -91,20 +147,19 @@ def attend_concatenated(
     values = torch.cat([v, repeat(v_ref, "r h s d -> (g r) h s d", g=groups)], dim=2)
     bias = None
     if isinstance(log_weight, Tensor) or log_weight != 0:
-        shift = log_weight[:, None, None, None].to(q) if isinstance(log_weight, Tensor) else log_weight
         bias = q.new_zeros(len(q), 1, 1, keys.shape[2]).expand(-1, -1, q.shape[2], -1).contiguous()
-        bias[..., k.shape[2] :] = shift
+        bias[..., k.shape[2] :] = by_row(log_weight, bias)
     return scaled_dot_product_attention(q, keys, values, attn_mask=bias)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, reference: Reference | None, layer: int, text_tokens: int = 0) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Seen | None, text_tokens: int = 0, kernel: str = "auto") -> Tensor:
     """All rows of one call, [reference rows | edit rows]: [R+E,H,S,d]. Reference rows see only themselves.
 
     The first `text_tokens` of a row's tokens are text.
     """
-    if reference is None or layer not in reference.layers or reference.weight == 0:
-        return scaled_dot_product_attention(q, k, v)
-    n, first = reference.rows, 0 if reference.text else text_tokens
-    out_ref = scaled_dot_product_attention(q[:n], k[:n], v[:n])
-    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n, :, first:], v[:n, :, first:], reference.log_weight)
+    if seen is None:
+        return attend_alone(q, k, v, kernel)
+    n, first = seen.rows, 0 if seen.text else text_tokens
+    out_ref = attend_alone(q[:n], k[:n], v[:n], kernel)
+    out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n, :, first:], v[:n, :, first:], seen.log_weight, kernel)
     return torch.cat([out_ref, out])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.schedule import Schedule, schedule_from_config
-from cogvideo_core.models import options, processors, weights
+from cogvideo_core.models import compiling, options, processors, weights
 from cogvideo_core.models.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.models.checkpoint_files import unreadable
 from cogvideo_core.models.configuration import Configured
@@ -55,12 +55,14 @@ class VideoModel(Configured):
         self.vae = Vae(pipeline.vae, self.device, spec, self.pixels_a_cell)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
         options.check_transformer(self.transformer, spec.weights)
-        processors.install(self.transformer)
+        kernel = compiling.fixed_kernel(spec, self.transformer, self.device)
+        processors.install(self.transformer, kernel, spec.compile == "blocks")
 
     @property
     def fingerprint(self) -> str:
         """Of all components and of the precisions they run in."""
-        shrunk = [] if self.spec.weights == "stored" else [self.spec.weights]
+        shrunk: list[str] = [] if self.spec.weights == "stored" else [self.spec.weights]
+        shrunk += ["sage"] if self.spec.attention == "sage" else []  # in 8 bits; the other kernels differ by rounding
         return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype, *shrunk])
 
     @property
@@ -201,12 +203,24 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
         pipe.vae.enable_tiling()
     if spec.vae_slicing:
         pipe.vae.enable_slicing()
-    place = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}.get(spec.offload)
-    if place:
-        getattr(pipe, place)(device=device)
-    else:
-        pipe.to(device)
+    place(pipe, spec, device)
     return VideoModel(pipe, spec, component_fingerprints(folder) | lora, folder / "text_encoder")
+
+
+def place(pipe: Any, spec: ModelSpec, device: torch.device) -> None:
+    """Moves a pipeline to its device, or leaves there what `offload` says."""
+    hooks = {"model": "enable_model_cpu_offload", "sequential": "enable_sequential_cpu_offload"}
+    if spec.offload in hooks:
+        getattr(pipe, hooks[spec.offload])(device=device)
+        return
+    if spec.offload == "blocks":  # before the rest is moved: the transformer must not be on the GPU as a whole
+        stream = device.type == "cuda"  # the next block is copied while one computes
+        pipe.transformer.enable_group_offload(
+            device, torch.device("cpu"), "block_level", num_blocks_per_group=1, use_stream=stream
+        )
+        pipe.vae.to(device)
+        return
+    pipe.to(device)
 
 
 _loaded: dict[str, VideoModel] = {}

@@ -33,8 +33,8 @@ def check_transformer(transformer: Any, weights: str = "stored") -> None:
     modules = list(transformer.modules())
     if any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules):
         raise ModelError(
-            "field model: the transformer is compiled by torch.compile, which is not supported yet; "
-            "give it as it was loaded"
+            "field model: the transformer was compiled by hand with torch.compile, which is not supported yet; "
+            "give it as it was loaded, and set model.compile"
         )
     if not weights.startswith("int8") and _quantised(transformer):
         raise ModelError(f"field model: the transformer {QUANTISED}")

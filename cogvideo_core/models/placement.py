@@ -21,6 +21,7 @@ from safetensors import safe_open
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.models import memory
 from cogvideo_core.models.checkpoint import model_folder
+from cogvideo_core.models.compiling import check_compiler
 from cogvideo_core.models.configuration import VideoShape, configured
 from cogvideo_core.settings.specs import ModelSpec
 
@@ -38,11 +39,25 @@ def chosen_device(spec: ModelSpec) -> torch.device:
     device = torch.device(("cuda" if has_gpu else "cpu") if spec.device == "auto" else spec.device)
     if device.type == "cuda" and not has_gpu:
         raise BadSpec(f"field device: {spec.device!r} asked for, but torch sees no GPU; use auto or cpu")
-    if spec.weights != "stored" and spec.offload == "sequential":
-        raise BadSpec(f"field weights: {spec.weights!r} can't be combined with offload=sequential; use model or none")
+    if spec.weights != "stored" and spec.offload in ("sequential", "blocks"):
+        raise BadSpec(
+            f"field weights: {spec.weights!r} can't be combined with offload={spec.offload}; use model or none"
+        )
     if device.type == "cpu" and spec.offload != "none":
         raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
+    check_kernel(spec, device)
+    check_compiler(spec)
     return device
+
+
+def check_kernel(spec: ModelSpec, device: torch.device) -> None:
+    """Raises BadSpec for an attention kernel that this device or installation does not have."""
+    if spec.attention != "auto" and device.type != "cuda":
+        raise BadSpec(f"field attention: {spec.attention!r} needs a CUDA GPU; use auto")
+    if spec.attention == "sage" and not importlib.util.find_spec("sageattention"):
+        raise BadSpec("field attention: 'sage' needs the package sageattention; install it, or use auto")
+    if spec.attention in ("cudnn", "flash", "sage") and spec.dtype == "float32":
+        raise BadSpec(f"field attention: {spec.attention!r} takes 16 bits only; set dtype to bfloat16, or use auto")
 
 
 def placed(spec: ModelSpec, shape: VideoShape | None = None) -> ModelSpec:
@@ -74,6 +89,7 @@ class Needs(NamedTuple):
 
     transformer: int  # weights in the model's precision
     vae: int  # weights
+    layers: int  # of the transformer
     call: int  # of the smallest call: one guided edit and the reference
     decoding: int  # at its least, in tiles where these take less
 
@@ -86,13 +102,15 @@ def needs(spec: ModelSpec, folder: Path, shape: VideoShape) -> Needs:
     return Needs(
         weight_bytes(folder / "transformer", spec.dtype),
         weight_bytes(folder / "vae", spec.vae_dtype),
+        about.transformer_config.num_layers,
         3 * memory.row_bytes(vars(about.transformer_config), about.latents(*size), getattr(torch, spec.dtype)),
         min(whole, tiled) if fits and spec.vae_tiling != "off" else whole,
     )
 
 
 def fitted(spec: ModelSpec, need: Needs, room: int, gpu: bool) -> ModelSpec:
-    """The first that fits into `room` bytes: the settings as they are, weights in 8 bits, CPU offload, both; `fit` off.
+    """The first that fits into `room` bytes, with `fit` off: the settings as they are, weights in 8 bits, CPU offload,
+    both, a block at a time.
 
     The last if none fits: then the run says what memory does not suffice for.
     """
@@ -100,6 +118,8 @@ def fitted(spec: ModelSpec, need: Needs, room: int, gpu: bool) -> ModelSpec:
     weights = [spec.weights] if spec.weights != "stored" else ["stored", eight]
     offloads = [spec.offload] if spec.offload != "none" or not gpu else ["none", "model"]
     tries = [spec.model_copy(update={"fit": "off", "weights": w, "offload": o}) for o in offloads for w in weights]
+    if "model" in offloads and spec.weights == "stored":
+        tries.append(spec.model_copy(update={"fit": "off", "offload": "blocks"}))
     return next((each for each in tries if _taken(each, need) <= room), tries[-1])
 
 
@@ -107,6 +127,8 @@ def _taken(spec: ModelSpec, need: Needs) -> int:
     transformer = held_bytes(spec, need.transformer)
     if spec.offload == "none":
         return transformer + need.vae + max(need.call, need.decoding)
+    if spec.offload == "blocks":  # one computes, the next is copied; the VAE stays
+        return 2 * transformer // need.layers + need.vae + max(need.call, need.decoding)
     return max(transformer + need.call, need.vae + need.decoding)
 
 

@@ -13,17 +13,19 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from cogvideo_core.diffusion.attention import Reference, attend
+from cogvideo_core.diffusion.attention import Reference, Seen, attend
+from cogvideo_core.models.compiling import compile_blocks
 
 
 class ReferenceAttnProcessor:
     """CogVideoX's own attention (as `CogVideoXAttnProcessor2_0`) that lets edit rows see the reference rows.
 
-    The call's state comes as `attention_kwargs={"reference": Reference(...)}`; without it this is plain attention.
+    What the layer sees comes as `attention_kwargs={"seen": Seen(...)}` from `at_layer`; without it this is plain
+    attention. All layers' processors are equal, so that one compiled block serves all of them.
     """
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
+    def __init__(self, kernel: str = "auto") -> None:
+        self.kernel = kernel
 
     def __call__(
         self,
@@ -32,7 +34,7 @@ class ReferenceAttnProcessor:
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-        reference: Reference | None = None,
+        seen: Seen | None = None,
     ) -> tuple[Tensor, Tensor]:
         """hidden_states [R,S_image,D], encoder_hidden_states [R,S_text,D] -> the same, attended."""
         text_tokens = encoder_hidden_states.shape[1]
@@ -44,7 +46,7 @@ class ReferenceAttnProcessor:
         q, k = attn.norm_q(q), attn.norm_k(k)
         if image_rotary_emb is not None:
             q, k = (rotated(x, text_tokens, image_rotary_emb) for x in (q, k))
-        out = rearrange(attend(q, k, v, reference, self.layer, text_tokens), "r h s d -> r s (h d)")
+        out = rearrange(attend(q, k, v, seen, text_tokens, self.kernel), "r h s d -> r s (h d)")
         out = attn.to_out[1](attn.to_out[0](out.to(tokens.dtype)))
         return out[:, text_tokens:], out[:, :text_tokens]
 
@@ -55,37 +57,42 @@ def rotated(x: Tensor, text_tokens: int, image_rotary_emb: tuple[Tensor, Tensor]
     return torch.cat([x[:, :, :text_tokens], image], dim=2)
 
 
-def install(transformer: CogVideoXTransformer3DModel) -> None:
-    """Gives each block its processor and its hooks, once per loaded model."""
+def install(transformer: CogVideoXTransformer3DModel, kernel: str = "auto", compiled: bool = False) -> None:
+    """Gives each block its processor and its hooks, and compiles it where asked, once per loaded model."""
     blocks = transformer.transformer_blocks
     if isinstance(blocks[0].attn1.processor, ReferenceAttnProcessor):
         return
     for layer, block in enumerate(blocks):
-        block.attn1.set_processor(ReferenceAttnProcessor(layer))
-        block.register_forward_pre_hook(partial(drop_reference, layer), with_kwargs=True)
-    blocks[-1].register_forward_hook(partial(fill_reference, len(blocks)), with_kwargs=True)
+        block.attn1.set_processor(ReferenceAttnProcessor(kernel))
+        block.register_forward_pre_hook(partial(at_layer, layer), with_kwargs=True)
+    transformer.norm_out.register_forward_pre_hook(fill_reference, with_kwargs=True)
+    if compiled:
+        compile_blocks(transformer)
 
 
 def call_reference(kwargs: dict[str, Any]) -> Reference | None:
     return (kwargs["attention_kwargs"] or {}).get("reference")
 
 
-def drop_reference(
-    layer: int, block: nn.Module, args: Any, kwargs: dict[str, Any]
-) -> tuple[Any, dict[str, Any]] | None:
-    """Drops the reference rows before a block past the last reference layer, where no row sees them."""
+def at_layer(layer: int, block: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Tells a block what its layer sees; past the last reference layer, where no row sees them, the reference rows are
+    dropped."""
     reference = call_reference(kwargs)
-    if reference is None or layer < reference.layers.stop:
+    if reference is None:
         return None
-    rows = len(kwargs["temb"]) - reference.rows
-    return args, kwargs | {name: kwargs[name][-rows:] for name in ("hidden_states", "encoder_hidden_states", "temb")}
+    seen = reference.at(layer)
+    told = kwargs | {"attention_kwargs": None if seen is None else {"seen": seen}}
+    if is_past(reference, layer):
+        rows = len(kwargs["temb"]) - reference.rows
+        told |= {name: kwargs[name][-rows:] for name in ("hidden_states", "encoder_hidden_states", "temb")}
+    return args, told
 
 
-def fill_reference(
-    layers: int, block: nn.Module, args: Any, kwargs: dict[str, Any], output: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor] | None:
+def is_past(reference: Reference, layer: int) -> bool:
+    return layer >= reference.layers.stop
+
+
+def fill_reference(norm: nn.Module, args: tuple[Tensor], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
     """Puts zeros for dropped reference rows after the last block, as diffusers expects all of its rows."""
-    reference = call_reference(kwargs)
-    if reference is None or reference.layers.stop == layers:
-        return None
-    return pad(output[0], (0, 0, 0, 0, reference.rows, 0)), output[1]
+    dropped = len(kwargs["temb"]) - len(args[0])
+    return ((pad(args[0], (0, 0, 0, 0, dropped, 0)),), kwargs) if dropped else None

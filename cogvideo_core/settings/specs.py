@@ -129,8 +129,22 @@ class ModelSpec(Spec):
         "float32", title="VAE precision", description="float32 avoids colour shift."
     )
     device: str = Field("auto", title="Device", description="auto, cpu, cuda, cuda:1 ...", pattern=r"^[a-z]+(:\d+)?$")
-    offload: Literal["none", "model", "sequential"] = Field(
-        "none", title="CPU offload", description="Trade speed for GPU memory."
+    offload: Literal["none", "model", "blocks", "sequential"] = Field(
+        "none",
+        title="CPU offload",
+        description="Trade speed for GPU memory. model: a component at a time; blocks: a transformer block at a time, "
+        "the next one copied meanwhile; sequential: a layer at a time, slowest.",
+    )
+    compile: Literal["off", "blocks"] = Field(
+        "off",
+        title="Compile",
+        description="blocks: torch.compile of the transformer's blocks; faster from the second call on, needs a C++ "
+        "compiler. Results differ by rounding.",
+    )
+    attention: Literal["auto", "cudnn", "flash", "efficient", "sage"] = Field(
+        "auto",
+        title="Attention kernel",
+        description="On a GPU; auto: torch's own choice. sage: 8 bits, needs the package sageattention.",
     )
     vae_tiling: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -194,7 +194,9 @@ def _making(device: str, dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def full_size(variant: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16) -> VideoModel:
+def full_size(
+    variant: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16, compiled: bool = False
+) -> VideoModel:
     """One of `RELEASED` without its weights: nothing at all on the meta device, random ones elsewhere.
 
     It has neither VAE nor text encoder: for counting and timing the transformer.
@@ -204,7 +206,8 @@ def full_size(variant: str, device: str = "meta", dtype: torch.dtype = torch.bfl
     scheduler = build.build_scheduler(build.VARIANTS[variant])
     pipe = CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=transformer, scheduler=scheduler)
     pipe.vae_scale_factor_spatial = 8  # which diffusers reads from the VAE
-    return VideoModel(pipe, ModelSpec(path=f"random/{variant}", dtype=str(dtype).removeprefix("torch.")))
+    spec = ModelSpec(path=f"random/{variant}", dtype=str(dtype).removeprefix("torch."))
+    return VideoModel(pipe, spec.model_copy(update={"compile": "blocks" if compiled else "off"}))
 
 
 def full_size_vae(device: str = "meta", dtype: torch.dtype = torch.float32) -> AutoencoderKLCogVideoX:

@@ -52,6 +52,13 @@ WINDOWS = {
     "no reference": PRESETS["text"],
     "all, guidance in steps 0 to 0.6": unwindowed(reference_end=1.0, guidance_end=0.6),
 }
+KINDS = [  # weights, blocks compiled
+    ("stored", False),
+    ("stored", True),
+    ("int8", True),
+    ("int8_dynamic", True),
+    ("float8", False),
+]
 DECODING = [  # name, precision, tiled, convolutions in TF32
     ("float32", torch.float32, False, True),
     ("float32, no TF32", torch.float32, False, False),
@@ -282,10 +289,11 @@ def job_seconds(model: VideoModel, name: str, edits: int) -> float:
 
 
 def measure_gpu_jobs(variant: str, rate: float) -> list[dict[str, Any]]:
-    """Whole jobs of `balanced` and `fast` on a full-size model, its weights in bfloat16 and in 8 bits."""
+    """Whole jobs of `balanced` and `fast` on a full-size model, its weights in bfloat16 and in 8 bits, its blocks plain
+    and compiled; what compiling itself takes is left out."""
     rows, row = [], one_row(flops.full_size(variant))
-    for kind in ("stored", "int8", "int8_dynamic", "float8"):
-        model = flops.full_size(variant, "cuda")
+    for kind, compiled in KINDS:
+        model = flops.full_size(variant, "cuda", compiled=compiled)
         weights.shrink(model.transformer, ModelSpec(dtype="bfloat16", weights=kind))  # type: ignore[arg-type]
         for n in (1, 4, 8):
             torch.cuda.reset_peak_memory_stats()
@@ -294,9 +302,18 @@ def measure_gpu_jobs(variant: str, rate: float) -> list[dict[str, Any]]:
             seen = len(window(PRESETS["balanced"].layer_start, PRESETS["balanced"].layer_end, layers)) / layers
             spent = 2 * n * (row.linear + (1 + seen) * row.attention) + row.total
             peak = torch.cuda.max_memory_allocated() / 2**30
-            found = {"model": variant, "weights": kind, "N": n, **jobs, "guided step, s": took, "GiB": peak}
+            found = {
+                "model": variant,
+                "weights": kind,
+                "compiled": compiled,
+                "N": n,
+                **jobs,
+                "guided step, s": took,
+                "GiB": peak,
+            }
             rows.append(found | {"matmul share": spent / took / rate})
         del model
+        torch._dynamo.reset()
         torch.cuda.empty_cache()
     return rows
 
@@ -417,8 +434,9 @@ def print_gpu() -> dict[str, Any]:
         print("\nNo GPU here. With one, this would build CogVideoX-5B and -2B with random weights in bfloat16 and")
         print("print seconds a step, GiB with the weights, and the share of the card's matmul rate: ours at N = 1, 2,")
         print(
-            "4, the script's scheme at N = 1; then seconds an edit for whole jobs of balanced and fast, also in 8 bits."
+            "4, the script's scheme at N = 1; then seconds an edit for whole jobs of balanced and fast, also compiled"
         )
+        print("and in 8 bits, and of decoding.")
         return {}
     rate = matmul_rate()
     rows = [row for variant in ("5b", "2b") for row in measure_gpu(variant, rate)]
