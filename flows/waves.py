@@ -12,6 +12,7 @@ from cogvideo_core.dataset.outcomes import Spool, added, parked, tried_before
 from cogvideo_core.errors import HopelessRun
 from cogvideo_core.planning.tables import Planned, read_batches
 from cogvideo_core.stages.failures import SameFailure
+from cogvideo_core.stages.wishes import edits_by_recipe
 from flows.engines import Submit, in_flight
 from flows.fan_out import Futures, in_window
 from flows.report import Progress
@@ -59,8 +60,8 @@ def _batches(settings: Settings, wave: int) -> Iterator[list[Record]]:
 
 def _size(settings: Settings, wave: int) -> tuple[int, int]:
     """Clips and edits of a wave."""
-    sizes = [len(r["target_prompts"]) for batch in _batches(settings, wave) for r in batch]
-    return len(sizes), sum(sizes) * len(settings.recipe.rungs[0])
+    sizes = [edits_by_recipe(settings.recipe, r).total() for batch in _batches(settings, wave) for r in batch]
+    return len(sizes), sum(sizes)
 
 
 def _known(settings: Settings, wave: int) -> Iterator[list[Record]]:

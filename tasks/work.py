@@ -22,6 +22,7 @@ from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, wr
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.stages.failures import attempt, is_failure, kind_of
+from cogvideo_core.stages.wishes import check_overrides, recipes_of
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.uris import shown_clip
 from tasks import log_lines, stopping
@@ -86,6 +87,8 @@ def discover_clips(
     if only is not None:
         wanted = {(clip, window) for clip, window in only}
         found = (record for record in found if (shown_clip(record["clip"]), record.get("window", 0)) in wanted)
+    check = partial(check_overrides, settings.recipe)
+    found = (attempt(check, record, "discover") for record in found)
     return write_plan(settings.output.root, found, settings.recipe, settings.engine, settings.plan)
 
 
@@ -116,9 +119,10 @@ def embed_prompts(settings: Settings, wave: int, targets: bool = True) -> int:
     wanted: dict[str, None] = {}
     for record in (record for batch in read_batches(settings.output.root, {wave}, settings.plan) for record in batch):
         wanted[inversion_prompt(settings.inversion, record["source_prompt"])] = None
+        recipes = recipes_of(settings.recipe, record.get("overrides"))
         if targets:
-            wanted |= dict.fromkeys([settings.recipe.negative_prompt, *record["target_prompts"]])
-        if targets and any(each.reference_prompt == "source" for each in settings.recipe.candidates):
+            wanted |= dict.fromkeys([*(each.negative_prompt for each in recipes), *record["target_prompts"]])
+        if targets and any(each.reference_prompt == "source" for each in recipes):
             wanted[record["source_prompt"]] = None
     work = settings.work()
     for prompt in wanted:

@@ -43,6 +43,7 @@ from cogvideo_core.stages.units import (
     source_spec,
     trajectory_spec,
 )
+from cogvideo_core.stages.wishes import Prompt
 
 Record = dict[str, Any]
 RECIPE = RecipeSpec(seeds=[0, 7], strengths=[0.5, 1.0], start="noised")
@@ -146,7 +147,7 @@ def test_no_clips_at_all_are_refused(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     """It names the table, and says that another try may succeed."""
     (tmp_path / "file").write_text("")
-    record = dict.fromkeys(tables.WORK_SCHEMA.names, "") | {"target_prompts": [], "size": 0, "window": 0}
+    record = dict.fromkeys(tables.CLIP_TEXTS, "") | {"target_prompts": [], "size": 0, "window": 0}
     with pytest.raises(StorageError, match=r"plan/clips\.parquet") as caught:
         tables.write_plan(str(tmp_path / "file" / "run"), [record], RECIPE, EngineSpec())
     assert caught.value.retryable
@@ -302,7 +303,7 @@ def test_the_way_to_latents_is_named_by_what_matters(tiny: model.VideoModel) -> 
 
 
 def edits(prompts: str) -> list[Edit]:
-    return planned_edits("0" * 64, RecipeSpec(), OutputSpec(), "", list(prompts))
+    return planned_edits("0" * 64, RecipeSpec(), OutputSpec(), "", [Prompt(text) for text in prompts])
 
 
 def done(batch: list[Edit], count: int) -> dict[str, list[str]]:

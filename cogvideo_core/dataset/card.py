@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
-from cogvideo_core.dataset.rows import OWN
+from cogvideo_core.dataset.rows import OWN, source_of
 from cogvideo_core.dataset.yields import by_recipe, reasons, spreads, yield_of
 from cogvideo_core.storage.uris import plain_name, printable
 
@@ -16,7 +16,9 @@ MEANING = {
     "file_name": "the edit; `datasets` shows it as `video`",
     "source_file_name": "the source as the model saw it; `datasets` shows it as `source`",
     "clip": "the input, as its manifest or folder names it",
-    "window": "which part of a longer clip, counted from 0",
+    "window": "which window of a longer clip or part, counted from 0",
+    "start_s": "where the part of the clip begins that windows are placed in, in seconds",
+    "end_s": "where that part ends; 0: at the clip's end",
     "source_prompt": "describes the clip; may be empty",
     "inversion_prompt": "what the inversion was given",
     "target_prompt": "describes the wish",
@@ -38,7 +40,7 @@ MEANING = {
     "rank_score": "the figure behind the rank, from 0 to 1: the confidence where there is one",
     "candidates": "how many edits of this clip and prompt there are",
     "model": "folder or hub id, and its LoRA",
-    "source_id": "hash of the clip's address, size, stamp and window",
+    "source_id": "hash of the clip's address, size, stamp, part and window",
     "source_key": "hash of what determines the source's video",
     "latents_key": "hash of what determines the encoded clip",
     "trajectory_key": "hash of what determines the inversion",
@@ -111,7 +113,7 @@ def dataset_card(
 ) -> str:
     """README.md of the dataset: front matter for hubs, what it holds, its columns, how to load it."""
     title = str(about.get("title") or "Edited videos")
-    clips = len({(row["clip"], row["window"]) for row in rows})
+    clips = len({source_of(row) for row in rows})
     facts: list[tuple[str, object]] = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
     every = [*rows, *rejected]
     facts += [("Yield", yield_of(every).told)] if rejected else []

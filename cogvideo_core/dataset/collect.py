@@ -27,6 +27,7 @@ from cogvideo_core.dataset.rows import (
     in_order,
     metadata_bytes,
     parquet_bytes,
+    source_of,
 )
 from cogvideo_core.dataset.yields import yield_of
 from cogvideo_core.errors import CorruptObject
@@ -61,6 +62,8 @@ class EditRow(TypedDict):
     seed: int
     strength: float
     window: int
+    start_s: NotRequired[float]  # the part that the window lies in
+    end_s: NotRequired[float]  # 0: the clip's end
     frames: int
     height: int  # pixels
     width: int  # pixels
@@ -121,7 +124,7 @@ def collect(
     errors, out, timings = failure_rows(failed), [row for row in rows if not row["kept"]], list(timings)
     _write_all(target, whole, out, errors, timings, about, gallery)
     _remove_stale(target, {name for row in whole for name in _files(row)})
-    clips = len({(row["clip"], row["window"]) for row in whole})
+    clips = len({source_of(row) for row in whole})
     counts = {"edits": len(whole), "clips": clips, "errors": len(errors)}
     of = yield_of([*whole, *out])
     counts |= {"rejected": of.rejected, "stopped": of.stopped, "surpassed": of.surpassed}

@@ -106,9 +106,11 @@ def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], dic
 
 
 def _section(row: Mapping[str, Any]) -> dict[str, Any]:
+    start, end = row.get("start_s") or 0, row.get("end_s") or 0
+    part = f", {start:g}-{f'{end:g}' if end else 'end'} s" if start or end else ""
     window = f", window {row['window']}" if row["window"] else ""
     return {
-        "heading": f"{row['clip']}{window}",
+        "heading": f"{row['clip']}{part}{window}",
         "prompt": row["source_prompt"],
         "url": _place(row, "source_object", "source_file_name"),
         "width": row["width"],

@@ -24,6 +24,8 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "source_file_name": pa.string(),
     "clip": pa.string(),
     "window": pa.int32(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
     "source_prompt": pa.string(),
     "inversion_prompt": pa.string(),
     "target_prompt": pa.string(),
@@ -128,8 +130,13 @@ def metadata_bytes(rows: Sequence[Row]) -> bytes:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    first = (row["clip"], row["window"], row["target_prompt"], row["recipe"], row["seed"], row["strength"])
+    first = (*source_of(row), row["target_prompt"], row["recipe"], row["seed"], row["strength"])
     return (*first, row["edit_key"], row["source_id"])
+
+
+def source_of(row: Row) -> tuple[Any, ...]:
+    """What was edited: clip, part and window."""
+    return row["clip"], row["start_s"], row["end_s"], row["window"]
 
 
 def _row(edit: Mapping[str, Any]) -> Row:
@@ -137,6 +144,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
     # rows of earlier runs may lack these
     added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}
+    added |= {"start_s": 0.0, "end_s": 0.0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
     return (

@@ -18,7 +18,9 @@ from cogvideo_core.stages.judge import all_scores, calibration_of, judge_fingerp
 from cogvideo_core.storage.ledger import Ledger
 
 Record = dict[str, Any]
-COMPETE = ("clip", "window", "target_prompt")  # edits that agree in these are candidates for one place
+# Edits that agree in these are candidates for one place, also where each has a row of its own
+COMPETE = ("clip", "window", "start_s", "end_s", "target_prompt")
+WHOLE = {"start_s": 0.0, "end_s": 0.0}  # rows of earlier runs lack these
 ACCEPTED = ("accepted", "")
 BY_REVIEW = {"keep": ACCEPTED, "prefer": ACCEPTED, "reject": ("rejected", "a reviewer rejected it")}
 logger = logging.getLogger(__name__)
@@ -35,13 +37,13 @@ def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Recor
     found: list[Record] = []
     for row in edits:
         if row["state"] == "stopped":
-            found.append({**row, "verdict": "rejected"})
+            found.append({**WHOLE, **row, "verdict": "rejected"})
             continue
         scores = all_scores(ledger, row, judge)
         decided, said = policy.decide(scores, spec, calibration), reviews.get(row["edit_key"], "")
         verdict, why = BY_REVIEW.get(said, (decided.verdict, "; ".join(decided.reasons)))
         told = {"verdict": verdict, "rejected_because": why, "reviewed": said}
-        found.append({**row, "scores": scores, "confidence": decided.confidence} | told)
+        found.append({**WHOLE, **row, "scores": scores, "confidence": decided.confidence} | told)
     for group in groups_of(found, COMPETE):
         _compare([found[number] for number in group], spec)
     return [cast(collect.EditRow, row) for row in found]

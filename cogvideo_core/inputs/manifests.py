@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import posixpath
-import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -18,25 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cogvideo_core.errors import BadManifest, ClipError, EditError, one_line
+from cogvideo_core.inputs.columns import ALIASES, KNOWN, OWN, Pairs, Values
+from cogvideo_core.inputs.edit_fields import edits_of, override_of
+from cogvideo_core.inputs.fields import MAX_PROMPTS, is_missing, one, part_of, prompt_of, short
 from cogvideo_core.inputs.lines import lines, opened
 from cogvideo_core.inputs.own_columns import own_text
-from cogvideo_core.storage.uris import has_control, path_part, printable, scrubbed
+from cogvideo_core.storage.uris import path_part, printable, scrubbed
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t"
-ALIASES = {
-    "clip": ("clip", "file_name", "video", "uri"),
-    "source_prompt": ("source_prompt", "caption"),
-    "target_prompts": ("target_prompts", "target_prompt"),
-    "first_frame_uri": ("first_frame_uri",),
-}
-KNOWN = {name for names in ALIASES.values() for name in names}
-OWN = "own"  # (name, value) of the other columns
-MAX_PROMPT = 2_000  # characters
-MAX_PROMPTS = 1_000  # of one clip
-BREAKS = re.compile(r"\s*[\t\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")  # line breaks and tabs, with the spaces around them
-Values = dict[str, list[Any]]
-"""field -> values of its columns: several where a manifest has several columns for it."""
 
 
 class Row(NamedTuple):
@@ -47,6 +35,8 @@ class Row(NamedTuple):
     target_prompts: tuple[str, ...]
     first_frame_uri: str = ""
     own: tuple[str, ...] = ()  # the user's own columns as JSON, one for each target prompt
+    overrides: tuple[str, ...] = ()  # of the run's recipe, one for each target prompt; the same may come with several
+    part: tuple[float, float] = (0.0, 0.0)  # start and end in seconds, 0 where they are not given
 
 
 class BadRow(NamedTuple):
@@ -67,13 +57,13 @@ def ending(uri: str) -> str:
 def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True) -> Iterator[Row | BadRow]:
     """Checked rows of a manifest; `extra` target prompts are added to each.
 
-    Adjacent rows that differ in target prompts alone become one, their target prompts in order, without duplicates.
-    Rows that are not adjacent are not merged: that would need all rows in memory. Raises BadManifest while iterating.
+    Adjacent rows that differ in target prompts, overrides and own columns alone become one, its target prompts in
+    order, without duplicates. A row with `edits` is read as if each of them had a row. Rows that are not adjacent are
+    not merged: that would need all rows in memory. Raises BadManifest while iterating.
     """
     readers = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows}
     held: Row | None = None
-    for place, fields in readers[ending(uri)](uri):
-        row = _checked(place, fields, extra, need_targets)
+    for row in (row for line in readers[ending(uri)](uri) for row in _rows_of(*line, extra, need_targets)):
         if held and isinstance(row, Row) and _same(held, row):
             row = _merged(held, row)
         elif held:
@@ -86,10 +76,13 @@ def manifest_rows(uri: str, extra: Sequence[str] = (), need_targets: bool = True
 
 
 def _merged(a: Row, b: Row) -> Row:
-    """Both rows' target prompts in order, without duplicates, each with the own columns of its first row."""
-    owns = dict(zip(b.target_prompts, b.own, strict=True)) | dict(zip(a.target_prompts, a.own, strict=True))
-    prompts = tuple(dict.fromkeys(a.target_prompts + b.target_prompts))
-    return b._replace(target_prompts=prompts, own=tuple(owns[prompt] for prompt in prompts))
+    """Both rows' target prompts in order, each override of one once, with the own columns of its first row."""
+    owns: dict[tuple[str, str], str] = {}
+    for row in (a, b):
+        for prompt, override, own in zip(row.target_prompts, row.overrides, row.own, strict=True):
+            owns.setdefault((prompt, override), own)
+    prompts, overrides = zip(*owns, strict=True) if owns else ((), ())
+    return b._replace(target_prompts=prompts, overrides=overrides, own=tuple(owns.values()))
 
 
 def text_prompts(uri: str) -> list[str]:
@@ -101,7 +94,7 @@ def text_prompts(uri: str) -> list[str]:
     for place, line in lines(uri):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
-                prompts[_prompt(place, "prompt", line)] = None
+                prompts[prompt_of(place, "prompt", line)] = None
             except ClipError as error:
                 raise BadManifest(f"prompts file {uri!r}: {error}") from error
         if len(prompts) > MAX_PROMPTS:
@@ -113,7 +106,36 @@ def text_prompts(uri: str) -> list[str]:
 
 def _same(a: Row, b: Row) -> bool:
     room = len(a.target_prompts) + len(b.target_prompts) <= MAX_PROMPTS
-    return room and a._replace(target_prompts=(), own=()) == b._replace(target_prompts=(), own=())
+    nothing: dict[str, Any] = {"target_prompts": (), "own": (), "overrides": ()}
+    return room and a._replace(**nothing) == b._replace(**nothing)
+
+
+def _rows_of(
+    place: str, fields: Values | EditError, extra: Sequence[str], need_targets: bool
+) -> Iterator[Row | BadRow]:
+    """A line's row, or one for each of its edits; a single bad one where anything is wrong."""
+    listed = not isinstance(fields, EditError) and not all(map(is_missing, fields.get("edits", [])))
+    row = _checked(place, fields, extra, need_targets and not listed)
+    if isinstance(row, BadRow) or isinstance(fields, EditError) or not listed:
+        yield row
+        return
+    try:
+        edits = [_checked(place, part, (), True) for part in edits_of(row.clip, fields)]
+    except EditError as error:
+        yield BadRow(printable(row.clip[:200]), error)
+        return
+    wrong = [_about_edit(number, edit) for number, edit in enumerate(edits, 1) if isinstance(edit, BadRow)]
+    if edits and row.target_prompts and not wrong:
+        yield row
+    yield from wrong[:1] or edits or [_checked(place, fields, extra, need_targets)]
+
+
+def _about_edit(number: int, bad: BadRow) -> BadRow:
+    """The error says which of a row's edits is wrong."""
+    error = bad.error
+    if not isinstance(error, ClipError):
+        return bad
+    return bad._replace(error=type(error)(error.clip, f"edit {number}: {error.problem}", error.remedy, error.field))
 
 
 def _checked(place: str, fields: Values | EditError, extra: Sequence[str], need_targets: bool) -> Row | BadRow:
@@ -121,73 +143,39 @@ def _checked(place: str, fields: Values | EditError, extra: Sequence[str], need_
     try:
         if isinstance(fields, EditError):
             raise fields
-        named = _one(place, "clip", fields)
+        named = one(place, "clip", fields)
         if not isinstance(named, str) or not named.strip():
             raise ClipError(place, "the field clip is missing or no text", "give a path or URL", field="row")
         clip = named
-        source = _prompt(clip, "source_prompt", _one(clip, "source_prompt", fields) or "")
+        source = prompt_of(clip, "source_prompt", one(clip, "source_prompt", fields) or "")
         targets = _targets(clip, fields.get("target_prompts", []), extra)
         if need_targets and not targets:
-            raise ClipError(_short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
-        own = own_text(_short(clip), fields.get(OWN, []))
-        return Row(clip, source, targets, _uri(clip, _one(clip, "first_frame_uri", fields)), (own,) * len(targets))
+            raise ClipError(short(clip), "it has no target prompts", "fill target_prompts or give a prompts file")
+        own, override = own_text(short(clip), fields.get(OWN, [])), override_of(clip, fields)
+        image, many = _uri(clip, one(clip, "first_frame_uri", fields)), len(targets)
+        return Row(clip, source, targets, image, (own,) * many, (override,) * many, part_of(clip, fields))
     except EditError as error:
         return BadRow(printable(clip[:200]), error)
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a value is empty: None, blank, or NaN as a number or as text."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and value.strip().lower() in ("", "nan"))
-    )
-
-
-def _one(clip: str, field: str, fields: Values) -> Any:
-    """A row's value for a field; None where it is empty. Raises ClipError where two columns differ."""
-    given = [value for value in fields.get(field, []) if not _is_missing(value)]
-    if any(value != given[0] for value in given[1:]):
-        names = " and ".join(ALIASES[field])
-        problem = f"two columns for {field} ({names} mean the same) hold different values"
-        raise ClipError(_short(clip), problem, "keep one of them", field="row" if field == "clip" else "clip")
-    return given[0] if given else None
 
 
 def _targets(clip: str, values: list[Any], extra: Sequence[str]) -> tuple[str, ...]:
     own: list[Any] = []
     for value in values:
-        if (isinstance(value, _Pairs) or not isinstance(value, list | str)) and not _is_missing(value):
+        if (isinstance(value, Pairs) or not isinstance(value, list | str)) and not is_missing(value):
             problem = "target_prompts is no list of texts"
-            raise ClipError(_short(clip), problem, "write a list such as ['a blue circle']")
+            raise ClipError(short(clip), problem, "write a list such as ['a blue circle']")
         own += value if isinstance(value, list) else [value]
-    own = [value for value in own if not _is_missing(value)]
+    own = [value for value in own if not is_missing(value)]
     if len(own) + len(extra) > MAX_PROMPTS:
-        raise ClipError(_short(clip), f"it has more than {MAX_PROMPTS} target prompts", "split them over several rows")
-    prompts = [_prompt(clip, "target prompt", one) for one in own] + list(extra)
+        raise ClipError(short(clip), f"it has more than {MAX_PROMPTS} target prompts", "split them over several rows")
+    prompts = [prompt_of(clip, "target prompt", text) for text in own] + list(extra)
     return tuple(dict.fromkeys(prompt for prompt in prompts if prompt))
 
 
 def _uri(clip: str, value: Any) -> str:
     if not isinstance(value or "", str):
-        raise ClipError(_short(clip), "its first_frame_uri is no text", "give a path or URL, or leave it out")
+        raise ClipError(short(clip), "its first_frame_uri is no text", "give a path or URL, or leave it out")
     return (value or "").strip()
-
-
-def _prompt(clip: str, field: str, value: Any) -> str:
-    """A prompt on one line: line breaks and tabs become spaces. Raises ClipError."""
-    if not isinstance(value, str):
-        raise ClipError(_short(clip), f"its {field} is no text", "write it as text")
-    text = BREAKS.sub(" ", value.strip()).strip()
-    if len(text) > MAX_PROMPT:
-        raise ClipError(_short(clip), f"its {field} has {len(text)} characters", f"shorten it to {MAX_PROMPT}")
-    if has_control(text):
-        raise ClipError(_short(clip), f"its {field} has control characters or is not UTF-8", "remove them")
-    return text
-
-
-def _short(clip: str) -> str:
-    return printable(clip[:200])
 
 
 def _columns(uri: str, header: Sequence[str]) -> dict[str, list[int]]:
@@ -208,19 +196,15 @@ def _jsonl_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=_Pairs)
+            value = json.loads(line, object_pairs_hook=Pairs)
         except (ValueError, RecursionError) as error:
             yield place, ClipError(place, f"it is not JSON ({str(error)[:80]})", "correct it", field="row")
             continue
-        if isinstance(value, _Pairs):
+        if isinstance(value, Pairs):
             found: Values = {f: [v for name, v in value if name.strip().lower() in ALIASES[f]] for f in ALIASES}
             yield place, found | {OWN: [pair for pair in value if pair[0].strip().lower() not in KNOWN]}
         else:
             yield place, ClipError(place, "it is no JSON object", "write {...} with clip in it", field="row")
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as (name, value) pairs, so that a repeated name is noticed."""
 
 
 def _csv_rows(uri: str) -> Iterator[tuple[str, Values | EditError]]:

@@ -46,7 +46,7 @@ FOLDER_FILES = ("prompts.txt", "prompts.jsonl", "manifest.jsonl", "manifest.csv"
 class Clip(TypedDict):
     """One clip and its wanted edits. `size` 0 and `stamp` "": the store does not report them."""
 
-    source_id: str  # 64 hex digits: fingerprint of uri, size, stamp and window
+    source_id: str  # 64 hex digits: fingerprint of uri, size, stamp, window, and the part where one is given
     clip: str  # as the user wrote it
     uri: str  # absolute path (symlinks resolved) or URL
     name: str  # [A-Za-z0-9._-], 1..60 characters
@@ -58,6 +58,9 @@ class Clip(TypedDict):
     image_uri: str  # the same as absolute path or URL
     window: int
     own: list[str]  # the user's own columns as JSON, one for each target prompt
+    overrides: list[str]  # of the run's recipe, one for each target prompt; "" for none
+    start_s: float  # the part that windows are placed in, from the video's first frame on
+    end_s: float  # 0: to the clip's end
 
 
 class Failure(TypedDict):
@@ -89,9 +92,9 @@ def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | 
     - `source` is a folder, `prompts` empty: the one file in it that is called prompts.txt, prompts.jsonl or
       manifest.{jsonl,csv,parquet} is used as above.
     A clip without a target prompt is a Failure, and so is a folder without prompts, unless `need_targets` is False.
-    Adjacent rows that differ in target prompts alone are merged. Equal rows that are not adjacent give two records;
-    their work has the same key, and is done once. Raises BadManifest, while iterating, for a file or folder that can't
-    be used.
+    Adjacent rows that differ in target prompts, overrides and own columns alone are merged. Equal rows that are not
+    adjacent give two records; their work has the same key, and is done once. Raises BadManifest, while iterating, for a
+    file or folder that can't be used.
     """
     try:
         rows, place = _rows(spec, need_targets)
@@ -107,7 +110,8 @@ def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | 
 
 def at_window(clip: Clip, window: int) -> Clip:
     """The record of another window of the same clip: same file, another source_id."""
-    return {**clip, "window": window, "source_id": _source_id(clip["uri"], clip["size"], clip["stamp"], window)}
+    about, part = (clip["uri"], clip["size"], clip["stamp"]), (clip["start_s"], clip["end_s"])
+    return {**clip, "window": window, "source_id": _source_id(*about, window, part)}
 
 
 def _rows(spec: DatasetSpec, need_targets: bool) -> tuple[Iterator[Row | BadRow], _Place]:
@@ -195,7 +199,7 @@ def _clip(row: Row, place: _Place) -> Clip | Failure:
     except EditError as error:
         return _failed(row.clip, error)
     return Clip(
-        source_id=_source_id(uri, size, stamp, 0),
+        source_id=_source_id(uri, size, stamp, 0, row.part),
         clip=row.clip,
         uri=uri,
         name=safe_name(row.clip),
@@ -207,11 +211,14 @@ def _clip(row: Row, place: _Place) -> Clip | Failure:
         image_uri=image_uri,
         window=0,
         own=list(row.own),
+        overrides=list(row.overrides),
+        start_s=row.part[0],
+        end_s=row.part[1],
     )
 
 
-def _source_id(uri: str, size: int, stamp: str, window: int) -> str:
-    return fingerprint([uri, size, stamp, window])
+def _source_id(uri: str, size: int, stamp: str, window: int, part: tuple[float, float]) -> str:
+    return fingerprint([uri, size, stamp, window, *(part if any(part) else ())])
 
 
 def _failed(clip: str, error: EditError) -> Failure:

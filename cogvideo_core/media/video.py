@@ -45,20 +45,43 @@ class Window:
     frames: int
 
 
-def windows(probe: Probe, clip: str, frames: int, fps: int, which: Literal["first", "middle", "all"]) -> list[Window]:
-    """The windows of `frames` frames at `fps`; "all" gives consecutive ones without overlap or remainder.
+class Part(NamedTuple):
+    """The part of a clip that windows are placed in, in seconds after the video's first frame; end_s 0: to its end."""
 
-    Raises ClipTooShort. Half a source frame may be missing, because containers round.
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+    def within(self, probe: Probe, clip: str) -> Part:
+        """The part with the end that it has in this clip. Raises ClipError where the clip ends before."""
+        half = 1 / (2 * probe.fps)  # containers round
+        for name, time, end in (("start", self.start_s, probe.seconds), ("end", self.end_s, probe.seconds + half)):
+            if time and time >= end:
+                problem = f"its {name} {time:g} s is beyond the clip's end at {probe.seconds:.3f} s"
+                raise ClipError(clip, problem, f"correct {name}, or remove the row")
+        return Part(self.start_s, min(self.end_s or probe.seconds, probe.seconds))
+
+
+def windows(
+    probe: Probe, clip: str, frames: int, fps: int, which: Literal["first", "middle", "all"], part: Part | None = None
+) -> list[Window]:
+    """The windows of `frames` frames at `fps` in a part of the clip, or in all of it; "all" gives consecutive ones
+    without overlap or remainder.
+
+    Raises ClipTooShort, and ClipError for a part outside of the clip. Half a source frame may be missing, because
+    containers round.
     """
+    begin, end = (part or Part()).within(probe, clip)
     need = Fraction(frames, fps)
-    have = Fraction(probe.seconds) + 1 / (2 * probe.fps)
+    have = Fraction(end) - Fraction(begin) + 1 / (2 * probe.fps)
     if have < need:
-        problem = f"{probe.seconds:.3f} s are fewer than the {float(need):.3f} s that {frames} frames at {fps} fps need"
-        raise ClipTooShort(clip, problem, "use a longer clip or lower dataset.frames")
+        told = f"from start {begin:g} s to end {end:g} s there are" if part and any(part) else f"{end:.3f} s are"
+        problem = f"{told} fewer than the {float(need):.3f} s that {frames} frames at {fps} fps need"
+        remedy = "widen start and end" if part and any(part) else "use a longer clip"
+        raise ClipTooShort(clip, problem, f"{remedy} or lower dataset.frames")
     if which == "all":
-        return [Window(i, round(float(i * need), 6), frames) for i in range(int(have / need))]
-    start = max(0.0, (probe.seconds - float(need)) / 2) if which == "middle" else 0.0
-    return [Window(0, round(start, 6), frames)]
+        return [Window(i, round(begin + float(i * need), 6), frames) for i in range(int(have / need))]
+    start = max(0.0, (end - begin - float(need)) / 2) if which == "middle" else 0.0
+    return [Window(0, round(begin + start, 6), frames)]
 
 
 class View(NamedTuple):

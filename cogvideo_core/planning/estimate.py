@@ -140,7 +140,8 @@ def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec,
         one = edit_evaluations(recipe.candidate(name), steps, at_once, layers)
         return full * one + (edit_evaluations(recipe.candidate(name), steps, rest, layers) if rest else 0)
 
-    first, total = Counter(variant.recipe for variant in recipe.rungs[0]), 0.0
+    first = Counter(planned.get("recipes") or (variant.recipe for variant in recipe.rungs[0]))
+    total = 0.0
     for name, count in first.items():
         mean = planned["edits"] / max(planned["clips"], 1) * count / first.total()
         below = math.floor(mean)

@@ -15,7 +15,7 @@ from cogvideo_core.media import video
 from cogvideo_core.models.configuration import Configured
 from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.stages.failures import attempt, is_failure
-from cogvideo_core.stages.units import shape_of
+from cogvideo_core.stages.units import part_of, shape_of
 
 Record = dict[str, Any]
 
@@ -68,7 +68,7 @@ def _opened(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         path = clip_files.fetch(clip, Path(folder), dataset.max_megabytes * 10**6)
         found = video.probe(path, clip["clip"], limits)
-        windows = len(video.windows(found, clip["clip"], shape.frames, shape.fps, dataset.window))
+        windows = len(video.windows(found, clip["clip"], shape.frames, shape.fps, dataset.window, part_of(clip)))
         about: Record = {"content": clip_files.content_sha256(path), "seconds": found.seconds, "windows": windows}
     sizes = {"source_frames": found.frames, "source_height": found.height, "source_width": found.width}
     return clip | about | sizes | {"source_fps": float(found.fps)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from cogvideo_core.errors import BadManifest, BadSpec
 from cogvideo_core.settings.specs import EngineSpec, RecipeSpec, canonical
 from cogvideo_core.stages.failures import ERROR_FIELDS, is_failure
+from cogvideo_core.stages.wishes import asked_of, edits_by_recipe, prompts_of
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store
 
@@ -30,8 +32,10 @@ CLIP_TEXTS = ("source_id", "clip", "uri", "name", "stamp", "source_prompt", "fir
 WORK_SCHEMA = pa.schema(
     {name: pa.string() for name in CLIP_TEXTS}
     | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32()}
-    | {"batch": pa.int32(), "wave": pa.int32(), "own": pa.list_(pa.string())}
+    | {"batch": pa.int32(), "wave": pa.int32(), "own": pa.list_(pa.string()), "overrides": pa.list_(pa.string())}
+    | {"start_s": pa.float64(), "end_s": pa.float64()}
 )
+LATER = ("overrides", "start_s", "end_s")  # named in the plan's hash only where they are given
 PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
     name: pa.int32() for name in ("source_frames", "source_height", "source_width")
 }  # of the file itself; empty until a run or plan opens it
@@ -40,6 +44,7 @@ EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri")  # copi
 EDITS_SCHEMA = pa.schema(
     {name: WORK_SCHEMA.field(name).type for name in EDIT_KEEPS}
     | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64(), "strength": pa.float64()}
+    | {"negative_prompt": pa.string()}
 )
 REFUSED_SCHEMA = pa.schema(ERROR_FIELDS)
 ROWS_A_GROUP = 5_000  # clips held in memory at a time
@@ -54,6 +59,7 @@ class Planned(TypedDict):
     batches: int
     waves: int
     plan: str
+    recipes: NotRequired[dict[str, int]]  # edits of each, where rows override the run's recipe
 
 
 class _Sheet:
@@ -119,6 +125,7 @@ def _numbered(clips: Iterable[Record], engine: EngineSpec) -> Iterator[Record]:
 
 def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) -> Planned:
     counts, digest, batches, waves = {"clips": 0, "edits": 0, "refused": 0}, hashlib.sha256(), 0, 0
+    recipes, overridden = Counter[str](), False
     with ExitStack() as stack:
         schemas = {"clips": CLIPS_SCHEMA, "edits": EDITS_SCHEMA, "refused": REFUSED_SCHEMA}
         clips, edits, refused = (_Sheet(place / f"{name}.parquet", schema) for name, schema in schemas.items())
@@ -130,20 +137,31 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
                 refused.add(record)
                 continue
             counts["clips"] += 1
-            counts["edits"] += len(record["target_prompts"]) * len(recipe.rungs[0])
+            recipes.update(edits_by_recipe(recipe, record))
+            overridden |= any(record.get("overrides") or ())
             batches, waves = record["batch"] + 1, record["wave"] + 1
-            named = [name for name in WORK_SCHEMA.names if name != "own" or any(record.get(name) or ())]
-            digest.update(canonical([record.get(name) for name in named]).encode())
+            digest.update(_hashed(record))
             if (written := clips.add(record)) is not None:
                 edits.writer.write_table(edits_of(written, recipe))
         if (written := clips.flush()) is not None:
             edits.writer.write_table(edits_of(written, recipe))
         refused.flush()
-    return Planned(**counts, batches=batches, waves=waves, plan=digest.hexdigest())  # type: ignore[typeddict-item]
+    counts |= {"edits": recipes.total(), "batches": batches, "waves": waves}
+    planned = Planned(**counts, plan=digest.hexdigest())  # type: ignore[typeddict-item]
+    return planned | {"recipes": dict(recipes)} if overridden else planned
+
+
+def _hashed(record: Record) -> bytes:
+    """What the plan's hash covers of a clip."""
+    named = [name for name in WORK_SCHEMA.names if name not in LATER and (name != "own" or any(record.get(name) or ()))]
+    given = {name: value for name in LATER if (value := record.get(name)) and (name != "overrides" or any(value))}
+    return canonical([*(record.get(name) for name in named), *([given] if given else [])]).encode()
 
 
 def edits_of(clips: pa.Table, recipe: RecipeSpec) -> pa.Table:
     """A row for each target prompt, recipe, seed and strength of these clips, in this order; none for the ladder."""
+    if pc.any(pc.not_equal(pc.list_flatten(clips["overrides"]), "")).as_py():
+        return _overridden_edits(clips, recipe)
     prompts, variants = clips["target_prompts"].combine_chunks(), recipe.rungs[0]
     owner = np.repeat(pc.list_parent_indices(prompts).to_numpy(), len(variants))
     texts = pc.list_flatten(prompts)
@@ -153,7 +171,18 @@ def edits_of(clips: pa.Table, recipe: RecipeSpec) -> pa.Table:
     columns["recipe"] = pa.array(list(recipes) * len(texts), pa.string())
     columns["seed"] = pa.array(np.tile(np.array(seeds, np.int64), len(texts)))
     columns["strength"] = pa.array(np.tile(np.array(strengths, np.float64), len(texts)))
+    columns["negative_prompt"] = pa.repeat(recipe.negative_prompt, len(owner))
     return pa.table(columns, schema=EDITS_SCHEMA)
+
+
+def _overridden_edits(clips: pa.Table, recipe: RecipeSpec) -> pa.Table:
+    """`edits_of` clips some of whose prompts have overrides, which takes longer."""
+    rows = [
+        {name: clip[name] for name in EDIT_KEEPS} | asked
+        for clip in clips.to_pylist()
+        for asked, _ in asked_of(recipe, prompts_of(clip))
+    ]
+    return pa.Table.from_pylist(rows, EDITS_SCHEMA)
 
 
 def _put(path: Path, url: str) -> None:

@@ -11,6 +11,7 @@ from cogvideo_core.settings.fingerprints import Spec
 from cogvideo_core.settings.recipes import Preset, of_first_version, with_preset
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
+MOST_SEED, LEAST_STRENGTH, MOST_STRENGTH = 2**63 - 1, 0.01, 100
 
 
 class Variant(NamedTuple):
@@ -194,8 +195,12 @@ class RecipeSpec(Spec):
         """The recipe of a candidate: this one, or the preset of that name with this one's seeds and negative prompt."""
         if name == self.name:
             return self.model_copy(update={"recipes": [], "ladder": [], "most_candidates": 0})
-        shared = {field: getattr(self, field) for field in ("seeds", "strengths", "negative_prompt")}
-        return RecipeSpec(**shared | {"preset": name})
+        # whether they go together is for `_can_be_candidate`; an edit may have a seed or strength of its own
+        return RecipeSpec(preset=name).model_copy(update=self._shared)
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return {field: getattr(self, field) for field in ("seeds", "strengths", "negative_prompt")}
 
     @property
     def candidates(self) -> list[RecipeSpec]:
@@ -220,11 +225,13 @@ class RecipeSpec(Spec):
             if on and start < end < 1 and end <= skipped:  # the last step is always taken
                 does = f"is not after start_at ({skipped}), so that no step would have any {what}"
                 raise ValueError(f"{what}_end ({end}) {does}; raise it, or lower start_at")
-        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
+        if len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0 or max(self.seeds) > MOST_SEED:
             raise ValueError("seeds must be distinct and in 0 .. 2**63 - 1")
         if self.start == "inverted" and len(self.seeds) > 1:
             raise ValueError("seeds: an edit that starts from inverted noise draws none; give one, or start=noised")
-        if len(set(self.strengths)) != len(self.strengths) or not all(0.01 <= s <= 100 for s in self.strengths):
+        if len(set(self.strengths)) != len(self.strengths) or not all(
+            LEAST_STRENGTH <= s <= MOST_STRENGTH for s in self.strengths
+        ):
             raise ValueError("strengths must be distinct and in 0.01 .. 100")
         if self.strengths != [1.0] and self.reference_weight == 0:
             raise ValueError("strengths divide the reference weight, which is 0; leave them [1]")
@@ -238,7 +245,8 @@ class RecipeSpec(Spec):
 
     def _can_be_candidate(self, field: str, name: str) -> None:
         try:
-            self.candidate(name)
+            if name != self.name:
+                RecipeSpec(**self._shared | {"preset": name})
         except ValidationError as error:
             why = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
             raise ValueError(f"{field}: {name} can't be edited with these seeds and strengths: {why}") from error

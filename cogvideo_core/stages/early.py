@@ -21,6 +21,7 @@ from cogvideo_core.settings.specs import RecipeSpec, fingerprint
 from cogvideo_core.stages.judge import judge_fingerprint, judgement_spec, scored
 from cogvideo_core.stages.results import edit_row
 from cogvideo_core.stages.units import Edit
+from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Shared, Work
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.uris import shown_clip
@@ -73,7 +74,7 @@ def commit_stop(work: Work, record: Record, stop: Stop, calibration: Calibration
     about = stop_spec(stop.edit["edit_key"], work.judge, calibration)
     if about is None:
         raise ValueError("nothing is given up with these settings")
-    steps, recipe = work.inversion.steps, work.recipe.candidate(stop.edit["recipe"])
+    steps, recipe = work.inversion.steps, recipe_of(work.recipe, stop.edit)
     saved = own_evaluations(recipe, steps, work.model.layers, range(stop.step, steps))
     told = f"stopped after {stop.step} of {steps} steps: confidence {stop.confidence:.3f} is below {stop.limit:.3f}"
     row = edit_row(work, record, stop.edit, {}) | {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
 from cogvideo_core.stages.units import Edit, pending_batches
+from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import Ahead
@@ -34,20 +36,21 @@ from cogvideo_core.storage.uris import shown_clip
 
 def edit_clip(work: Work, record: Record) -> Record:
     """Adds `edits`: one row for each planned edit, all committed or given up early. An interrupted batch is redone
-    whole. A prompt of which the judge rejects every edit is tried again with the next preset of the recipe's ladder.
+    whole. A prompt of which the judge rejects every edit is tried again with the next preset of the recipe's ladder,
+    unless its row names a recipe.
     """
     record, prompts, rows = dict(record), list(record["target_prompts"]), list[Record]()
     source = cache(lambda: work.model.decode(read_latents(work, record["latents_key"])["latents"]))
     shared = Shared(source, calibration_of(work.ledger, work.judge))
-    for rung in range(len(work.recipe.rungs)):
+    for rung in count():
         edits = plan_edits(work, record, prompts, rung)
+        if not edits:  # no prompt is left, or no rung
+            break
         found = made(work, record, edits, shared)
         judge_stored(work.ledger, work.judge, [row for row in found if row["state"] == "done"])
         rows += found
         failed = {row["target_prompt"] for row in found} - _passed(work, found, shared.calibration)
         prompts = [prompt for prompt in prompts if prompt in failed]
-        if not prompts:
-            break
     if work.output.keep_trajectories != "all":
         drop_trajectory(work, record["trajectory_key"])
     return record | {"edits": rows}
@@ -67,8 +70,8 @@ def made(work: Work, record: Record, edits: Sequence[Edit], shared: Shared) -> l
         commits = {edit["edit_key"]: early.committed(work, edit["edit_key"], shared.calibration) for edit in edits}
         batch_of = {key: commit.record.get("batch", []) for key, commit in commits.items() if commit}
         timing |= {"reused": True, "edits": len(batch_of)}
-    for name in dict.fromkeys(edit["recipe"] for edit in edits):
-        own, recipe = [edit for edit in edits if edit["recipe"] == name], work.recipe.candidate(name)
+    for kind in dict.fromkeys(map(_kind, edits)):
+        own, recipe = [edit for edit in edits if _kind(edit) == kind], work.recipe.candidate(kind[0])
         todo = deque(pending_batches(own, batch_of, batch_size(work, record, recipe)))
         while todo:
             batch = todo.popleft()
@@ -81,6 +84,11 @@ def made(work: Work, record: Record, edits: Sequence[Edit], shared: Shared) -> l
     return [
         _row(work, record, edit, commits[edit["edit_key"]]) | {"reused": edit["edit_key"] in batch_of} for edit in edits
     ]
+
+
+def _kind(edit: Edit) -> tuple[str, str]:
+    """Edits that agree in this can be denoised together."""
+    return edit["recipe"], edit["negative_prompt"]
 
 
 def _row(work: Work, record: Record, edit: Edit, commit: Commit | None) -> Record:
@@ -102,7 +110,7 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
     """
     told = f"clip {shown_clip(record['clip'])!r}"
     part, found = memory.as_many_as_fit(batch, work.model.room, lambda part: denoised(work, record, part, shared), told)
-    together, recipe = [edit["edit_key"] for edit in part], work.recipe.candidate(batch[0]["recipe"])
+    together, recipe = [edit["edit_key"] for edit in part], recipe_of(work.recipe, batch[0])
     commits, frozen, source = {}, list[Edit](), shared.source
     for stop in found.stops:
         commits[stop.edit["edit_key"]] = early.commit_stop(work, record, stop, shared.calibration, together)
@@ -145,7 +153,7 @@ def denoise_batch(
     work: Work, record: Record, batch: Sequence[Edit], trajectory: editing.Trajectory, shared: Shared
 ) -> early.Denoised:
     """A batch of edits of one clip and recipe, from start to clean latents; hopeless ones leave it on the way."""
-    model, recipe = work.model, work.recipe.candidate(batch[0]["recipe"])
+    model, recipe = work.model, recipe_of(work.recipe, batch[0])
     schedule = model.schedule(work.inversion.steps, work.inversion.spacing)
     reference = record["source_prompt"] if recipe.reference_prompt == "source" else record["inversion_prompt"]
     prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
@@ -154,7 +162,8 @@ def denoise_batch(
     with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
         starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
         x, stay = torch.stack(starts).to(model.device), None
-        strengths = None if recipe.strengths == [1.0] else torch.tensor([edit["strength"] for edit in batch]).to(x)
+        given = {*recipe.strengths, *(edit["strength"] for edit in batch)}
+        strengths = None if given == {1.0} else torch.tensor([edit["strength"] for edit in batch]).to(x)
         texts = editing.Texts(text[:-2], text[-2:-1], text[-1:], strengths)
         states = editing.edit(conditioned(work, record), x, texts, state_at, schedule, recipe, model.layers)
         for step in range(editing.first_step(recipe, schedule.steps), schedule.steps):

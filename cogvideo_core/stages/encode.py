@@ -17,7 +17,7 @@ from cogvideo_core.media.timeline import Picks
 from cogvideo_core.models.vae import finite
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages.first_frame import encode_first_frame
-from cogvideo_core.stages.units import frames_spec, latents_spec, shape_of, source_spec
+from cogvideo_core.stages.units import frames_spec, latents_spec, part_of, shape_of, source_spec
 from cogvideo_core.stages.work import Record, Work, timed
 from cogvideo_core.storage.ledger import Commit
 
@@ -47,7 +47,7 @@ def _known_content(work: Work, clip: Record) -> str:
 
 
 def _specs(work: Work, clip: Record, content: str) -> tuple[Record, Record]:
-    frames = frames_spec(work.dataset, work.model, content, clip["window"])
+    frames = frames_spec(work.dataset, work.model, content, clip["window"], part_of(clip))
     return latents_spec(frames, work.model), source_spec(frames, work.output)
 
 
@@ -75,7 +75,7 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     """Decodes the window, and commits its latents and its source video where they are not committed yet."""
     limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
     found = video.probe(path, name, limits)
-    window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window)[clip["window"]]
+    window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window, part_of(clip))[clip["window"]]
     found = video.treated(path, name, found, window.start_s, shape.frames / shape.fps, work.dataset, limits)
     view = video.View(shape.height, shape.width, shape.fps, work.dataset.fit)
     frames, taken = video.decode_counted(path, name, found, window, view, limits)

@@ -9,7 +9,8 @@ import numpy as np
 
 from cogvideo_core.media import video
 from cogvideo_core.models.lora import shown
-from cogvideo_core.stages.units import Edit, edit_spec
+from cogvideo_core.stages.units import Edit, edit_spec, part_of
+from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Work
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.uris import shown_clip
@@ -21,7 +22,7 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scor
     """Writes and commits the edited clip; audio is that of the source as the model saw it."""
     spec = edit_spec(
         record["trajectory_key"],
-        work.recipe.candidate(edit["recipe"]),
+        recipe_of(work.recipe, edit),
         work.output,
         record["source_prompt"],
         edit,
@@ -48,27 +49,20 @@ def _source_audio(work: Work, record: Record, folder: Path) -> tuple[Path, video
 
 def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
     """The edit's line in the tables."""
-    recipe = work.recipe.candidate(edit["recipe"])
+    recipe, part = recipe_of(work.recipe, edit), part_of(record)
     copied = ("source_id", "clip", "name", "window", "source_prompt", "inversion_prompt", "latents_key", "source_key")
     return {
         **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
         **edit,
-        "own": own_of(record, edit["target_prompt"]),
+        **part._asdict(),
         "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
         "first_frame_uri": shown_clip(record["first_frame_uri"]),
-        "negative_prompt": recipe.negative_prompt,
         "recipe_fingerprint": recipe.fingerprint,
         "model": shown(work.model.spec),
         "model_fingerprint": work.model.fingerprint,
         "state": "done",
         "scores": scores,
     }
-
-
-def own_of(record: Record, prompt: str) -> str:
-    """The user's own columns of a prompt, as JSON; plans of earlier versions have none."""
-    own = dict(zip(record["target_prompts"], record.get("own") or (), strict=False))
-    return str(own.get(prompt) or "")
 
 
 def committed_scores(commit: Commit | None) -> Scores:

@@ -21,6 +21,7 @@ from cogvideo_core.stages.units import (
     planned_edits,
     trajectory_spec,
 )
+from cogvideo_core.stages.wishes import prompts_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import open_trajectory
@@ -30,18 +31,18 @@ from cogvideo_core.storage.virtual import noised_state
 def plan_edits(work: Work, record: Record, prompts: Sequence[str] | None = None, rung: int = 0) -> list[Edit]:
     """The clip's edits in planned order, keys included: of all its prompts, or of these, on a rung of the ladder."""
     key = fingerprint(_trajectory_spec(work, record))
-    wanted = record["target_prompts"] if prompts is None else prompts
+    wanted = [prompt for prompt in prompts_of(record) if prompts is None or prompt.text in prompts]
     wishes = (record["source_prompt"], wanted, record["first_frame"])
     return planned_edits(key, work.recipe, work.output, *wishes, rung)
 
 
 def _trajectory_spec(work: Work, record: Record) -> Record:
-    prompt, levels = inversion_prompt(work.inversion, record["source_prompt"]), _levels(work)
+    prompt, levels = inversion_prompt(work.inversion, record["source_prompt"]), _levels(work, record)
     return trajectory_spec(record["latents_key"], work.inversion, work.model, prompt, levels)
 
 
-def _levels(work: Work) -> list[int] | None:
-    return levels_kept(work.inversion, work.recipe, work.model.layers)
+def _levels(work: Work, record: Record) -> list[int] | None:
+    return levels_kept(work.inversion, work.recipe, work.model.layers, record.get("overrides"))
 
 
 def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
@@ -58,7 +59,7 @@ def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Reco
             commit = judged_anew(work, record, commit)
         row["reused"] = commit is not None or (only_if_needed and not _needs_trajectory(work, record))
         if not row["reused"]:
-            commit = write_inversion(work, record, spec, _levels(work))
+            commit = write_inversion(work, record, spec, _levels(work, record))
             row["evaluations"] = commit.record["reconstruction"]["evaluations"]
     return record | {"reconstruction": accepted(work, record, commit)} if commit else record
 
@@ -106,7 +107,9 @@ def _read_from(work: Work, commit: Commit) -> editing.Trajectory:
 def _in_memory(work: Work, record: Record) -> editing.Trajectory:
     """An inversion that is stored nowhere, rounded as if it were: the edits are the same. It ends where they begin."""
     schedule, settings = work.model.schedule(work.inversion.steps, work.inversion.spacing), work.inversion
-    levels = [0] if settings.method == "none" else levels_wanted(settings, work.recipe, work.model.layers)
+    levels = [0]
+    if settings.method != "none":
+        levels = levels_wanted(settings, work.recipe, work.model.layers, record.get("overrides"))
     dtype = getattr(torch, settings.dtype)
 
     def keep(states: Iterator[Tensor]) -> dict[int, Tensor]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cogvideo_core.diffusion.editing import levels_read
+from cogvideo_core.media.video import Part
 from cogvideo_core.models.configuration import Configured
 from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.settings.recipes import FIRST
 from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
+from cogvideo_core.stages.wishes import Asked as Asked
+from cogvideo_core.stages.wishes import Prompt, asked_of, recipe_of, recipes_of
 
 FORMAT = 1  # raised when the meaning of stored bytes changes
 INVERTER_FIELDS: dict[str, set[str]] = {
@@ -23,19 +26,11 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 NOT_STEERING = ("name", "seeds", "strengths", "recipes", "ladder", "most_candidates")  # fields of a recipe
 
 
-class Asked(TypedDict):
-    """What a planned edit asks for, besides what all edits of its clip share."""
-
-    target_prompt: str
-    recipe: str
-    seed: int
-    strength: float
-
-
 class Edit(Asked):
     """One planned edit of a clip."""
 
     edit_key: str
+    own: str  # the user's own columns as JSON
 
 
 def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
@@ -44,18 +39,30 @@ def shape_of(dataset: DatasetSpec, model: Configured) -> VideoShape:
     return VideoShape(dataset.frames or own.frames, dataset.height or own.height, dataset.width or own.width, own.fps)
 
 
-def frames_spec(dataset: DatasetSpec, model: VideoModel, content: str, window: int) -> dict[str, Any]:
+def part_of(clip: Mapping[str, Any]) -> Part:
+    """The part of a clip that its row names; plans of earlier versions name none."""
+    return Part(clip.get("start_s") or 0.0, clip.get("end_s") or 0.0)
+
+
+def frames_spec(
+    dataset: DatasetSpec, model: VideoModel, content: str, window: int, part: Part | None = None
+) -> dict[str, Any]:
     """What determines the frames. `content` is the file's sha256; window 0 of "all" is that of "first"."""
     shape = shape_of(dataset, model)
-    # a switch is named only if it is off
+    # named only where they are given, or a switch is off
+    given: dict[str, Any] = {"part": list(part)} if part and any(part) else {}
     switches = {"deinterlace": dataset.deinterlace, "tone_map": dataset.tone_map}
-    return {name: value for name, value in switches.items() if value != "auto"} | {
-        "format": FORMAT,
-        "content": content,
-        "window": "middle" if dataset.window == "middle" else window,
-        "fit": dataset.fit,
-        "shape": [shape.frames, shape.height, shape.width, shape.fps],
-    }
+    return (
+        given
+        | {name: value for name, value in switches.items() if value != "auto"}
+        | {
+            "format": FORMAT,
+            "content": content,
+            "window": "middle" if dataset.window == "middle" else window,
+            "fit": dataset.fit,
+            "shape": [shape.frames, shape.height, shape.width, shape.fps],
+        }
+    )
 
 
 def source_spec(frames: dict[str, Any], output: OutputSpec) -> dict[str, Any]:
@@ -82,16 +89,21 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
     return vae | {"tiling": model.spec.vae_tiling == "on"}
 
 
-def levels_kept(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int] | None:
-    """The levels of a trajectory that are stored, ascending; None for all."""
+def levels_kept(
+    inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, overrides: Iterable[str] | None = None
+) -> list[int] | None:
+    """The levels of a clip's trajectory that are stored, ascending; None for all."""
     if inversion.method == "none" or inversion.save_steps == "all":
         return None
-    return levels_wanted(inversion, recipe, layer_count)
+    return levels_wanted(inversion, recipe, layer_count, overrides)
 
 
-def levels_wanted(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int) -> list[int]:
-    """The levels of a trajectory that any candidate reads, ascending."""
-    return sorted({level for each in recipe.candidates for level in levels_read(each, inversion.steps, layer_count)})
+def levels_wanted(
+    inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, overrides: Iterable[str] | None = None
+) -> list[int]:
+    """The levels of a trajectory that any candidate of a clip with these overrides reads, ascending."""
+    candidates = recipes_of(recipe, overrides)
+    return sorted({level for each in candidates for level in levels_read(each, inversion.steps, layer_count)})
 
 
 def trajectory_spec(
@@ -158,22 +170,18 @@ def planned_edits(
     recipe: RecipeSpec,
     output: OutputSpec,
     source_prompt: str,
-    target_prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     first_frame: str = "",
     rung: int = 0,
 ) -> list[Edit]:
     """All edits of a clip on a rung of the ladder, in their planned order: prompts, then recipes, seeds, strengths."""
-    recipes, variants = {each.name: each for each in recipe.candidates}, recipe.rungs[rung]
-    wanted = [
-        Asked(target_prompt=prompt, recipe=variant.recipe, seed=variant.seed, strength=variant.strength)
-        for prompt in target_prompts
-        for variant in variants
-    ]
-    keys = [
-        fingerprint(edit_spec(trajectory_key, recipes[asked["recipe"]], output, source_prompt, asked, first_frame))
-        for asked in wanted
-    ]
-    return [Edit(**asked, edit_key=key) for asked, key in zip(wanted, keys, strict=True)]
+    recipes, found = dict[tuple[str, str], RecipeSpec](), []
+    for asked, own in asked_of(recipe, prompts, rung):
+        kind = asked["recipe"], asked["negative_prompt"]
+        recipes[kind] = recipes.get(kind) or recipe_of(recipe, asked)
+        spec = edit_spec(trajectory_key, recipes[kind], output, source_prompt, asked, first_frame)
+        found.append(Edit(**asked, edit_key=fingerprint(spec), own=own))
+    return found
 
 
 def pending_batches(edits: Sequence[Edit], batch_of: Mapping[str, Sequence[str]], size: int) -> list[list[Edit]]:

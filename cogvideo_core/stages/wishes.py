@@ -1,0 +1,85 @@
+"""What a clip's record asks for: its target prompts, and the edits that follow from each with the run's recipe."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypedDict
+
+from cogvideo_core.errors import ClipError
+from cogvideo_core.settings.overrides import overridden
+from cogvideo_core.settings.specs import RecipeSpec
+
+Record = dict[str, Any]
+
+
+class Prompt(NamedTuple):
+    """A target prompt of a clip. The same one may come again with another override."""
+
+    text: str
+    override: str = ""  # what its row says instead of the run's recipe; see settings.overrides
+    own: str = ""  # the user's own columns as JSON
+
+
+class Asked(TypedDict):
+    """What a planned edit asks for, besides what all edits of its clip share."""
+
+    target_prompt: str
+    recipe: str
+    seed: int
+    strength: float
+    negative_prompt: str
+
+
+def prompts_of(record: Mapping[str, Any]) -> list[Prompt]:
+    """Plans of earlier versions have no overrides, or no columns either."""
+    texts = record["target_prompts"]
+    overrides, owns = (record.get(name) or [""] * len(texts) for name in ("overrides", "own"))
+    return [Prompt(text, override or "", own or "") for text, override, own in zip(texts, overrides, owns, strict=True)]
+
+
+def asked_of(recipe: RecipeSpec, prompts: Sequence[Prompt], rung: int = 0) -> list[tuple[Asked, str]]:
+    """The edits of these prompts on a rung of the ladder, each with the own columns of its prompt: prompts, then
+    recipes, seeds, strengths. An edit that several prompts ask for is there once, with the first one's columns."""
+    recipes = {override: overridden(recipe, override) for override in {prompt.override for prompt in prompts}}
+    rungs = {override: dict(enumerate(own.rungs)).get(rung, []) for override, own in recipes.items()}
+    found: dict[tuple[str, str, int, float, str], str] = {}
+    for prompt in prompts:
+        for variant in rungs[prompt.override]:
+            found.setdefault((prompt.text, *variant, recipes[prompt.override].negative_prompt), prompt.own)
+    names = ("target_prompt", "recipe", "seed", "strength", "negative_prompt")
+    return [(Asked(**dict(zip(names, asked, strict=True))), own) for asked, own in found.items()]  # type: ignore[typeddict-item]
+
+
+def recipe_of(recipe: RecipeSpec, asked: Asked) -> RecipeSpec:
+    """The recipe that an edit is made by, in a run with this recipe."""
+    return recipe.candidate(asked["recipe"]).model_copy(update={"negative_prompt": asked["negative_prompt"]})
+
+
+def recipes_of(recipe: RecipeSpec, overrides: Iterable[str] | None) -> list[RecipeSpec]:
+    """The recipe of each candidate of a clip with these overrides, the ladder's included; without any, the run's."""
+    found = {}
+    for override in dict.fromkeys(overrides or [""]):
+        for each in overridden(recipe, override).candidates:
+            found[each.name, each.negative_prompt] = each
+    return list(found.values())
+
+
+def edits_by_recipe(recipe: RecipeSpec, record: Mapping[str, Any]) -> Counter[str]:
+    """How many edits of each recipe a clip is planned to have; those of the ladder are not among them."""
+    if any(record.get("overrides") or ()):
+        return Counter(asked["recipe"] for asked, _ in asked_of(recipe, prompts_of(record)))
+    variants = Counter(variant.recipe for variant in recipe.rungs[0])
+    return Counter({name: count * len(record["target_prompts"]) for name, count in variants.items()})
+
+
+def check_overrides(recipe: RecipeSpec, record: Record) -> Record:
+    """Returns the record. Raises ClipError where one of its overrides does not go with the run's recipe."""
+    for prompt in prompts_of(record):
+        try:
+            overridden(recipe, prompt.override)
+        except ValueError as error:
+            why = str(getattr(error, "errors", list)()[0]["msg"]).removeprefix("Value error, ").split(";")[0]
+            problem = f"its edit {prompt.text[:60]!r} can't be made with {prompt.override} in this run: {why}"
+            raise ClipError(record["clip"], problem, "change its recipe, seed or strength, or the run's") from error
+    return record
