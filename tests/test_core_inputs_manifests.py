@@ -13,8 +13,8 @@ import pytest
 
 from cogvideo_core.errors import BadManifest
 from cogvideo_core.inputs import sources
-from cogvideo_core.inputs.lines import MAX_LINE_BYTES
 from cogvideo_core.inputs.fields import MAX_PROMPT, MAX_PROMPTS
+from cogvideo_core.inputs.lines import MAX_LINE_BYTES
 from cogvideo_core.settings.specs import DatasetSpec
 
 Record = dict[str, Any]
