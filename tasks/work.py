@@ -22,7 +22,7 @@ from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, wr
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.stages.failures import attempt, is_failure, kind_of
-from cogvideo_core.stages.wishes import check_overrides, recipes_of
+from cogvideo_core.stages.wishes import fitting, recipes_of
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.uris import shown_clip
 from tasks import log_lines, stopping
@@ -87,8 +87,7 @@ def discover_clips(
     if only is not None:
         wanted = {(clip, window) for clip, window in only}
         found = (record for record in found if (shown_clip(record["clip"]), record.get("window", 0)) in wanted)
-    check = partial(check_overrides, settings.recipe)
-    found = (attempt(check, record, "discover") for record in found)
+    found = (part for record in found for part in fitting(settings.recipe, record))
     return write_plan(settings.output.root, found, settings.recipe, settings.engine, settings.plan)
 
 

@@ -269,6 +269,29 @@ def names() -> dict[str, Callable[[Path], str]]:
         "same-clip-more-prompts": judged(
             jsonl({"clip": "a.mp4", "target_prompts": "x"}, {"clip": "a.mp4", "target_prompts": "y"}), XY
         ),
+        "a-row-for-each-edit": judged(text("m.csv", "Clip;Target_Prompt;SEED;id\na.mp4;x;1;i\na.mp4;y;;j\n"), XY),
+        "edits-in-a-row": judged(
+            jsonl({"clip": "a.mp4", "edits": [{"target_prompt": "x"}, {"target_prompt": "y"}]}), XY
+        ),
+        "edits-in-a-cell": judged(
+            text("m.csv", cells(["clip", "edits"], ["a.mp4", '[{"target_prompt": "x, |"}]'])), [("a.mp4", "", ["x, |"])]
+        ),
+        "edits-no-list": judged(beside({"clip": "a.mp4", "edits": {"target_prompt": "x"}}), "!its edits are no list"),
+        "edit-no-object": judged(beside({"clip": "a.mp4", "edits": ["x"]}), "!edit 1 of its edits is no object"),
+        "edit-wrong": judged(
+            beside({"clip": "a.mp4", "edits": [{"target_prompt": "x", "seed": []}]}), "!edit 1: its seed"
+        ),
+        "seed-text": judged(beside({"clip": "a.mp4", "target_prompts": ["x"], "seed": "s"}), "!no whole number"),
+        "recipe-unknown": judged(
+            beside({"clip": "a.mp4", "target_prompts": ["x"], "recipe": "blod"}), "!did you mean bold?"
+        ),
+        "strength-none": judged(beside({"clip": "a.mp4", "target_prompts": ["x"], "strength": 0}), "!from 0.01 to 100"),
+        "start-negative": judged(
+            beside({"clip": "a.mp4", "target_prompts": ["x"], "start": "-1"}), "!no time in the clip"
+        ),
+        "end-before-start": judged(
+            beside({"clip": "a.mp4", "target_prompts": ["x"], "start": "00:01:00", "end": 2}), "!is not after its start"
+        ),
         "no-such-source": judged(lambda f: f, "does not exist", source="{}/nowhere"),
         "no-such-prompts": judged(lambda f: f, "does not exist", prompts="{}/none.list"),
         "prompts-utf-16": judged(

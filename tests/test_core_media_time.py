@@ -105,6 +105,28 @@ def test_windows_stay_inside(frames: int, fps: int, source_fps: Fraction, second
             assert got and all(w.start_s >= 0 and w.start_s + frames / fps <= end for w in got)
 
 
+def test_windows_lie_in_the_part_that_is_given(clip: Path) -> None:
+    """Windows of a part show what lies there, by the frames' own numbers; the part may end with the clip."""
+    found = video.probe(clip, clip.name, LIMITS)
+
+    def starts(which: str, *part: float) -> list[float]:
+        return [w.start_s for w in video.windows(found, clip.name, 9, 8, which, video.Part(*part))]  # type: ignore[arg-type]
+
+    assert starts("all", 1.0, 4.0) == [1.0, 2.125] and starts("first", 1.0) == [1.0]
+    assert starts("middle", 1.0, 4.0) == [1 + (3 - 1.125) / 2] and starts("all", 3.8) == [3.8]
+    assert starts("all") == starts("all", 0.0, 5.02) == [0.0, 1.125, 2.25, 3.375]  # half a frame beyond is the end
+    (window,) = video.windows(found, clip.name, 9, 8, "first", video.Part(2.0, 3.2))
+    got = numbers(load(clip, window, (64, 128)))
+    assert all(abs(number - (2 + k / 8) * 25) <= 0.55 for k, number in enumerate(got))
+    for part, told in (
+        ((5.0,), "start 5 s is beyond"),
+        ((0.0, 5.1), "end 5.1 s is beyond"),
+        ((1.0, 2.0), "widen start"),
+    ):
+        with pytest.raises(errors.ClipError, match=told):
+            starts("first", *part)
+
+
 def test_too_short(tmp_path: Path) -> None:
     """Nine frames at 8 fps are enough for nine, eight are not, and half a source frame may be missing."""
     for count in (8, 9):

@@ -74,10 +74,11 @@ def windows(
     need = Fraction(frames, fps)
     have = Fraction(end) - Fraction(begin) + 1 / (2 * probe.fps)
     if have < need:
-        told = f"from start {begin:g} s to end {end:g} s there are" if part and any(part) else f"{end:.3f} s are"
-        problem = f"{told} fewer than the {float(need):.3f} s that {frames} frames at {fps} fps need"
-        remedy = "widen start and end" if part and any(part) else "use a longer clip"
-        raise ClipTooShort(clip, problem, f"{remedy} or lower dataset.frames")
+        needed = f"the {float(need):.3f} s that {frames} frames at {fps} fps need"
+        if part and any(part):
+            problem = f"from start {begin:g} s to end {end:g} s there are fewer than {needed}"
+            raise ClipTooShort(clip, problem, "widen start and end or lower dataset.frames")
+        raise ClipTooShort(clip, f"{end:.3f} s are fewer than {needed}", "use a longer clip or lower dataset.frames")
     if which == "all":
         return [Window(i, round(begin + float(i * need), 6), frames) for i in range(int(have / need))]
     start = max(0.0, (end - begin - float(need)) / 2) if which == "middle" else 0.0

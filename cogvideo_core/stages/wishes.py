@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from cogvideo_core.errors import ClipError
 from cogvideo_core.settings.overrides import overridden
 from cogvideo_core.settings.specs import RecipeSpec
+from cogvideo_core.stages.failures import failure, is_failure
 
 Record = dict[str, Any]
 
@@ -73,13 +74,25 @@ def edits_by_recipe(recipe: RecipeSpec, record: Mapping[str, Any]) -> Counter[st
     return Counter({name: count * len(record["target_prompts"]) for name, count in variants.items()})
 
 
-def check_overrides(recipe: RecipeSpec, record: Record) -> Record:
-    """Returns the record. Raises ClipError where one of its overrides does not go with the run's recipe."""
-    for prompt in prompts_of(record):
+def fitting(recipe: RecipeSpec, record: Record) -> Iterator[Record]:
+    """The record with the prompts whose overrides go with the run's recipe, and a failure for each that does not."""
+    prompts, wrong = list[Prompt](), 0
+    for prompt in () if is_failure(record) else prompts_of(record):
         try:
             overridden(recipe, prompt.override)
+            prompts.append(prompt)
         except ValueError as error:
-            why = str(getattr(error, "errors", list)()[0]["msg"]).removeprefix("Value error, ").split(";")[0]
-            problem = f"its edit {prompt.text[:60]!r} can't be made with {prompt.override} in this run: {why}"
-            raise ClipError(record["clip"], problem, "change its recipe, seed or strength, or the run's") from error
-    return record
+            wrong += 1
+            if not record.get("window"):  # once a row
+                yield failure({"clip": record["clip"]}, "discover", _misfit(record["clip"], prompt, error), 1)
+    if wrong:
+        names = ("target_prompts", "overrides", "own")
+        record = record | dict(zip(names, map(list, zip(*prompts, strict=True)), strict=False))
+    if prompts or not wrong:
+        yield record
+
+
+def _misfit(clip: str, prompt: Prompt, error: ValueError) -> ClipError:
+    why = str(getattr(error, "errors", list)()[0]["msg"]).removeprefix("Value error, ").split(";")[0]
+    problem = f"its edit {prompt.text[:60]!r} can't be made with {prompt.override[:200]} in this run: {why}"
+    return ClipError(clip, problem, "change its recipe, seed or strength, or the run's")
