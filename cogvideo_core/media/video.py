@@ -34,6 +34,7 @@ AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s
 ENCODE_TIMEOUT_S = 900.0
 POSTER_PX = 320
 GROUP = 40
+SLACK_S = 0.1  # that a part's end may lie beyond the video's: containers round, and sound may be longer
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ class Part(NamedTuple):
 
     def within(self, probe: Probe, clip: str) -> Part:
         """The part with the end that it has in this clip. Raises ClipError where the clip ends before."""
-        half = 1 / (2 * probe.fps)  # containers round
-        for name, time, end in (("start", self.start_s, probe.seconds), ("end", self.end_s, probe.seconds + half)):
+        for name, time, end in (("start", self.start_s, probe.seconds), ("end", self.end_s, probe.seconds + SLACK_S)):
             if time and time >= end:
                 problem = f"its {name} {time:g} s is beyond the clip's end at {probe.seconds:.3f} s"
                 raise ClipError(clip, problem, f"correct {name}, or remove the row")
