@@ -51,6 +51,13 @@ class DatasetSpec(Spec):
     tone_map: Literal["auto", "off"] = Field(
         "auto", title="Tone mapping", description="auto: HDR clips (PQ, HLG) become SDR. off: they stay pale."
     )
+    frames_fps: float = Field(
+        24,
+        title="Rate of frame folders",
+        gt=0,
+        le=1000,
+        description="Frames a second of clips that are folders of numbered pictures and have no fps in their manifest.",
+    )
     frames: int = Field(0, title="Frames", ge=0, le=241, description="Per window, 8k+1. 0: the model's own.")
     height: int = Field(0, title="Height", ge=0, le=2160, description="Pixels. 0: the model's own.")
     width: int = Field(0, title="Width", ge=0, le=3840, description="Pixels. 0: the model's own.")
