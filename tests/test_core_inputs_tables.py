@@ -102,6 +102,10 @@ def test_a_table_that_has_changed_is_not_read(tmp_path: Path) -> None:
     write(path, [{"path": "b", "bytes": b"other"}])
     with pytest.raises(StorageError, match="has changed since it was listed"):
         fetched(record, tmp_path)
+    path.write_bytes(b"no table at all")
+    broken = record | {"stamp": str(path.stat().st_mtime_ns)}
+    with pytest.raises(StorageError, match="can't be read any more"):
+        fetched(broken, tmp_path)
     path.unlink()
     with pytest.raises(MissingClip):
         fetched(record, tmp_path)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cogvideo_core.errors import ClipTooLarge, ForbiddenUri, MissingClip, StorageError
+from cogvideo_core.errors import ClipError, ClipTooLarge, ForbiddenUri, MissingClip, StorageError
 from cogvideo_core.inputs.frame_folders import wrapped
 from cogvideo_core.inputs.inside import Address, parsed
 from cogvideo_core.inputs.manifests import ending
@@ -102,9 +102,18 @@ def _download(clip: File, path: Path, max_bytes: int) -> None:
 
 def _chunks(clip: File, max_bytes: int) -> Iterator[bytes]:
     where = parsed(clip["uri"])
-    if where is not None:
-        return cell_chunks(clip["clip"], where, max_bytes) if where.kind == "cell" else member_chunks(where)
-    return _remote_chunks(clip)
+    return _remote_chunks(clip) if where is None else _inner_chunks(clip, where, max_bytes)
+
+
+def _inner_chunks(clip: File, where: Address, max_bytes: int) -> Iterator[bytes]:
+    try:
+        yield from cell_chunks(clip["clip"], where, max_bytes) if where.kind == "cell" else member_chunks(where)
+    except ClipError:
+        raise
+    except Exception as error:  # every store has its own classes
+        raise StorageError(
+            f"clip {clip['clip']!r}: it can't be read any more ({scrubbed(error)}); run again"
+        ) from error
 
 
 def _remote_chunks(clip: File) -> Iterator[bytes]:

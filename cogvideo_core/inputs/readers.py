@@ -58,8 +58,8 @@ def _fields(place: str, value: Any) -> Values | EditError:
     """A JSON object's fields, or the error that it is."""
     try:
         return object_fields(place, shallow(value))
-    except ValueError as error:
-        return ClipError(place, f"it is {error}", "flatten it", field="row")
+    except ValueError:
+        return ClipError(place, f"it is nested more than {MAX_JSON_DEPTH} deep", "flatten it", field="row")
 
 
 def shallow(value: Any) -> Any:

@@ -130,27 +130,31 @@ def _rows(uri: str, layout: Layout, parts: Iterator[Part]) -> Iterator[Given]:
 
 def _parquet_parts(uri: str, table: pq.ParquetFile, layout: Layout) -> Iterator[Part]:
     for group in range(table.num_row_groups):
+        filled = _filled(table, group, layout.bytes) if layout.bytes else False
+
+        def made(rows: range, group: int = group, filled: bool | list[bool] = filled) -> list[str]:
+            where = {"column": layout.bytes, "group": group}
+            return [
+                address("cell", uri, **where, row=row) if (filled if isinstance(filled, bool) else filled[row]) else ""
+                for row in rows
+            ]
+
         count, at = table.metadata.row_group(group).num_rows, 0
-        filled = _filled(table, group, layout.bytes) if layout.bytes else [False] * count
-        made = [
-            address("cell", uri, column=layout.bytes, group=group, row=row) if filled[row] else ""
-            for row in range(count)
-        ]
         if not layout.read:
-            yield Part({}, made)
+            yield from (Part({}, made(range(at, min(at + ROWS, count)))) for at in range(0, count, ROWS))
             continue
         for batch in table.iter_batches(batch_size=ROWS, row_groups=[group], columns=sorted(set(layout.read))):
-            yield Part(_cells(batch, layout.read), made[at : at + batch.num_rows])
+            yield Part(_cells(batch, layout.read), made(range(at, at + batch.num_rows)))
             at += batch.num_rows
 
 
-def _filled(table: pq.ParquetFile, group: int, column: str) -> list[bool]:
-    """Which rows of a group have bytes: by the file's own count of nulls, else by looking."""
+def _filled(table: pq.ParquetFile, group: int, column: str) -> bool | list[bool]:
+    """Whether all rows of a group have bytes, or none, by the file's own count of nulls; else which, by looking."""
     about = table.metadata.row_group(group)
     chunk = next(about.column(at) for at in range(about.num_columns) if about.column(at).path_in_schema == column)
     nulls = chunk.statistics.null_count if chunk.is_stats_set and chunk.statistics.has_null_count else -1
     if nulls in (0, about.num_rows):
-        return [not nulls or not about.num_rows] * about.num_rows
+        return not nulls
     batches = table.iter_batches(batch_size=1, row_groups=[group], columns=[column])
     return [one for batch in batches for one in _leaf(batch, column).is_valid().to_pylist()]
 

@@ -24,8 +24,8 @@ class DatasetSpec(Spec):
     source: str = Field(
         "out/demo/input/manifest.jsonl",
         title="Source",
-        description="Folder of videos, or a manifest (CSV, JSONL, Parquet) with columns clip, source_prompt, "
-        "target_prompts, first_frame_uri. Any fsspec URL.",
+        description="Folder of videos, or a manifest (CSV, JSON, JSONL, Parquet) with columns clip, source_prompt, "
+        "target_prompts, first_frame_uri; also tars, frames and data sets (docs/sources.md). Any fsspec URL.",
         min_length=1,
     )
     prompts: str = Field(
