@@ -35,7 +35,7 @@ def edit(
     """Edits clips for every prompt; what is committed already is reused.
 
     Args:
-        source: Folder of videos, or a manifest (CSV, JSONL, Parquet).
+        source: Folder of videos, a manifest (CSV, JSON, JSONL, Parquet), tars, or hf://datasets/...
         prompts: For a folder: a text file with one prompt a line. Empty: the manifest's own.
         output: Folder or fsspec URL of the run.
         model: A diffusers folder, a hub id (THUDM/CogVideoX-5b), or shapes, the small one that comes along.

@@ -37,5 +37,6 @@ def all_cases() -> list[Case]:
     import odd_models
     import odd_picture
     import odd_rows
+    import odd_sources
 
-    return [*odd_clips.cases(), *odd_picture.cases(), *odd_rows.cases(), *odd_models.cases()]
+    return [*odd_clips.cases(), *odd_picture.cases(), *odd_rows.cases(), *odd_sources.cases(), *odd_models.cases()]

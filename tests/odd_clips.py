@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from odd_cases import REFUSED, RIGHT, Case, one_sentence
+from PIL import Image
 
 from cogvideo_core.errors import ClipError
 from cogvideo_core.media import video
@@ -36,12 +37,14 @@ CODECS: dict[str, tuple[str, ...]] = {
     "mjpeg": ("-c:v", "mjpeg", "-q:v", "2", "-strict", "-1"),
     "ffv1": ("-c:v", "ffv1"),
     "prores": ("-c:v", "prores_ks"),
+    "mpeg2": ("-c:v", "mpeg2video", "-q:v", "2", "-g", "20", "-bf", "2"),
+    "gif": ("-c:v", "gif"),
 }
 CONTAINERS: dict[str, tuple[str, ...]] = {
     "h264": ("mp4", "mov", "mkv", "avi"),
-    "h264b": ("mp4", "mov", "mkv", "avi"),
-    "h264o": ("mp4", "mkv"),
-    "hevc": ("mp4", "mkv", "mov"),
+    "h264b": ("mp4", "mov", "mkv", "avi", "ts"),
+    "h264o": ("mp4", "mkv", "ts"),
+    "hevc": ("mp4", "mkv", "mov", "ts"),
     "vp8": ("webm", "mkv"),
     "vp8alt": ("webm",),
     "vp9": ("webm", "mkv", "mp4"),
@@ -81,7 +84,8 @@ def raw(rate: object) -> list[object]:
 
 
 def pixels(codec: str) -> list[object]:
-    return ["-pix_fmt", "yuv422p10le" if codec == "prores" else "yuv420p", *CODECS[codec], "-threads", 1]
+    kind = {"prores": "yuv422p10le", "gif": "rgb8"}.get(codec, "yuv420p")
+    return ["-pix_fmt", kind, *CODECS[codec], "-threads", 1]
 
 
 def made(path: Path, codec: str, rate: str, *more: object) -> Times:
@@ -163,6 +167,54 @@ def offset(container: str, codec: str, *more: object) -> Callable[[Path], str]:
         return compared(path, made(path, codec, "24", *more))
 
     return judge
+
+
+def late(container: str, codec: str, rate: str, rounding_s: float = 0.0012) -> Callable[[Path], str]:
+    """Windows from the start, from the middle and far into the file, where a seek may land too late."""
+
+    def judge(folder: Path) -> str:
+        path = folder / f"clip.{container}"
+        times = made(path, codec, rate)
+        return compared(path, times, (0.0, 0.63, float(times[-1]) - 1.5), rounding_s)
+
+    return judge
+
+
+def clear_gif(folder: Path) -> str:
+    """Transparent pixels of a GIF are black, and what a frame leaves in place stays."""
+    first = np.zeros((64, 128, 4), np.uint8)
+    first[:, :64] = (250, 10, 10, 255)
+    second = np.zeros((64, 128, 4), np.uint8)
+    second[:, 96:] = (10, 10, 250, 255)
+    pictures = [Image.fromarray(picture) for picture in (first, second)]
+    pictures[0].save(
+        folder / "clip.gif", save_all=True, append_images=pictures[1:] * 9, duration=200, disposal=1, optimize=False
+    )
+    frames = taken(folder / "clip.gif", count=12)[0].astype(int)
+    shown = [frames[0, 32, 20], frames[0, 32, 110], frames[8, 32, 20], frames[8, 32, 110], frames[8, 32, 80]]
+    wanted = np.array([(250, 10, 10), (0, 0, 0), (250, 10, 10), (10, 10, 250), (0, 0, 0)])
+    return RIGHT if np.abs(np.stack(shown) - wanted).max() < 8 else f"{np.stack(shown).tolist()}"
+
+
+def refused(write: Callable[[Path], object], words: str, name: str) -> Callable[[Path], str]:
+    """A file that is refused with these words before a frame is decoded."""
+
+    def judge(folder: Path) -> str:
+        write(folder / name)
+        try:
+            taken(folder / name)
+        except ClipError as error:
+            return one_sentence(str(error)) or (REFUSED if words in str(error) else str(error))
+        return "accepted"
+
+    return judge
+
+
+def gif_bomb(path: Path) -> None:
+    """A small file that announces a picture of 16,000 x 16,000."""
+    size = (16_000).to_bytes(2, "little") * 2
+    picture = b"\x2c" + bytes(4) + size + b"\0\x02\x02\x4c\x01\0"
+    path.write_bytes(b"GIF89a" + size + b"\x80\0\0" + bytes(6) + picture * 2 + b"\x3b")
 
 
 def edit_list(folder: Path) -> str:
@@ -401,10 +453,24 @@ def cases() -> list[Case]:
         "tracks-cover": cover,
         "still": still,
         "damage-little": little_damage,
+        **{f"late-{codec}-ts": late("ts", codec, "24") for codec in ("h264b", "h264o", "hevc", "mpeg2")},
+        "offset-ts": offset("ts", "h264b", "-output_ts_offset", "40000"),
+        "m2ts": late("m2ts", "h264b", "30000/1001"),
+        **{f"gif-{rate}": late("gif", "gif", rate, 0.012) for rate in ("10", "25", "8")},
+        "gif-transparent": clear_gif,
+        "gif-bomb": refused(gif_bomb, "max_pixels", "clip.gif"),
+        "gif-one": refused(lambda path: Image.new("RGB", (64, 48)).save(path), "a single frame", "clip.gif"),
+        "program-stream": refused(lambda path: made(path, "mpeg2", "25"), "MPEG program stream", "clip.mpg"),
+        "program-stream-renamed": refused(
+            lambda path: made(path, "mpeg2", "25", "-f", "vob"), "MPEG program stream", "clip.mp4"
+        ),
     }
     changes |= {
         f"cut-{codec}-{container}": cut(container, codec)
-        for codec, container in (("h264b", "mp4"), ("vp9", "webm"), ("mpeg4", "avi"), ("prores", "mov"))
+        for codec, container in (
+            *(("h264b", "mp4"), ("vp9", "webm"), ("mpeg4", "avi"), ("prores", "mov")),
+            *(("h264b", "ts"), ("gif", "gif")),
+        )
     }
     for container, codec in (
         ("mp4", "h264b"),
@@ -415,6 +481,7 @@ def cases() -> list[Case]:
         ("avi", "mpeg4"),
         ("mov", "mjpeg"),
         ("mp4", "av1"),
+        ("ts", "h264b"),
     ):
         changes[f"hole-middle-{codec}-{container}"] = hole(container, codec, 0.35, 0.3)
     for begin, name in ((0.0, "start"), (0.72, "end")):

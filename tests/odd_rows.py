@@ -260,7 +260,8 @@ def names() -> dict[str, Callable[[Path], str]]:
         "absolute-inside": judged(lambda f: jsonl({"clip": f"{f}/a.mp4", "target_prompts": ["x"]})(f), X),
         "dots-inside": judged(jsonl({"clip": "./././a.mp4", "target_prompts": ["x"]}), X),
         "a-folder": judged(
-            lambda f: (f / "d.mp4").mkdir() or beside({"clip": "d.mp4", "target_prompts": ["x"]})(f), "!no regular file"
+            lambda f: (f / "d.mp4").mkdir() or beside({"clip": "d.mp4", "target_prompts": ["x"]})(f),
+            "!it is an empty folder",
         ),
         "missing": judged(beside({"clip": "gone.mp4", "target_prompts": ["x"]}), "!no such file"),
         "empty-name": judged(beside({"clip": "  ", "target_prompts": ["x"]}), "!missing or no text"),

@@ -127,7 +127,7 @@ BAD_ROWS: dict[str, tuple[object, str]] = {
     "surrogate": ({"clip": "b.mp4", "target_prompts": ["\ud800"]}, "control characters or is not UTF-8"),
     "missing": ({"clip": "gone.mp4", "target_prompts": ["x"]}, "no such file"),
     "below a file": ({"clip": "b.mp4/x.mp4", "target_prompts": ["x"]}, "no such file"),
-    "folder": ({"clip": "a", "target_prompts": ["x"]}, "no regular file"),
+    "folder": ({"clip": "a", "target_prompts": ["x"]}, "no numbered JPEG"),
     "dots": ({"clip": "../../etc/passwd", "target_prompts": ["x"]}, "outside the source folder"),
     "absolute": ({"clip": "/etc/passwd", "target_prompts": ["x"]}, "outside the source folder"),
     "file URL": ({"clip": "file:///etc/passwd", "target_prompts": ["x"]}, "outside the source folder"),

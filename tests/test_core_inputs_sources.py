@@ -255,11 +255,11 @@ def test_a_folder_without_prompts_is_enough_where_none_are_needed(folder: Path) 
 def test_videos_of_other_kinds_are_told_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A folder's files of kinds that are not read are counted by ending in one warning; hidden and other files are not
     spoken of. Local and remote folders do the same."""
-    for name in ("x.ts", "deep/y.WMV", "z.ts", ".hidden.ts", "notes.md"):
+    for name in ("x.flv", "deep/y.WMV", "z.flv", ".hidden.flv", "notes.md"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
     (folder / "prompts.list").write_text("x\n")
     spec = DatasetSpec(source=str(folder), prompts=str(folder / "prompts.list"))
     assert all("error" not in record for record in sources.read_clips(spec))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.endswith("3 videos of other kinds are skipped (2 .ts, 1 .wmv)")
+    assert line.endswith("3 videos of other kinds are skipped (2 .flv, 1 .wmv)")

@@ -55,8 +55,10 @@ def test_files_that_are_no_videos(clip: Path, tmp_path: Path) -> None:
         "xml": "<MPD><Period><BaseURL>good.mp4</BaseURL></Period></MPD>",
     }
     for name, text in texts.items():
-        (tmp_path / f"{name}.mp4").write_text(text)
-        assert "mp4, mov, mkv, webm or avi" in refuse(tmp_path / f"{name}.mp4", errors.NotAVideo)
+        for ending in ("mp4", "ts", "gif"):
+            (tmp_path / f"{name}.{ending}").write_text(text)
+            said = refuse(tmp_path / f"{name}.{ending}", errors.NotAVideo)
+            assert "use an mp4, mov, mkv, webm, avi, gif or ts file" in said
     refuse(tmp_path, errors.NotAVideo)
     os.mkfifo(tmp_path / "pipe.mp4")
     refuse(tmp_path / "pipe.mp4", errors.NotAVideo)

@@ -18,7 +18,7 @@ from PIL import Image
 from cogvideo_core.dataset import tables
 from cogvideo_core.diffusion.editing import edit_evaluations
 from cogvideo_core.errors import ClipTooLarge, CorruptObject, EditError, NotAnImage
-from cogvideo_core.media import video
+from cogvideo_core.media import still, video
 from cogvideo_core.models import model
 from cogvideo_core.planning import plan
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
@@ -273,7 +273,7 @@ def test_hostile_pictures_are_refused(name: str) -> None:
     """Each in a sentence with a remedy, before its pixels are decoded where there are too many of them."""
     make, error, says = HOSTILE[name]
     with pytest.raises(error, match=says):
-        first_frame.read_image(make(), "x.png", PIXELS)
+        still.read_image(make(), "x.png", PIXELS)
 
 
 def test_a_flipped_bit_is_found() -> None:
@@ -281,7 +281,7 @@ def test_a_flipped_bit_is_found() -> None:
     data = bytearray(data_of(picture(6), "PNG"))
     data[len(data) // 2] ^= 1
     with pytest.raises(NotAnImage):
-        first_frame.read_image(bytes(data), "x.png", PIXELS)
+        still.read_image(bytes(data), "x.png", PIXELS)
 
 
 def test_large_files_are_refused(
@@ -294,13 +294,13 @@ def test_large_files_are_refused(
         assert failed["error"] == "ClipTooLarge" and failed["message"].endswith("give a smaller image")
 
 
-@pytest.mark.parametrize("mode", first_frame.MODES)
+@pytest.mark.parametrize("mode", still.MODES)
 def test_every_allowed_mode_becomes_rgb(mode: str) -> None:
     """Palettes and transparency included."""
     image = picture(6).convert(mode)
     if mode == "P":
         image.info["transparency"] = bytes(range(256))
-    read = first_frame.read_image(data_of(image, "PNG"), "x.png", PIXELS)
+    read = still.read_image(data_of(image, "PNG"), "x.png", PIXELS)
     assert read.mode == "RGB" and read.size == (48, 48)
     if mode in ("RGB", "RGBA"):
         assert (np.asarray(read) == np.asarray(picture(6))).all()
@@ -312,7 +312,7 @@ def test_a_turned_photograph_stands_upright() -> None:
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it
     data = data_of(picture(6).crop((0, 0, 48, 24)), "PNG", exif=exif)
     expected = picture(6).crop((0, 0, 48, 24)).transpose(Image.Transpose.ROTATE_270)
-    assert (np.asarray(first_frame.read_image(data, "x.png", PIXELS)) == np.asarray(expected)).all()
+    assert (np.asarray(still.read_image(data, "x.png", PIXELS)) == np.asarray(expected)).all()
 
 
 def test_pictures_are_fitted_as_clips_are() -> None:

@@ -1,40 +1,58 @@
-"""One clip's file: what its store says of it, and its bytes on this machine."""
+"""One clip's file: its bytes on this machine, wherever it lies."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cogvideo_core.errors import ClipTooLarge, ForbiddenUri, MissingClip, NotAVideo, StorageError
+from cogvideo_core.errors import ClipError, ClipTooLarge, ForbiddenUri, MissingClip, StorageError
+from cogvideo_core.inputs.frame_folders import wrapped
+from cogvideo_core.inputs.inside import Address, parsed
 from cogvideo_core.inputs.manifests import ending
+from cogvideo_core.inputs.stamps import local_stat, stamped
+from cogvideo_core.inputs.tables import cell_chunks
+from cogvideo_core.inputs.tars import member_chunks
+from cogvideo_core.media.tools import Limits
 from cogvideo_core.storage.uris import is_remote, open_store, scrubbed
 
 CHUNK_BYTES = 1 << 20
-ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5")
-DATES = ("Last-Modified", "mtime", "LastModified", "last_modified", "created")
 File = Mapping[str, Any]
-"""A clip's record, of which clip, uri, size and source_id are read; see `sources.Clip`."""
+"""A clip's record, of which clip, uri, size, stamp and source_id are read; see `sources.Clip`."""
+
+
+def fetched(clip: File, folder: Path, limits: Limits) -> tuple[Path, str]:
+    """(a local path to the clip as one video file, sha256 of its content). See `fetch`; a folder of frames is wrapped
+    into a video in `folder`, and its content is that of its pictures."""
+    where = parsed(clip["uri"])
+    if where is None or where.kind != "frames":
+        path = fetch(clip, folder, limits.max_bytes)
+        return path, content_sha256(path)
+    _still_there(clip, where)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{clip['source_id']}.mov"
+    return path, wrapped(clip["clip"], where, clip["stamp"], path, limits)
 
 
 def fetch(clip: File, folder: Path, max_bytes: int) -> Path:
-    """A local path to the clip's bytes: a local file itself, a remote one downloaded into `folder` (made if missing).
+    """A local path to the clip's bytes: a local file itself, another one copied into `folder` (made if missing), from
+    its store, or from the tar or table that it lies in.
 
     Raises MissingClip, NotAVideo, ForbiddenUri (the path has become a symlink), ClipTooLarge (more than `max_bytes`),
     StorageError (the download broke off, or the object has changed since it was listed).
     """
-    if not is_remote(clip["uri"]):
-        path = Path(clip["uri"])
-        if os.path.realpath(path) != clip["uri"]:
-            raise ForbiddenUri(clip["clip"], "its path has changed since it was listed", "run again")
+    where = parsed(clip["uri"])
+    if where is not None:
+        _still_there(clip, where)
+    elif not is_remote(clip["uri"]):
+        _check_path(clip, clip["uri"])
         _limit(clip, local_stat(clip["clip"], clip["uri"])[0], max_bytes)
-        return path
+        return Path(clip["uri"])
     _limit(clip, clip["size"], max_bytes)
-    path = folder / f"{clip['source_id']}{ending(clip['uri'])[:8]}"
+    path = folder / f"{clip['source_id']}{'' if where else ending(clip['uri'])[:8]}"
     if not (clip["size"] and path.is_file() and path.stat().st_size == clip["size"]):
         folder.mkdir(parents=True, exist_ok=True)
         _download(clip, path, max_bytes)
@@ -47,34 +65,17 @@ def content_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def local_stat(clip: str, path: str) -> tuple[int, str]:
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        backslash = "\\" in clip
-        remedy = "write it with / instead of \\, relative to the manifest" if backslash else "correct the path"
-        raise MissingClip(clip, "there is no such file", f"{remedy}, or remove the row") from error
-    except OSError as error:
-        raise StorageError(f"clip {clip!r}: can't be read ({error.strerror}); check its permissions") from error
-    if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for ever
-        raise NotAVideo(clip, "it is no regular file", "remove the row")
-    return found.st_size, str(found.st_mtime_ns)
+def _check_path(clip: File, path: str) -> None:
+    if os.path.realpath(path) != path:
+        raise ForbiddenUri(clip["clip"], "its path has changed since it was listed", "run again")
 
 
-def remote_stat(clip: str, uri: str) -> tuple[int, str]:
-    store, path = open_store(uri)
-    try:
-        info = store.info(path)
-    except FileNotFoundError as error:
-        raise MissingClip(clip, "there is no such object", "correct the URL or remove the row") from error
-    except Exception as error:  # every store has its own classes
-        raise StorageError(
-            f"clip {clip!r}: its store does not answer ({scrubbed(error)}); check access, try again"
-        ) from error
-    if info.get("type") == "directory":
-        raise NotAVideo(clip, "it is a folder", "name the files in it")
-    stamps = (str(info[key]).strip('"') for key in (*ETAGS, *DATES) if info.get(key))
-    return int(info.get("size") or 0), next(stamps, "")
+def _still_there(clip: File, where: Address) -> None:
+    """Raises StorageError where the file that a clip lies in is not the one that was listed: its places may differ."""
+    if not is_remote(where.holder):
+        _check_path(clip, where.holder)
+    if where.kind != "frames" and stamped(clip["clip"], where.holder)[1] != clip["stamp"]:
+        raise StorageError(f"clip {clip['clip']!r}: the file it lies in has changed since it was listed; run again")
 
 
 def _limit(clip: File, size: int, max_bytes: int) -> None:
@@ -88,7 +89,7 @@ def _download(clip: File, path: Path, max_bytes: int) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             size = 0
-            for chunk in _chunks(clip):
+            for chunk in _chunks(clip, max_bytes):
                 size += len(chunk)
                 _limit(clip, size, max_bytes)
                 file.write(chunk)
@@ -99,7 +100,23 @@ def _download(clip: File, path: Path, max_bytes: int) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _chunks(clip: File) -> Iterator[bytes]:
+def _chunks(clip: File, max_bytes: int) -> Iterator[bytes]:
+    where = parsed(clip["uri"])
+    return _remote_chunks(clip) if where is None else _inner_chunks(clip, where, max_bytes)
+
+
+def _inner_chunks(clip: File, where: Address, max_bytes: int) -> Iterator[bytes]:
+    try:
+        yield from cell_chunks(clip["clip"], where, max_bytes) if where.kind == "cell" else member_chunks(where)
+    except ClipError:
+        raise
+    except Exception as error:  # every store has its own classes
+        raise StorageError(
+            f"clip {clip['clip']!r}: it can't be read any more ({scrubbed(error)}); run again"
+        ) from error
+
+
+def _remote_chunks(clip: File) -> Iterator[bytes]:
     store, path = open_store(clip["uri"])
     try:
         with store.open(path, "rb") as remote:

@@ -45,12 +45,15 @@ def _utf8_lines(file: BinaryIO, uri: str) -> Iterator[bytes]:
 
 
 @contextmanager
-def opened(uri: str) -> Iterator[BinaryIO]:
-    """Opens a file to read. Raises BadManifest."""
+def opened(uri: str, block_bytes: int = 0) -> Iterator[BinaryIO]:
+    """Opens a file to read; from a store at least `block_bytes` come at a time, 0 for its own choice.
+
+    Raises BadManifest.
+    """
     try:
         if is_remote(uri):
             store, path = open_store(uri)
-            file = io.BufferedReader(store.open(path, "rb"))
+            file = io.BufferedReader(store.open(path, "rb", **({"block_size": block_bytes} if block_bytes else {})))
         else:
             file = open(local_path(uri), "rb")  # noqa: SIM115 - closed by the with below
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Is a video file cut off? The outermost boxes of mp4, avi and matroska say where the file should end."""
+"""Is a video file cut off? The outermost boxes of mp4, avi, matroska and gif say where the file should end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ def truncation(path: Path) -> str:
         if head[:4] == b"\x1a\x45\xdf\xa3":
             file.seek(4)
             return _missing(_matroska_end(file), size)
+        if head[:3] == b"GIF" and not _gif_ends(file):
+            return "the file ends before its last picture does"
     return ""
 
 
@@ -51,6 +53,31 @@ def _boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int]]:
         length = int.from_bytes(head[8:16], "big") if length == 1 else length or size - start
         yield head[4:8], start + length
         start += max(8, length)
+
+
+def _gif_ends(file: BinaryIO) -> bool:
+    """Whether a gif has its trailer, or is so wrong that its decoder has to say it."""
+    file.seek(10)
+    file.seek(13 + _gif_palette(file))
+    while kind := file.read(1):
+        if kind == b"\x2c":  # a picture: place and size, palette, width of its codes
+            file.seek(8, os.SEEK_CUR)
+            file.seek(_gif_palette(file) + 1, os.SEEK_CUR)
+        elif kind == b"\x21":
+            file.seek(1, os.SEEK_CUR)
+        else:
+            return True
+        while length := file.read(1):
+            if length == b"\0":
+                break
+            file.seek(length[0], os.SEEK_CUR)
+    return False
+
+
+def _gif_palette(file: BinaryIO) -> int:
+    """Bytes of the palette that a byte of flags announces."""
+    flags = (file.read(1) or b"\0")[0]
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _matroska_end(file: BinaryIO) -> int:

@@ -33,7 +33,7 @@ MATRICES = {
 }
 MAX_FPS = 1000
 MAX_SECONDS = 1e9  # what a file may claim before it is refused
-USE_A_VIDEO = "use an mp4, mov, mkv, webm or avi file, or remove the clip"
+USE_A_VIDEO = "use an mp4, mov, mkv, webm, avi, gif or ts file, or remove the clip"
 
 
 def probe(path: Path, clip: str, limits: Limits) -> Probe:
@@ -44,6 +44,7 @@ def probe(path: Path, clip: str, limits: Limits) -> Probe:
     check_file(path, clip, limits)
     if problem := truncation(path):
         raise TruncatedClip(clip, problem, "copy or download it again, or remove it")
+    _refuse_program_stream(path, clip)
     report = _report(path, clip, limits)
     streams = report.get("streams", [])
     audio = _chosen([s for s in streams if s.get("codec_type") == "audio" and "codec_name" in s]) or {}
@@ -51,6 +52,13 @@ def probe(path: Path, clip: str, limits: Limits) -> Probe:
     _check_size(found.stored_pixels, f"{found.width}x{found.height}", clip, limits)
     _check_seconds(found.seconds, clip, limits)
     return _with_clock(found, path, clip, limits, str(report.get("format", {}).get("format_name", "")))
+
+
+def _refuse_program_stream(path: Path, clip: str) -> None:
+    with path.open("rb") as file:
+        if file.read(4) == b"\x00\x00\x01\xba":
+            problem = "it is an MPEG program stream (mpg, vob), where many frames have no time and the end is unknown"
+            raise NotAVideo(clip, problem, "re-encode it as H.264")
 
 
 def _with_clock(found: Probe, path: Path, clip: str, limits: Limits, container: str) -> Probe:
@@ -138,6 +146,8 @@ def _measure(path: Path, clip: str, stream: int, limits: Limits) -> tuple[int, f
     command = _ffprobe(path, limits, "packet=pts_time", "-select_streams", str(stream), "-of", "csv=p=0")
     lines = run(command, clip, limits.timeout_s).output.decode("ascii", "replace").split()
     times = [float(t) for t in (line.rstrip(",") for line in lines) if t.replace(".", "", 1).replace("-", "").isdigit()]
+    if len(times) == 1:
+        raise NotAVideo(clip, "it holds a single frame", "use a clip that moves")
     if len(times) < 2 or max(times) <= min(times):
         raise NotAVideo(clip, "its length and frame rate are unknown", "remux it: ffmpeg -i IN -c copy OUT.mp4")
     span = max(times) - min(times)

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,8 @@ import imageio_ffmpeg
 from cogvideo_core.errors import BadSpec, ClipTimeout, ClipTooLarge, EmptyClip, MissingClip, NotAVideo
 from cogvideo_core.settings.specs import DatasetSpec
 
-CONTAINERS = "mov,mp4,matroska,webm,avi"
+CONTAINERS = "mov,mp4,matroska,webm,avi,gif,mpegts"  # none of these demuxers opens another file
+VIDEO_ENDINGS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif", ".ts", ".mts", ".m2ts"})
 STDERR_BYTES = 4096
 LINE_BYTES = 1 << 16
 REASON_CHARS = 160
@@ -114,6 +116,53 @@ def run(command: list[str], clip: str, timeout_s: float, data: bytes | None = No
         return Ran(done.returncode, done.stdout, errors.read(STDERR_BYTES).decode("utf-8", "replace"))
 
 
+def run_fed(command: list[str], chunks: Iterable[bytes], clip: str, timeout_s: float) -> Ran:
+    """Run a tool with these bytes on its standard input, as they come; its output is not kept.
+
+    Raises ClipTimeout, BadSpec when the binary can't be started, and what `chunks` raises; the tool ends in any case.
+    """
+    with tempfile.TemporaryFile() as errors:
+        try:
+            tool = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+        except OSError as error:
+            raise _no_tool(command, error) from None
+        assert tool.stdin is not None
+        with _killed_after(tool, timeout_s) as late:
+            with suppress(BrokenPipeError):  # the tool has ended: its status says why
+                for chunk in chunks:
+                    tool.stdin.write(chunk)
+            with suppress(BrokenPipeError):
+                tool.stdin.close()
+            tool.wait()
+        if late.is_set():
+            raise _too_long(clip, timeout_s)
+        errors.seek(0)
+        return Ran(tool.returncode, b"", errors.read(STDERR_BYTES).decode("utf-8", "replace"))
+
+
+@contextmanager
+def _killed_after(tool: subprocess.Popen[bytes], timeout_s: float) -> Iterator[threading.Event]:
+    """Ends a tool after this time, and when the block is left; the event says whether it took too long."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        tool.kill()
+
+    clock = threading.Timer(timeout_s, end)
+    clock.start()
+    try:
+        yield late
+    finally:
+        clock.cancel()
+        tool.kill()
+        tool.wait()
+        for pipe in (tool.stdin, tool.stdout):
+            with suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+
+
 def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
     """Lines of a tool's output and errors as they come; it is killed when it takes longer or nobody listens any more.
 
@@ -124,24 +173,11 @@ def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
     except OSError as error:
         raise _no_tool(command, error) from None
     assert tool.stdout is not None
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        tool.kill()
-
-    clock = threading.Timer(timeout_s, end)
-    clock.start()
-    try:
+    with _killed_after(tool, timeout_s) as late:
         while line := tool.stdout.readline(LINE_BYTES):
             yield line.decode("utf-8", "replace").rstrip()
         if late.is_set():
             raise _too_long(clip, timeout_s)
-    finally:
-        clock.cancel()
-        tool.kill()
-        tool.wait()
-        tool.stdout.close()
 
 
 def _no_tool(command: list[str], error: OSError) -> BadSpec:

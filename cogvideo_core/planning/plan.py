@@ -66,9 +66,9 @@ def _opened(dataset: DatasetSpec, model: Configured, clip: Record) -> Record:
     """The clip with its file's properties and sha256; `windows` is the number of windows it is cut into."""
     shape, limits = shape_of(dataset, model), video.Limits.of(dataset)
     with tempfile.TemporaryDirectory() as folder:
-        path = clip_files.fetch(clip, Path(folder), dataset.max_megabytes * 10**6)
+        path, content = clip_files.fetched(clip, Path(folder), limits)
         found = video.probe(path, clip["clip"], limits)
         windows = len(video.windows(found, clip["clip"], shape.frames, shape.fps, dataset.window, part_of(clip)))
-        about: Record = {"content": clip_files.content_sha256(path), "seconds": found.seconds, "windows": windows}
+        about: Record = {"content": content, "seconds": found.seconds, "windows": windows}
     sizes = {"source_frames": found.frames, "source_height": found.height, "source_width": found.width}
     return clip | about | sizes | {"source_fps": float(found.fps)}

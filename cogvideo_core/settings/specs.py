@@ -24,8 +24,8 @@ class DatasetSpec(Spec):
     source: str = Field(
         "out/demo/input/manifest.jsonl",
         title="Source",
-        description="Folder of videos, or a manifest (CSV, JSONL, Parquet) with columns clip, source_prompt, "
-        "target_prompts and others (docs/manifests.md). Any fsspec URL.",
+        description="Folder of videos, or a manifest (CSV, JSON, JSONL, Parquet) with columns clip, source_prompt, "
+        "target_prompts and others (docs/manifests.md); also tars, frames, data sets (docs/sources.md). Any fsspec URL.",
         min_length=1,
     )
     prompts: str = Field(
@@ -50,6 +50,13 @@ class DatasetSpec(Spec):
     )
     tone_map: Literal["auto", "off"] = Field(
         "auto", title="Tone mapping", description="auto: HDR clips (PQ, HLG) become SDR. off: they stay pale."
+    )
+    frames_fps: float = Field(
+        24,
+        title="Rate of frame folders",
+        gt=0,
+        le=1000,
+        description="Frames a second of clips that are folders of numbered pictures and have no fps in their manifest.",
     )
     frames: int = Field(0, title="Frames", ge=0, le=241, description="Per window, 8k+1. 0: the model's own.")
     height: int = Field(0, title="Height", ge=0, le=2160, description="Pixels. 0: the model's own.")

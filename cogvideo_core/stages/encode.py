@@ -62,8 +62,7 @@ def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
     """Opens the file; the same content under another path finds its units here."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        path = clip_files.fetch(clip, folder, work.dataset.max_megabytes * 10**6)
-        content = clip_files.content_sha256(path)
+        path, content = clip_files.fetched(clip, folder, video.Limits.of(work.dataset))
         units = _encoded(work, clip, content) or _encode_new(work, clip, path, folder, content)
     if clip["stamp"]:
         alias = {"source_id": clip["source_id"]}

@@ -1,13 +1,11 @@
 """An edited first frame: from the file that a manifest names to image latents. The file is untrusted.
 
-Pillow decodes it, with an allow-list of formats and modes, and limits on bytes and pixels that are checked before any
-pixel is decoded. Its bytes are read once, so what is hashed is what is decoded.
+`media.still` reads it. Its bytes are read once, so what is hashed is what is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,14 @@ import numpy as np
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from cogvideo_core.errors import ClipError, ClipTooLarge, NotAnImage, about_field
+from cogvideo_core.errors import ClipTooLarge, about_field
 from cogvideo_core.inputs import clip_files
+from cogvideo_core.media.still import read_image
 from cogvideo_core.media.video import Fit
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages.units import first_frame_spec, shape_of
 from cogvideo_core.stages.work import Record, Work
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # 16 bits would silently be cut to 8, and CMYK inverted
 MAX_BYTES = 64_000_000
 
 
@@ -61,38 +58,6 @@ def _commit(work: Work, key: str, spec: Record, image: Image.Image) -> None:
         file = Path(folder) / "latents.safetensors"
         save_file({"image": work.model.encode_image(frame).contiguous()}, file)
         work.ledger.commit("latents", key, {file.name: file}, spec, {})
-
-
-def read_image(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """An upright RGB picture from the bytes of a PNG, JPEG or WebP; transparency is dropped.
-
-    Raises NotAnImage, and ClipTooLarge for more than `max_pixels`.
-    """
-    try:
-        _opened(data, name, max_pixels).verify()  # checksums; the picture can't be used after it
-        image = _opened(data, name, max_pixels)
-        return ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")  # by RGBA: palettes with transparency
-    except (ClipError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever their input leads them to
-        problem = f"it can't be decoded ({type(error).__name__})"
-        raise NotAnImage(name, problem, "save it as PNG, JPEG or WebP") from error
-
-
-def _opened(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """Reads only the header. Raises ClipTooLarge, NotAnImage, and what Pillow raises."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ClipTooLarge(name, f"it has more than {max_pixels} pixels", "scale it down") from error
-    if image.width * image.height > max_pixels:
-        problem = f"it has {image.width}x{image.height} pixels, more than {max_pixels}"
-        raise ClipTooLarge(name, problem, "scale it down or raise max_pixels")
-    if image.mode not in MODES:
-        raise NotAnImage(name, f"it is of mode {image.mode}", "save it as 8-bit RGB")
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a JPEG with a depth or gain map behind it
-        raise NotAnImage(name, "it is an animation", "save one picture of it")
-    return image
 
 
 def fitted(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarray:

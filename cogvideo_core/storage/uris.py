@@ -10,7 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +19,7 @@ from fsspec.core import url_to_fs
 
 from cogvideo_core.errors import ForbiddenUri, StorageError
 
-REMOTE = frozenset({"memory", "s3", "gs", "az", "abfs", "http", "https"})
+REMOTE = frozenset({"memory", "s3", "gs", "az", "abfs", "http", "https", "hf"})  # hf: the hub, hf://datasets/owner/name
 MAX_URI = 4096
 MAX_NAME = 60
 UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, line and paragraph separators
@@ -148,19 +148,29 @@ def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
         raise StorageError(f"{problem}; check address and credentials") from error
 
 
-def walk_videos(folder: str, endings: frozenset[str], skipped: Counter[str] | None = None) -> Iterator[str | OSError]:
+def walk_videos(
+    folder: str,
+    endings: frozenset[str],
+    skipped: Counter[str] | None = None,
+    is_clip: Callable[[list[str]], bool] = lambda names: False,
+) -> Iterator[str | OSError]:
     """Relative POSIX paths of videos below a local folder, in sorted order; hidden names and linked folders are not
     entered. Holds one folder's names at a time. A folder that can't be read yields its OSError. `skipped` counts the
-    endings of all other files.
+    endings of all other files. A folder below, of whose names `is_clip` is true, is a video itself.
     """
     waiting = [(folder, "")]
     while waiting:
         path, relative = waiting.pop()
         if relative.endswith("/") or not relative:
             try:
-                waiting += reversed([(e.path, relative + n) for n, e in _entries(path)])
+                entries = _entries(path)
             except OSError as error:
                 yield error
+                continue
+            if relative and is_clip([name for name, _ in entries]):
+                yield relative.rstrip("/")
+            else:
+                waiting += reversed([(e.path, relative + n) for n, e in entries])
         elif is_video(relative, endings):
             yield relative
         elif skipped is not None and not is_hidden(relative):

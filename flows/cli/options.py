@@ -24,7 +24,9 @@ Model = Annotated[
 ]
 Source = Annotated[
     str,
-    typer.Argument(help="Folder of videos, or a manifest (CSV, JSONL, Parquet).", show_default=False),
+    typer.Argument(
+        help="Folder of videos, a manifest (CSV, JSON, Parquet), tars, hf://datasets/...", show_default=False
+    ),
 ]
 Prompts = Annotated[str, typer.Option(help="Prompts file, for a folder.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=0, help="Take only the first so many clips. 0: all.")]
