@@ -33,7 +33,7 @@ def test_a_list_of_objects_is_a_manifest(tmp_path: Path) -> None:
     ]
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         first, second = rows(tmp_path, "m.json", json.dumps(objects).encode(encoding))
-        assert first == Row("a.mp4", "a cat", ("x", "y"), own=('{"id": 7}',) * 2)
+        assert first == Row("a.mp4", "a cat", ("x", "y"), own=('{"id": 7}',) * 2, overrides=("",) * 2)
         assert (second.clip, second.target_prompts) == ("b.mp4", ("z",))
 
 
@@ -67,7 +67,7 @@ def test_rows_of_a_list_fail_alone(tmp_path: Path) -> None:
         '{"clip": "a.mp4", "target_prompts": ["x"], "own": ' + deep + "}": "nested more than 32 deep",
     }.items():
         found = rows(tmp_path, "m.json", f"[{bad}, {good}]")
-        assert words in only_error(found) and found[-1] == Row("b.mp4", "", ("x",), own=("",))
+        assert words in only_error(found) and found[-1] == Row("b.mp4", "", ("x",), own=("",), overrides=("",))
     assert rows(tmp_path, "m.json", '[{"clip": "a.mp4", "clip": "a.mp4", "target_prompts": ["x"]}]')[0].clip == "a.mp4"
 
 
@@ -91,7 +91,9 @@ def test_deeply_nested_lines_fail_alone(tmp_path: Path) -> None:
 def test_tabs_and_semicolons_divide_cells(tmp_path: Path, name: str, mark: str) -> None:
     """The delimiter is found in the header whatever the ending; names of columns come in any case, with spaces."""
     text = f"VIDEO{mark} Caption {mark}Target_Prompts{mark}id\na.mp4{mark}a cat{mark}a dog|a cow{mark}3\n"
-    assert rows(tmp_path, name, text) == [Row("a.mp4", "a cat", ("a dog", "a cow"), own=('{"id": "3"}',) * 2)]
+    assert rows(tmp_path, name, text) == [
+        Row("a.mp4", "a cat", ("a dog", "a cow"), own=('{"id": "3"}',) * 2, overrides=("",) * 2)
+    ]
 
 
 def test_a_struct_of_datasets_names_its_path(tmp_path: Path) -> None:

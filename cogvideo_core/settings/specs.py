@@ -25,7 +25,7 @@ class DatasetSpec(Spec):
         "out/demo/input/manifest.jsonl",
         title="Source",
         description="Folder of videos, or a manifest (CSV, JSON, JSONL, Parquet) with columns clip, source_prompt, "
-        "target_prompts and others (docs/manifests.md); also tars, frames, data sets (docs/sources.md). Any fsspec URL.",
+        "target_prompts and others (docs/manifests.md); tars, frames, data sets (docs/sources.md). Any fsspec URL.",
         min_length=1,
     )
     prompts: str = Field(
