@@ -31,6 +31,7 @@ from cogvideo_core.stages.wishes import Prompt, asked_of, edits_by_recipe, fitti
 from cogvideo_core.stages.work import Work
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.trajectories import open_trajectory
+from flows import waves
 from tasks import work as verbs
 from tasks.settings import Settings
 
@@ -293,7 +294,7 @@ def test_a_run_plans_and_embeds_what_rows_name(
     )
     monkeypatch.setattr(verbs, "get_run_logger", lambda: SimpleNamespace(info=lambda *_: 0, warning=lambda *_: 0))
     told = verbs.discover_clips.fn(settings)
-    assert (told["clips"], told["edits"], told["refused"]) == (1, 4, 1)
+    assert (told["clips"], told["edits"], told["refused"]) == (1, 4, 1) and waves._size(settings, 0) == (1, 4)
     (refused,) = tables.read_refused(work.output.root)
     assert "can't be made with" in refused["message"]
     wanted: list[str] = []
