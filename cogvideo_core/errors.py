@@ -108,8 +108,8 @@ class PoorVae(ClipError):
     kind = "model"
 
 
-class JudgeUnreachable(EditError):
-    """A judge behind an address that gives no usable answer."""
+class EndpointUnreachable(EditError):
+    """A model behind an address that gives no usable answer."""
 
     kind = "model"
 

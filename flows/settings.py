@@ -13,6 +13,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
@@ -26,6 +27,8 @@ GROUPS: dict[str, type[Spec]] = {
     "engine": EngineSpec,
     "judge": JudgeSpec,
 }
+DESCRIBING: dict[str, type[Spec]] = {"captions": CaptionSpec, "instructions": InstructionSpec}  # of write-manifest
+EVERY = GROUPS | DESCRIBING
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
 OUTPUT, MODEL = "out/run", "shapes"  # the command line's own defaults
@@ -37,15 +40,16 @@ def nearest(word: str, known: Mapping[str, Any]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def parse_sets(pairs: list[str]) -> Groups:
-    """["recipe.seeds=[0,1]"] -> {"recipe": {"seeds": [0, 1]}}; values are JSON where they parse as such, else text."""
+def parse_sets(pairs: list[str], known: Mapping[str, type[Spec]] = GROUPS) -> Groups:
+    """["recipe.seeds=[0,1]"] -> {"recipe": {"seeds": [0, 1]}}; values are JSON where they parse as such, else text.
+    `known` are the groups of the command."""
     found: Groups = {}
     for pair in pairs:
         path, equals, text = pair.partition("=")
         group, dot, field = path.partition(".")
-        if not equals or not dot or group not in GROUPS:
-            near = nearest(group, GROUPS) if dot and equals else ""
-            problem = f"{pair!r} is not group.field=value; groups are {', '.join(GROUPS)}{near}"
+        if not equals or not dot or group not in known:
+            near = nearest(group, known) if dot and equals else ""
+            problem = f"{pair!r} is not group.field=value; groups are {', '.join(known)}{near}"
             raise typer.BadParameter(problem, param_hint="--set")
         try:
             value = json.loads(text)
@@ -56,7 +60,8 @@ def parse_sets(pairs: list[str]) -> Groups:
 
 
 def settings_file(path: str) -> Groups:
-    """The groups in a YAML, TOML or JSON file, such as the plan/settings.json of an earlier run. "" is no file."""
+    """The groups in a YAML, TOML or JSON file, such as the plan/settings.json of an earlier run. "" is no file. A file
+    may serve several commands: each takes its own groups."""
     if not path:
         return {}
     try:
@@ -71,10 +76,8 @@ def settings_file(path: str) -> Groups:
         raise typer.BadParameter(problem, param_hint="--settings")
     groups = {name: fields for name, fields in found.items() if name not in NOT_SETTINGS}
     for name, fields in groups.items():
-        if name not in GROUPS or not isinstance(fields, dict):
-            problem = (
-                f"{path!r}: {name!r} is no group of settings; groups are {', '.join(GROUPS)}{nearest(name, GROUPS)}"
-            )
+        if name not in EVERY or not isinstance(fields, dict):
+            problem = f"{path!r}: {name!r} is no group of settings; groups are {', '.join(EVERY)}{nearest(name, EVERY)}"
             raise typer.BadParameter(problem, param_hint="--settings")
     return groups
 
@@ -110,10 +113,20 @@ def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> 
     return {name: group_of(name, groups.get(name, {})) for name in GROUPS}
 
 
+def describing_of(given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
+    """The groups of write-manifest: the settings file, then the command's options, then --set; the last one wins."""
+    known = {name: EVERY[name] for name in ("dataset", "model", *DESCRIBING)}
+    groups: Groups = {}
+    for layer in (settings_file(file), given, parse_sets(sets, known)):
+        for group, fields in layer.items():
+            groups[group] = groups.get(group, {}) | fields
+    return {name: group_of(name, groups.get(name, {})) for name in known}
+
+
 def group_of(name: str, fields: dict[str, Any]) -> Spec:
     """One group of settings; its errors are worded `group.field: problem`."""
     try:
-        return GROUPS[name](**fields)
+        return EVERY[name](**fields)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, (name, *e['loc'])))}: {_problem(name, e)}" for e in error.errors()]
         raise typer.BadParameter("; ".join(lines)) from error
@@ -121,14 +134,14 @@ def group_of(name: str, fields: dict[str, Any]) -> Spec:
 
 def _problem(name: str, error: Any) -> str:
     if error["type"] == "extra_forbidden":
-        return f"no such field{nearest(str(error['loc'][0]), GROUPS[name].model_fields)}"
+        return f"no such field{nearest(str(error['loc'][0]), EVERY[name].model_fields)}"
     given = f", not {error['input']!r}" if error["type"] != "value_error" and len(repr(error["input"])) < 60 else ""
     return f"{error['msg']}{given}"
 
 
 def described(name: str) -> list[tuple[str, str, str, str]]:
     """(field, default, what is allowed, description) of each field of a group."""
-    schema = GROUPS[name].model_json_schema()
+    schema = EVERY[name].model_json_schema()
     rows = []
     for field, about in schema["properties"].items():
         rows.append((field, json.dumps(about.get("default")), _allowed(about), about.get("description", "")))

@@ -14,8 +14,9 @@ _ids: dict[str, TaskID] = {}
 
 
 @contextlib.contextmanager
-def bars(clips: int, edits: int) -> Iterator[None]:
-    """Bars for clips and edits, and a counter of model steps, while the body runs."""
+def bars(clips: int | None, edits: int | None) -> Iterator[None]:
+    """Bars for clips and edits, counters where None says that nobody knows how many there are, and a counter of model
+    steps, while the body runs."""
     global _bars
     columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:

@@ -16,7 +16,7 @@ from PIL import Image
 from cogvideo_core.errors import ClipError
 from cogvideo_core.media import video
 from cogvideo_core.media.tools import ffmpeg_exe, ffprobe_exe
-from cogvideo_core.stages import encode
+from cogvideo_core.media.window import check_damage
 
 LIMITS = video.Limits(max_seconds=600, max_pixels=3840 * 2160, max_bytes=10**9, timeout_s=60)
 HEIGHT, WIDTH, FPS, FRAMES = 64, 128, 10, 150
@@ -296,7 +296,7 @@ def hole(container: str, codec: str, begin: float, share: float) -> Callable[[Pa
         path.write_bytes(data)
         try:
             _, picked = taken(path, count=29)
-            encode.check_damage(path.name, picked, MOST_DAMAGE)
+            check_damage(path.name, picked, MOST_DAMAGE)
         except ClipError as error:
             return one_sentence(str(error)) or REFUSED
         return f"accepted with {picked.damaged} of {picked.frames} frames damaged"
@@ -332,7 +332,7 @@ def little_damage(folder: Path) -> str:
     data[at : at + 600] = bytes(600)
     path.write_bytes(data)
     _, picked = taken(path, count=59)
-    encode.check_damage(path.name, picked, MOST_DAMAGE)
+    check_damage(path.name, picked, MOST_DAMAGE)
     return RIGHT if picked.damaged == 1 else f"{picked.damaged} damaged"
 
 

@@ -1,62 +1,24 @@
 """The question judge against a real HTTP server: probabilities, stored answers, endpoints that fail or are evil."""
 
-import json
-import math
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from chat_server import Answer, Endpoint, said
 
-from cogvideo_core.errors import JudgeUnreachable, ModelError
+from cogvideo_core.endpoints import chat
+from cogvideo_core.errors import EndpointUnreachable, ModelError
 from cogvideo_core.judging import vlm
+from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.stages import judge
 from cogvideo_core.storage.ledger import Ledger
 
 FRAMES = np.full((2, 16, 16, 3), 90, np.uint8)
 WISH = {"source_prompt": "a red car", "target_prompt": "a blue car {x}"}
-Answer = tuple[int, bytes, dict[str, str]]
-
-
-class Endpoint:
-    """A chat endpoint that answers what `answer` says, and remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.answer: Callable[[dict[str, Any]], Answer] = sensible
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.asked.append(request | {"path": self.path})
-                endpoint.headers.append(dict(self.headers))
-                status, body, headers = endpoint.answer(request)
-                self.send_response(status)
-                for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-
-def said(text: str, **shares: float) -> Answer:
-    """A completion; with shares, one whose first token's log probabilities are given."""
-    top = [{"token": f" {word.title()}", "logprob": math.log(share)} for word, share in shares.items()]
-    choice = {"message": {"content": text}, "logprobs": {"content": [{"top_logprobs": top}]} if top else None}
-    return 200, json.dumps({"choices": [choice]}).encode(), {}
 
 
 def sensible(request: dict[str, Any]) -> Answer:
@@ -65,12 +27,10 @@ def sensible(request: dict[str, Any]) -> Answer:
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(vlm, "WAIT_S", 0.01)
+    monkeypatch.setattr(chat, "WAIT_S", 0.01)
     monkeypatch.setattr(judge, "_silent", {})
-    found = Endpoint()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    with Endpoint(sensible) as found:
+        yield found
 
 
 def spec(endpoint: Endpoint, **fields: Any) -> JudgeSpec:
@@ -128,7 +88,7 @@ def test_an_endpoint_that_recovers_is_asked_again(endpoint: Endpoint) -> None:
     assert scores(endpoint, vlm_questions=["really?"])["vlm_yes"] == 1.0
     endpoint.asked.clear()
     endpoint.answer = lambda _: (401, b"no", {})
-    with pytest.raises(JudgeUnreachable, match=r"gives no answer \(status 401\); check address, model and"):
+    with pytest.raises(EndpointUnreachable, match=r"gives no answer \(status 401\); check address, model and"):
         scores(endpoint)
     assert len(endpoint.asked) == 1
 
@@ -151,7 +111,7 @@ def test_bad_endpoints_end_in_one_sentence(
     """Whatever it sends back: no redirect is followed, no more than a megabyte is read, and the key is not told."""
     monkeypatch.setenv(vlm.KEY, "s3cret")
     endpoint.answer = lambda _: answer
-    with pytest.raises(JudgeUnreachable, match=told) as caught:
+    with pytest.raises(EndpointUnreachable, match=told) as caught:
         scores(endpoint)
     assert "s3cret" not in str(caught.value)
 
@@ -165,13 +125,28 @@ def test_a_slow_endpoint_is_left(endpoint: Endpoint) -> None:
 
     endpoint.answer = answer
     began = time.monotonic()
-    with pytest.raises(JudgeUnreachable, match="Timeout"):
+    with pytest.raises(EndpointUnreachable, match="Timeout"):
         scores(endpoint, vlm_timeout_s=0.1)
     assert time.monotonic() - began < 3
 
 
 def row(number: int) -> dict[str, Any]:
     return {"edit_key": f"{number:064x}"} | WISH
+
+
+def test_answers_of_earlier_versions_are_found(endpoint: Endpoint) -> None:
+    """An answer's key is the hash of the endpoint, the whole request with its pictures, and the words."""
+    keys: list[str] = []
+    vlm.vlm_scores(spec(endpoint), FRAMES, WISH, lambda _: None, lambda key, _: keys.append(key))
+    requests = [{name: value for name, value in asked.items() if name != "path"} for asked in endpoint.asked]
+    words = (["yes", "no"], ["a", "b"], ["b", "a"])
+    about = [{"endpoint": endpoint.url, "request": r, "words": w} for r, w in zip(requests, words, strict=True)]
+    assert keys == [fingerprint(each) for each in about]
+    part = {"type": "image_url", "image_url": {"url": requests[0]["messages"][0]["content"][0]["image_url"]["url"]}}
+    asked = f"{vlm.ASK}\nDoes the video show this: a blue car {{x}}?"
+    content = [part, part, {"type": "text", "text": asked}]
+    chat_of = {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0, "max_tokens": 4}
+    assert requests[0] == chat_of | {"logprobs": True, "top_logprobs": 10}
 
 
 def test_answers_are_stored_by_content(endpoint: Endpoint, tmp_path: Path) -> None:

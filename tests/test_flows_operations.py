@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
 NAMES = {
     "plan",
+    "describe-dataset",
     "edit",
     "edit-dataset",
     "invert-dataset",

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from flows.cli.main import app
-from flows.settings import GROUPS, parse_sets
+from flows.settings import EVERY, parse_sets
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,8 +94,8 @@ def _refused(words: list[str]) -> str:
             command, words = command.commands[words[0]], words[1:]
         with command.make_context("cogvideo-edit", list(words)) as context:
             pairs = context.params.get("sets") or []
-        for group, fields in parse_sets(list(pairs)).items():
-            if unknown := fields.keys() - GROUPS[group].model_fields.keys():
+        for group, fields in parse_sets(list(pairs), EVERY).items():
+            if unknown := fields.keys() - EVERY[group].model_fields.keys():
                 return f"no field {unknown}"
     except KeyError as error:
         return f"no command {error}"

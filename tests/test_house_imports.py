@@ -16,8 +16,8 @@ FORBIDDEN = {
 }
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300
 ROOMS = (  # each imports only from those before it
-    *("errors", "settings", "diffusion", "media", "models", "storage", "inputs", "shapes", "judging", "stages"),
-    *("planning", "dataset", "upkeep", "study"),
+    *("errors", "settings", "endpoints", "diffusion", "media", "models", "storage", "inputs", "shapes", "judging"),
+    *("stages", "captions", "planning", "dataset", "upkeep", "study"),
 )
 MODELS = {"diffusers", "transformers"}
 KNOW_MODELS = {"models", "shapes", "judging", "study"}

@@ -15,6 +15,7 @@ from torch import Tensor
 from cogvideo_core.judging import motion, structure, text
 from cogvideo_core.judging.folders import folders_of
 from cogvideo_core.media.quality import kept_db
+from cogvideo_core.media.window import spread
 from cogvideo_core.settings.judge_specs import JudgeSpec
 
 Scores = dict[str, float]
@@ -65,11 +66,6 @@ class Judges:
             scores |= motion.motion_scores(source, edit) if self.spec.motion else {}
             scores["kept_db"] = kept_db(source, edit)
         return [{name: round(value, 5) for name, value in scores.items() if math.isfinite(value)} for scores in found]
-
-
-def spread(frames: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the frames, evenly spread, the first and the last among them."""
-    return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
 
 
 @lru_cache(maxsize=2)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cogvideo_core.errors import CorruptObject, DamagedClip
+from cogvideo_core.errors import CorruptObject
 from cogvideo_core.inputs import clip_files
 from cogvideo_core.media import video
-from cogvideo_core.media.timeline import Picks
+from cogvideo_core.media.window import Place, taken_window
 from cogvideo_core.models.vae import finite
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages.first_frame import encode_first_frame
@@ -72,13 +72,10 @@ def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
 
 def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str) -> tuple[Commit, Commit]:
     """Decodes the window, and commits its latents and its source video where they are not committed yet."""
-    limits, name, shape = video.Limits.of(work.dataset), clip["clip"], shape_of(work.dataset, work.model)
-    found = video.probe(path, name, limits)
-    window = video.windows(found, name, shape.frames, shape.fps, work.dataset.window, part_of(clip))[clip["window"]]
-    found = video.treated(path, name, found, window.start_s, shape.frames / shape.fps, work.dataset, limits)
+    shape = shape_of(work.dataset, work.model)
     view = video.View(shape.height, shape.width, shape.fps, work.dataset.fit)
-    frames, taken = video.decode_counted(path, name, found, window, view, limits)
-    check_damage(name, taken, work.dataset.max_damage)
+    place = Place(clip["window"], part_of(clip))
+    frames, found, window, damaged = taken_window(path, clip["clip"], work.dataset, place, view, shape.frames)
     latents_of, source_of = _specs(work, clip, content)
     latents = work.find("latents", fingerprint(latents_of))
     if latents is None:
@@ -88,16 +85,9 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     audio = (path, found, window) if found.has_audio and work.output.audio == "copy" else None
     video.encode(frames, folder / "source.mp4", shape.fps, work.output.crf, audio)
     record: Record = {"frames": shape.frames, "height": shape.height, "width": shape.width, "fps": shape.fps}
-    record |= {"has_audio": audio is not None, "probe": found.as_json(), "damaged_frames": taken.damaged}
+    record |= {"has_audio": audio is not None, "probe": found.as_json(), "damaged_frames": damaged}
     files = {"source.mp4": folder / "source.mp4"}
     return latents, work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
-
-
-def check_damage(clip: str, taken: Picks, most: float) -> None:
-    """Raises DamagedClip for a window of which more than this share is damaged."""
-    if taken.damaged > most * taken.frames:
-        problem = f"{taken.damaged} of {taken.frames} frames of the window are damaged, more than max_damage {most:g}"
-        raise DamagedClip(clip, problem, "copy or download it again, remove it, or raise dataset.max_damage")
 
 
 def _tensors(work: Work, frames: np.ndarray) -> dict[str, Tensor]:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from cogvideo_core.errors import BadSpec, ClipError, EditError, JudgeUnreachable, StorageError
+from cogvideo_core.errors import BadSpec, ClipError, EditError, EndpointUnreachable, StorageError
 from cogvideo_core.judging import policy
 from cogvideo_core.media import video
+from cogvideo_core.media.window import spread
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import DatasetSpec
@@ -74,9 +75,9 @@ def scored(
             return None
         (scores,) = judges.loaded(spec).scores(source(), [edit], [wish])
         if spec.vlm:
-            stills = judges.spread(edit, spec.frames)
+            stills = spread(edit, spec.frames)
             scores |= vlm.vlm_scores(spec, stills, wish._asdict(), partial(_known, ledger), partial(_keep, ledger))
-    except JudgeUnreachable as error:
+    except EndpointUnreachable as error:
         _silent[spec.vlm] = time.monotonic() + SILENCE_S
         logger.warning("edits stay unjudged for the next %.0f minutes: %s", SILENCE_S / 60, error)
         return None

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import judge, plan, up, upkeep
+from flows.cli import describe, judge, plan, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
-from flows.settings import GROUPS, chosen, described, nearest, settings_of
+from flows.settings import EVERY, chosen, described, nearest, settings_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,7 @@ app.add_typer(shapes_app, name="shapes")
 study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
 app.add_typer(study_app, name="study")
 app.add_typer(plan.app)
+app.add_typer(describe.app)
 app.add_typer(judge.app)
 app.add_typer(upkeep.app)
 app.add_typer(up.app)
@@ -127,18 +128,16 @@ def collect(
 
 @app.command()
 def settings(
-    group: Annotated[
-        str, typer.Argument(help="dataset, model, inversion, recipe, output, engine or judge; all without it.")
-    ] = "",
+    group: Annotated[str, typer.Argument(help=f"{', '.join(EVERY)}; all without it.")] = "",
 ) -> None:
     """List every setting with its default, what is allowed, and what it does.
 
     [dim]cogvideo-edit settings recipe[/dim]
     """
-    if group and group not in GROUPS:
-        raise typer.BadParameter(f"{group!r} is no group; there are {', '.join(GROUPS)}{nearest(group, GROUPS)}")
-    for name in [group] if group else GROUPS:
-        table = Table(title=GROUPS[name].__doc__, title_justify="left")
+    if group and group not in EVERY:
+        raise typer.BadParameter(f"{group!r} is no group; there are {', '.join(EVERY)}{nearest(group, EVERY)}")
+    for name in [group] if group else EVERY:
+        table = Table(title=EVERY[name].__doc__, title_justify="left")
         table.add_column("setting", no_wrap=True)
         for column in ("default", "allowed", "what it does"):
             table.add_column(column)
