@@ -67,6 +67,16 @@ def test_members_of_a_key_are_a_sample(tmp_path: Path, kind: int) -> None:
     assert read(path)[0]["source_id"] == records[0]["source_id"]
 
 
+def test_a_samples_json_has_all_columns_of_a_manifest(tmp_path: Path) -> None:
+    """Settings of a row, a part of the clip, and a list of edits, which all lie in the same member."""
+    edits = [{"target_prompt": "x", "seed": 3}, {"target_prompt": "y", "start": 1.5}]
+    one, other = read(pack(tmp_path / "s.tar", *sample("a", b"one", target_prompts=None, edits=edits, recipe="bold")))
+    assert (one["target_prompts"], one["overrides"]) == (["x"], ['{"recipe":"bold","seed":3}'])
+    assert (other["target_prompts"], other["start_s"]) == (["y"], 1.5)
+    assert one["uri"] == other["uri"] and one["source_id"] != other["source_id"]
+    assert fetched(one, tmp_path / "down") == fetched(other, tmp_path / "down") == b"one"
+
+
 def test_target_prompts_may_come_from_a_prompts_file(tmp_path: Path) -> None:
     """A tar of videos alone gets every prompt, and its samples may have several videos with captions of their own."""
     path = pack(
