@@ -45,6 +45,7 @@ NAMES = {
     "edit-wave",
     "campaign",
     "collect",
+    "export-dataset",
     "retention",
 }
 

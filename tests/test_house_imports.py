@@ -17,7 +17,7 @@ FORBIDDEN = {
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300
 ROOMS = (  # each imports only from those before it
     *("errors", "settings", "diffusion", "media", "models", "storage", "inputs", "shapes", "judging", "stages"),
-    *("planning", "dataset", "upkeep", "study"),
+    *("planning", "dataset", "exports", "upkeep", "study"),
 )
 MODELS = {"diffusers", "transformers"}
 KNOW_MODELS = {"models", "shapes", "judging", "study"}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import judge, plan, up, upkeep
+from flows.cli import export, judge, plan, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
@@ -30,6 +30,7 @@ study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand 
 app.add_typer(study_app, name="study")
 app.add_typer(plan.app)
 app.add_typer(judge.app)
+app.add_typer(export.app)
 app.add_typer(upkeep.app)
 app.add_typer(up.app)
 
