@@ -52,9 +52,11 @@ def finished_export(folder: str) -> Path:
     """The local folder of an export, whole as far as its names tell. Raises BadSpec."""
     if is_remote(folder):
         raise BadSpec(f"field root: {unsigned(folder)!r} is not on this machine; export to a folder, then push that")
-    path, remedy = Path(local_path(folder)), "export to it first, as in cogvideo-edit export RUN FOLDER --to webdataset"
+    path = Path(local_path(folder))
     if not (path / MARK).is_file() or not (path / SUMS).is_file():
-        raise BadSpec(f"field root: {folder!r} holds no finished export; {remedy}")
+        raise BadSpec(
+            f"field root: {folder!r} holds no finished export; write one with cogvideo-edit export RUN FOLDER"
+        )
     with (path / SUMS).open(encoding="utf-8") as lines:
         for line in lines:
             name = line.rstrip("\n")[66:]

@@ -83,8 +83,10 @@ class Place:
         found = self._mark()
         if found is not None and found != dict(identity):
             if not overwrite:
-                problem = f"{self.dest!r} holds another export ({found.get('to')}), or one of another root or choice"
-                raise BadSpec(f"field dest: {problem}; give another folder, or replace it with --overwrite")
+                raise BadSpec(
+                    f"field dest: {self.dest!r} holds another export ({found.get('to')}), or one of another root or "
+                    "choice; give another folder, or replace it with --overwrite"
+                )
             self._remove_all_but(set())
         self._names = set() if found is not None else None
         self.objects.remove(SUMS)
@@ -96,8 +98,10 @@ class Place:
                 raise BadSpec(f"field dest: {self.dest!r} is a file; give a folder")
         names = set(self.objects.names("")) - {HOME}
         if names and self._mark() is None:
-            problem = f"{self.dest!r} holds files that no export has made, such as {min(names)!r}"
-            raise BadSpec(f"field dest: {problem}; give a new or empty folder")
+            raise BadSpec(
+                f"field dest: {self.dest!r} holds files that no export has made, such as {min(names)!r}; "
+                "give a new or empty folder"
+            )
 
     def _mark(self) -> dict[str, Any] | None:
         try:
