@@ -33,6 +33,8 @@ def export_dataset(
     """
     counts = write_export(root, dest, export)
     logger = get_run_logger()
+    for sentence in counts["sentences"]:
+        logger.warning("%s", sentence)
     told = f"{counts['edits']} edits of {counts['clips']} clips exported to {unsigned(dest)}"
     logger.info("%s; %d left out, %d duplicates dropped", told, counts["left_out"], counts["duplicates"])
     rows = [{"what": name.replace("_", " "), "count": counts[name]} for name in COUNTED]

@@ -287,7 +287,7 @@ def stored(run: Run, stage: Any, key: str, name: str) -> Path:
 
 
 @pytest.mark.parametrize("to", FORMATS)
-def test_a_missing_video_leaves_its_row_out(run: Run, tmp_path: Path, to: Any, caplog: Any) -> None:
+def test_a_missing_video_leaves_its_row_out(run: Run, tmp_path: Path, to: Any) -> None:
     """One is gone, one changed, one never committed: three sentences with clip and remedy, the other edits are
     exported and the count tells. Once the video is back, the same export has it."""
     gone = stored(run, "edits", run.rows[0]["edit_key"], "edit.mp4")
@@ -303,7 +303,6 @@ def test_a_missing_video_leaves_its_row_out(run: Run, tmp_path: Path, to: Any, c
     )
     assert any("clip1.mp4" in text and "bytes that were committed" in text for text in others)
     assert any("clip2.mp4" in text and "is not committed" in text for text in others)
-    assert counts["sentences"][0] in caplog.text
     gone.write_bytes(data)
     again = export(run.root, str(tmp_path / "export"), ExportSpec(to=to))
     assert (again["edits"], again["left_out"]) == (6, 2)

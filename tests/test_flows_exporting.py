@@ -50,6 +50,7 @@ def test_a_missing_video_ends_with_3(made: exported_run.Run, tmp_path: Path) -> 
     result = call(run.root, tmp_path / "out")
     assert (result.exit_code, count(result.stdout, "edits")) == (3, "7")
     assert count(result.stdout, "left out, as their videos are gone") == "1"
+    assert "clip 'clip0.mp4': its edit" in result.stderr and "the committed video is missing" in result.stderr
 
 
 @pytest.mark.parametrize(

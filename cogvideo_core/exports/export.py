@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,6 @@ from cogvideo_core.storage.uris import check_uri
 
 LARGEST_BYTES = 1 << 30  # of one video, which is held in memory
 ITEMS_AHEAD = 2 * READERS
-logger = logging.getLogger(__name__)
 
 
 def export(
@@ -61,8 +59,6 @@ def export(
         card = export_card(spec, outcome, form, schema, about).encode()
         place.add({**files, "README.md": place.write("README.md", card)})
         place.finish()
-    for sentence in outcome.sentences:
-        logger.warning("%s", sentence)
     return outcome.as_json() | {"bytes": written, "seconds": time.perf_counter() - started}
 
 

@@ -101,6 +101,10 @@ def _run(root: str, dest: str, spec: ExportSpec) -> dict[str, Any]:
 
 
 def _report(counts: dict[str, Any]) -> None:
+    for sentence in counts["sentences"]:
+        typer.echo(sentence, err=True)
+    if (more := counts["left_out"] - len(counts["sentences"])) > 0:
+        typer.echo(f"{more:,} more edits are left out", err=True)
     table = Table("what", "count", title="Export")
     for name, label in (
         ("edits", "edits"),
