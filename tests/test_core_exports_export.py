@@ -380,7 +380,7 @@ def test_another_export_is_replaced_only_when_told(run: Run, tmp_path: Path) -> 
     assert set(tree(place)) == set(tree(alone)) | {"notes.txt"}
 
 
-@pytest.mark.parametrize("dest", ["ssh://host/x", "a::b", "https://host/x", ""])
+@pytest.mark.parametrize("dest", ["ssh://host/x", "a::b", "https://host/x", "hf://datasets/user/name", ""])
 def test_a_place_that_may_not_be_used_is_refused(run: Run, dest: str) -> None:
     """One sentence, before anything is written."""
     with pytest.raises(EditError, match=r"not allowed|can't be written to|empty"):

@@ -33,11 +33,11 @@ class Outcome:
         self.sentences: list[str] = []  # about the first that were left out
         self.models: set[str] = set()
         self.recipes: set[str] = set()
-        self._last: dict[str, tuple[str, int]] = {}
+        self._last: dict[str, tuple[Any, ...]] = {}
 
     def add(self, item: Counted) -> None:
-        """Counts an edit that is in the export. A split's edits of one clip and window come one after the other."""
-        clip = item.row["clip"], item.row["window"]
+        """Counts an edit of the export. A split's edits of one clip, part and window come one after the other."""
+        clip = tuple(item.row.get(name) for name in ("clip", "start_s", "end_s", "window"))
         self.clips[item.split] += self._last.get(item.split) != clip
         self._last[item.split] = clip
         self.edits[item.split] += 1

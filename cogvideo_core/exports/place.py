@@ -49,8 +49,11 @@ class Place:
 
     def __init__(self, dest: str) -> None:
         self.dest = unsigned(dest)
-        if protocol(check_uri(dest)) in ("http", "https"):
-            raise BadSpec(f"field dest: {self.dest!r} can't be written to; give a folder, s3://, gs:// or az://")
+        if protocol(check_uri(dest)) in ("http", "https", "hf"):
+            raise BadSpec(
+                f"field dest: {self.dest!r} can't be written to; give a folder, s3://, gs:// or az://, and push a "
+                "finished export with --to hf://user/name"
+            )
         self.objects = open_objects(dest)
         self._names: set[str] | None = None  # of this export, where an earlier one may have left others
         self._last: Files = {}
