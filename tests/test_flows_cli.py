@@ -33,6 +33,7 @@ COMMANDS = (
     "collect",
     "judge",
     "calibrate",
+    "export",
     "inspect",
     "verify",
     "gc",

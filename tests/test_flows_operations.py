@@ -46,6 +46,7 @@ NAMES = {
     "edit-wave",
     "campaign",
     "collect",
+    "export-dataset",
     "retention",
 }
 

@@ -76,6 +76,7 @@ SCORES = {
     "reconstruction_below_vae_db": "how far the reconstruction is below the VAE's own, in dB",
 }
 
+FILES = {"train": ["metadata.jsonl", "videos/*.mp4"]}  # of dataset/, where all edits are one split
 
 CARD = """\
 {front}
@@ -123,25 +124,28 @@ def dataset_card(
     own = dict.fromkeys((rows[0].get(OWN, ()) if rows else ()), "the source's own column")
     columns = MEANING | own | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
     return CARD.format(
-        front=_front_matter(title, len(rows)),
+        front=front_matter(title, len(rows), FILES),
         title=escape_markdown(title),
-        facts=_two_columns("", "", facts),
+        facts=two_columns("", "", facts),
         chosen=_chosen(every, rejected) + _spreads(every),
         columns="\n".join(f"| `{plain_name(name)}` | {text} |" for name, text in columns.items()),
-        settings=_two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
+        settings=two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
         failures=_card_failures(failures),
     )
 
 
-def _front_matter(title: str, edits: int) -> str:
+def front_matter(title: str, edits: int, files: Mapping[str, Sequence[str]]) -> str:
+    """What hubs and `datasets` read of a card; `files` are the patterns of each split's files."""
     sizes = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
     size = next((name for limit, name in sizes.items() if edits < limit), "n>1M")
     # JSON is YAML too, and quotes whatever a title may hold
     pretty = json.dumps("".join(c if c.isprintable() else " " for c in printable(title))[:200], ensure_ascii=False)
     tags = ["video", "video-to-video", "video-editing", "cogvideox"]
     lines = [f"pretty_name: {pretty}", "task_categories:", "- video-to-video", "size_categories:", f"- {size}", "tags:"]
-    lines += [f"- {tag}" for tag in tags] + ["configs:", "- config_name: default", "  data_files:", "  - split: train"]
-    return "\n".join(["---", *lines, "    path:", "    - metadata.jsonl", "    - videos/*.mp4", "---"])
+    lines += [f"- {tag}" for tag in tags] + ["configs:", "- config_name: default", "  data_files:"]
+    for split, paths in files.items():
+        lines += [f"  - split: {split}", "    path:", *(f"    - {path}" for path in paths)]
+    return "\n".join(["---", *lines, "---"])
 
 
 def _chosen(every: Sequence[Row], out: Sequence[Row]) -> str:
@@ -149,7 +153,7 @@ def _chosen(every: Sequence[Row], out: Sequence[Row]) -> str:
     if not out:
         return ""
     counts = [{"because": reason, "edits": count} for reason, count in reasons(out)]
-    text = f"\n## How edits were chosen\n\n{_two_columns('Recipe', 'Yield', by_recipe(every))}"
+    text = f"\n## How edits were chosen\n\n{two_columns('Recipe', 'Yield', by_recipe(every))}"
     text += f"\n{markdown_table(counts, ['because', 'edits'])}" if counts else ""
     return text + "\nAll edits, these included, are in `tables/edits.parquet` of the run; `kept` says which are here.\n"
 
@@ -164,7 +168,8 @@ def _spreads(every: Sequence[Row]) -> str:
     return f"\n## Scores of all edits\n\n{markdown_table(found, names)}" if found else ""
 
 
-def _two_columns(left: str, right: str, pairs: Iterable[tuple[str, object]]) -> str:
+def two_columns(left: str, right: str, pairs: Iterable[tuple[str, object]]) -> str:
+    """A markdown table of pairs, with these headings."""
     table = markdown_table([{"left": key, "right": value} for key, value in pairs], ["left", "right"])
     return table.replace("| left | right |", f"| {left} | {right} |", 1)
 
