@@ -20,7 +20,7 @@ SUBJECTS = (
     "a cyclist on a wet road",
     "two dogs in the snow",
     "a kitchen at night",
-    "boats in a harbour",
+    "boats at sea",
 )
 STYLES = ("in the style of a woodcut", "at sunset, with long shadows", "as a watercolour", "made of coloured glass")
 

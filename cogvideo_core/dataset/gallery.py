@@ -1,4 +1,4 @@
-"""The gallery: index.html, and behind it pages of clips and a search index as scripts. Also escapes text for markdown."""
+"""The gallery: index.html, with pages of clips and a search index as scripts. Also escapes text for markdown."""
 
 from __future__ import annotations
 

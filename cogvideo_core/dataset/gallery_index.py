@@ -1,4 +1,4 @@
-"""The gallery's search index: for each edit the texts, groups and numbers that it is found and ordered by, in columns."""
+"""The gallery's search index: for each edit what it is found and ordered by, in columns."""
 
 from __future__ import annotations
 
