@@ -102,6 +102,33 @@ def served(large: Made) -> Iterator[dict[str, str]]:
     (large.root / "reviews.jsonl").unlink(missing_ok=True)
 
 
+class Lap(NamedTuple):
+    """Seconds by the clock, and processor seconds of the page's main thread."""
+
+    seconds: float
+    busy: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s ({self.busy:.2f} s)"
+
+
+class Clock:
+    """Times what a page does; its processor time says the same on a busy machine."""
+
+    def __init__(self, page: Page) -> None:
+        self.session = page.context.new_cdp_session(page)
+        self.session.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self.began, self.busy = time.monotonic(), 0.0
+
+    def lap(self) -> Lap:
+        metrics = self.session.send("Performance.getMetrics")["metrics"]
+        busy = next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+        now = time.monotonic()
+        lap = Lap(now - self.began, busy - self.busy)
+        self.began, self.busy = now, busy
+        return lap
+
+
 def search(page: Page, text: str) -> None:
     page.get_by_label("Search prompts, clips, recipes and figures").fill(text)
 
@@ -127,23 +154,23 @@ def told(rows: list[dict[str, Any]]) -> str:
 def test_a_hundred_thousand_edits_open_quickly(large: Made, served: dict[str, str], page: Page, where: str) -> None:
     """The first page is below 1 MB, no part above 6 MB; its first clip is there, and a search finds the last one."""
     assert large.sizes["index.html"] < 1_000_000 and max(large.sizes.values()) < 6_000_000
-    began = time.monotonic()
+    clock = Clock(page)
     page.goto(served[where])
     expect(page.locator("section figcaption").nth(1)).to_contain_text(large.rows[0]["target_prompt"])
-    first = time.monotonic() - began
+    first = clock.lap()
     assert len(headings(page)) == PAGE_SECTIONS and page.locator("video").count() < 60
-    began = time.monotonic()
+    clock.lap()
     search(page, "clip_024999")
     expect(hits(page)).to_have_text(f"4 of {EDITS:,} edits")
     assert headings(page) == [large.rows[-1]["clip"]]
-    found = time.monotonic() - began
-    began = time.monotonic()
+    found = clock.lap()
     search(page, "sunset clip_0249")
     expect(hits(page)).to_have_text(f"100 of {EDITS:,} edits")
-    again = time.monotonic() - began
-    print(f"{where}: first page {large.sizes['index.html']:,} bytes, {first:.2f} s; ", end="")
-    print(f"first search {found:.2f} s, second {again:.2f} s")
-    assert max(first, found, again) < GENEROUS_S
+    again = clock.lap()
+    print(f"{where}: first page {large.sizes['index.html']:,} bytes. Seconds (the page's processor time): ", end="")
+    print(f"first page {first}, first search {found}, another {again}")
+    assert max(first.seconds, found.seconds, again.seconds) < GENEROUS_S
+    assert first.busy < 2 and found.busy < 4
 
 
 def test_a_search_goes_over_all_pages(large: Made, served: dict[str, str], page: Page, browser: Browser) -> None:
