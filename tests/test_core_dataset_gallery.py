@@ -81,6 +81,14 @@ def test_a_rejected_edit_is_shown_with_its_reason(shown: Any) -> None:
     assert "sources/cd/x/y/source.mp4" not in both.urls() and both.edits[1]["verdict"] == "Accepted"
 
 
+def test_parts_of_a_clip_are_sections_of_their_own(shown: Any) -> None:
+    """Each names its seconds; equal windows of two parts are not mixed."""
+    parts = [(0.0, 2.0), (2.0, 0.0)]
+    page = shown([edit(start_s=a, end_s=b, source_file_name=f"videos/{a}.mp4") for a, b in parts])
+    assert [section["heading"] for section in page.sections] == ["a.mp4, 0-2 s", "a.mp4, 2-end s"]
+    assert "2 clips, 2 edits" in page.text
+
+
 def test_candidates_stand_side_by_side(shown: Any) -> None:
     """Edits of a prompt follow each other, the best first, in the page and in the index alike."""
     rows = [edit(target_prompt=p, rank=r, candidates=2, edit_key=f"{p}{r}") for p, r in (("a", 2), ("b", 1), ("a", 1))]

@@ -51,7 +51,7 @@ def sections_of(rows: Iterable[Row]) -> Iterator[Section]:
     rows: file_name and source_file_name (relative to `dataset/`), clip, window, source_prompt, target_prompt, recipe,
         seed, height and width in pixels; numbers in score_* columns are shown.
     """
-    for _, group in groupby(rows, key=lambda row: (row["clip"], row["window"])):
+    for _, group in groupby(rows, key=lambda row: (row["clip"], *_part(row), row["window"])):
         seen: set[str] = set()
         while batch := list(islice(group, MAX_EDITS)):
             sources = dict.fromkeys(row["source_file_name"] for row in batch)  # equal names, but two files
@@ -63,9 +63,8 @@ def sections_of(rows: Iterable[Row]) -> Iterator[Section]:
 def _section(rows: list[Row], continued: bool) -> Section:
     first = next((row for row in rows if row.get("kept", True)), rows[0])
     tiles = _side_by_side([_tile(row) for row in rows])
-    window = f", window {first['window']}" if first["window"] else ""
     shown = {
-        "heading": f"{first['clip']}{window}{', continued' if continued else ''}",
+        "heading": f"{_heading(first)}{', continued' if continued else ''}",
         "prompt": first["source_prompt"],
         "url": _place(first, "source_object", "source_file_name"),
         "width": first["width"],
@@ -73,6 +72,18 @@ def _section(rows: list[Row], continued: bool) -> Section:
         "edits": [tile.shown for tile in tiles],
     }
     return Section(first["clip"], first["source_prompt"], shown, tiles, continued)
+
+
+def _heading(row: Row) -> str:
+    start, end = _part(row)
+    part = f", {start:g}-{f'{end:g}' if end else 'end'} s" if start or end else ""
+    window = f", window {row['window']}" if row["window"] else ""
+    return f"{row['clip']}{part}{window}"
+
+
+def _part(row: Row) -> tuple[float, float]:
+    """Start and end in seconds of the part of the clip that was edited, 0 and 0 for all of it."""
+    return row.get("start_s") or 0, row.get("end_s") or 0
 
 
 def _side_by_side(tiles: list[Tile]) -> list[Tile]:
