@@ -75,6 +75,12 @@ def up_here() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def gallery_rows() -> ModuleType:
+    """The module gallery_rows: made-up rows for the gallery, and a reader of what it writes."""
+    return import_module("gallery_rows")
+
+
+@pytest.fixture(scope="session")
 def undisturbed(prefect_harness: None, tiny_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The run that disturbed ones are compared with, made once for all of them."""
     return import_module("undisturbed").run(tiny_pipeline_folder, tmp_path_factory.mktemp("undisturbed"))

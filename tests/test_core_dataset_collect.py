@@ -14,6 +14,7 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
+from cogvideo_core.dataset import collect as collecting
 from cogvideo_core.dataset.card import dataset_card
 from cogvideo_core.dataset.collect import EditRow, collect
 from cogvideo_core.dataset.rows import SPLIT_WORDS, edit_rows, failure_rows, metadata_bytes, parquet_bytes
@@ -57,7 +58,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    parts = ("tables", "dataset", "index.html")
+    parts = ("tables", "dataset", "gallery", "index.html")
     files = (p for p in root.rglob("*") if p.is_file() and p.relative_to(root).parts[0] in parts)
     return {str(p.relative_to(root)): p.read_bytes() for p in files}
 
@@ -152,6 +153,43 @@ def test_an_edit_whose_file_is_gone_is_a_failure_not_a_row(root: Path, edit: Cal
     (row,) = pq.read_table(root / "tables/errors.parquet").to_pylist()
     assert (row["clip"], row["stage"], row["retryable"]) == ("b.mp4", "collect", True) and "run again" in row["message"]
     assert len(list((root / "dataset/videos").iterdir())) == 2
+
+
+def test_a_large_gallery_is_split_and_shrinks_again(
+    root: Path, edit: Callable[..., EditRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts are written below gallery/; those that a smaller gallery lacks go, and files of others stay."""
+    monkeypatch.setattr("cogvideo_core.dataset.gallery.INLINE_BYTES", 100)
+    monkeypatch.setattr("cogvideo_core.dataset.gallery.PAGE_SECTIONS", 1)
+    collect(str(root), [edit(f"{name}.mp4") for name in "abc"], [], [], ABOUT)
+    assert {path.name for path in (root / "gallery").iterdir()} == {"00001.js", "00002.js", "index-00000.js"}
+    (root / "gallery/mine.js").write_text("mine")
+    collect(str(root), [edit(f"{name}.mp4") for name in "ab"], [], [], ABOUT)
+    assert {path.name for path in (root / "gallery").iterdir()} == {"00001.js", "index-00000.js", "mine.js"}
+    monkeypatch.undo()
+    collect(str(root), [edit("a.mp4")], [], [], ABOUT)
+    assert {path.name for path in (root / "gallery").iterdir()} == {"mine.js"}
+
+
+def test_the_gallery_s_page_is_written_last(
+    root: Path, edit: Callable[..., EditRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page names its parts, so a run that ends early leaves the page of before; and nothing goes before it."""
+    monkeypatch.setattr("cogvideo_core.dataset.gallery.INLINE_BYTES", 100)
+    monkeypatch.setattr("cogvideo_core.dataset.gallery.PAGE_SECTIONS", 1)
+    collect(str(root), [edit(f"{name}.mp4") for name in "abc"], [], [], ABOUT)
+    before = (root / "index.html").read_bytes()
+    write = collecting._write
+
+    def full(target: Any, name: str, data: bytes) -> None:
+        if name == "index.html":
+            raise OSError("no space left")
+        write(target, name, data)
+
+    monkeypatch.setattr(collecting, "_write", full)
+    with pytest.raises(OSError, match="no space left"):
+        collect(str(root), [edit(f"{name}.mp4") for name in "ab"], [], [], ABOUT)
+    assert (root / "index.html").read_bytes() == before and (root / "gallery/00002.js").exists()
 
 
 def test_equal_content_under_two_paths_makes_two_rows(root: Path, edit: Callable[..., EditRow]) -> None:

@@ -234,7 +234,7 @@ def test_hostile_texts_are_escaped_everywhere(run: Run, shapes: Path, tmp_path: 
     ran = run(manifest, root, recipe={"negative_prompt": script})
     assert [row["target_prompt"] for row in metadata(root)] == [script, pipe]
     page = (root / "index.html").read_text("utf-8")
-    assert "<script>alert" not in page and "<img" not in page and "&lt;script&gt;alert(1)" in page
+    assert "<script>alert" not in page and "<img" not in page and r"\u003cscript\u003ealert(1)" in page
     card = (root / "dataset/README.md").read_text("utf-8")
     shown = artifacts(ran.run_id)
     for text in (card, shown["summary"], shown["errors"]):

@@ -282,6 +282,11 @@ def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[An
     (root / STORED).with_name("why.json").write_text("{}")
     (root / "dataset/videos/a-1.mp4").write_bytes(bytes(range(200)))
     (root / "plan/settings.json").write_text("{}")
+    (root / "gallery").mkdir()
+    for name in ("00001.js", "index-00000.js", "mine.js", "00001.js.bak"):
+        (root / "gallery" / name).write_text("galleryShard()")
+    (root / "00001.js").write_text("mine")
+    (root / "gallery/00002.js").symlink_to(root / "00001.js")
     (tmp_path / "index.html").write_text("outside")
     (root / "dataset/videos/link.mp4").symlink_to(tmp_path / "index.html")
     server = gallery_server.serve(tmp_path / "out", "127.0.0.1", 0, request.param)
@@ -315,6 +320,28 @@ def test_the_gallery_shows_pages_and_videos_and_nothing_else(gallery: Any) -> No
     hidden = ["/run/plan/settings.json", "/run/", "/..%2findex.html", "/../index.html", "/run/%00", "/%ff"]
     for path in [*hidden, "/run/dataset/videos/link.mp4", "/run/dataset/videos/..%2f..%2fplan%2fsettings.json"]:
         assert asked(server, path, welcome)[0] == 404, path
+
+
+def test_the_gallery_shows_the_data_of_its_page(gallery: Any) -> None:
+    """Parts of a large gallery come as scripts, for pages of this server alone; no other script does."""
+    server, welcome = gallery
+    for name in ("00001.js", "index-00000.js"):
+        status, body, headers = asked(server, f"/run/gallery/{name}?v=1234abcd", welcome)
+        assert (status, body, headers["Content-Type"]) == (200, b"galleryShard()", "text/javascript; charset=utf-8")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    hidden = [
+        "gallery/mine.js",
+        "gallery/00001.js.bak",
+        "00001.js",
+        "gallery/00002.js",
+        "gallery/",
+        "gallery/../00001.js",
+    ]
+    for path in hidden:
+        assert asked(server, f"/run/{path}", welcome)[0] == 404, path
+    if welcome:
+        assert asked(server, "/run/gallery/00001.js", {})[0] == 401
 
 
 def test_the_gallery_keeps_strangers_out(gallery: Any) -> None:

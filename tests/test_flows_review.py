@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cogvideo_core.dataset.gallery import render_gallery
+from cogvideo_core.dataset.gallery import gallery_files
 from cogvideo_core.dataset.reviews import read_reviews
 from cogvideo_core.storage.ledger import Ledger
 from flows.cli.main import app
@@ -21,7 +21,7 @@ TOKEN, KEY = "a-secret-token", "a" * 64
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Any]:
-    (tmp_path / "index.html").write_text(render_gallery([], [], {}))
+    (tmp_path / "index.html").write_bytes(dict(gallery_files([], [], {}))["index.html"])
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/settings.json").write_text("{}")
     server = serve_review(tmp_path, TOKEN)

@@ -17,7 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from cogvideo_core.dataset.card import dataset_card
-from cogvideo_core.dataset.gallery import render_gallery
+from cogvideo_core.dataset.gallery import SHARD, gallery_files
 from cogvideo_core.dataset.rows import (
     TABLE_FIELDS,
     TIMING_FIELDS,
@@ -239,7 +239,28 @@ def _write_all(
     _write(target, "dataset/metadata.jsonl", metadata_bytes(rows))
     _write(target, "dataset/README.md", dataset_card(rows, errors, about, rejected).encode())
     if gallery:
-        _write(target, "index.html", render_gallery(table, errors, about).encode())
+        _write_gallery(target, table, errors, about)
+
+
+def _write_gallery(target: _Target, rows: Iterable[Row], errors: Iterable[Row], about: dict[str, Any]) -> None:
+    """Its files, index.html last, then without those that only an earlier, larger gallery had."""
+    written = set()
+    for name, data in gallery_files(rows, errors, about):
+        _write(target, name, data)
+        written.add(name.removeprefix("gallery/"))
+    for name in _gallery_names(target):
+        if SHARD.fullmatch(name) and name not in written:
+            with storing(f"gallery/{name}"):
+                target.fs.rm_file(f"{target.path}/gallery/{name}")
+
+
+def _gallery_names(target: _Target) -> list[str]:
+    with storing("gallery"):
+        try:
+            found = target.fs.ls(f"{target.path}/gallery", detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+    return [name.rpartition("/")[2] for name in found]
 
 
 def _relative(target: _Target, uri: str) -> str:

@@ -1,60 +1,188 @@
-"""index.html: every source beside its edits. Also escapes untrusted text for markdown."""
+"""The gallery: index.html, with pages of clips and a search index as scripts. Also escapes text for markdown."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup, escape
 
+from cogvideo_core.dataset.gallery_index import Index
+from cogvideo_core.dataset.gallery_rows import FIGURES, Section, sections_of
+from cogvideo_core.dataset.rows import Row
 from cogvideo_core.storage.uris import printable
 
-MAX_CLIPS = 500
-MAX_FAILURES = 500
-SMALL_PX = 160
+PAGE_SECTIONS = 40  # on a page
+SHARD_BYTES = 300_000  # of a file of sections, unless a single section is larger
+INDEX_BYTES = 4_000_000  # of a file of the search index, roughly
+INLINE_BYTES = 400_000  # a gallery with no more data than this is index.html alone
+MAX_FAILURES, FAILURE_BYTES, MAX_REASON = 500, 200_000, 300  # that index.html lists; characters of a reason
+SHARD = re.compile(r"(?:index-)?\d{5,}\.js")  # what `gallery/` holds
+SCRIPTS = ("shards", "search", "play", "tiles", "review", "browse")
 FAILURE_FIELDS = ("clip", "stage", "error", "message")
-FIGURES = (  # word, score, how it is written, what it means
-    (
-        "colour kept",
-        "delta_e",
-        "ΔE {:.2g}",
-        "colour shift of what should have stayed, mean CIEDE2000; below 2 is hardly seen",
-    ),
-    ("sharpness", "sharpness", "{:.0%}", "of the source's, after the VAE"),
-    ("still", "flicker", "±{:.2g}", "change from frame to frame that the source does not show, in levels of 255"),
-)
-FOLDER = "dataset/"  # where index.html finds the file names of the rows
 # Written as entities, these have no meaning in markdown or HTML. "://" and "@" would become links.
 MARKUP = re.compile(r"[&<>|`*\[\]\\~#$@]|:(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+ESCAPED = "<>&\u2028\u2029"
 
 
-def render_gallery(edits: list[dict[str, Any]], failures: list[dict[str, Any]], about: Mapping[str, Any]) -> str:
-    """The page as text, self-contained except for the videos, which are in `dataset/` beside it.
+def gallery_files(
+    rows: Iterable[Row], failures: Iterable[Row], about: Mapping[str, Any]
+) -> Iterator[tuple[str, bytes]]:
+    """(name relative to the root, content) of the gallery's files; index.html, which names the others, comes last.
 
-    edits: rows with file_name and source_file_name (relative to `dataset/`), clip, window, source_prompt,
-        target_prompt, recipe, seed, height and width in pixels; numbers in score_* columns are shown. Rows of one
-        clip and window become one section, in the order of their first row; 500 sections at most.
-    failures: rows with clip, stage, error, message. about: `title`, and anything worth showing as settings.
+    rows: collected rows in the tables' order (`gallery_rows.sections_of`); they are read once, as files are made, and
+        no more are held than two files need. failures: rows with clip, stage, error, message. about: `title`, and
+        anything worth showing as settings.
+    Other files are gallery/NNNNN.js with the clips of a page and gallery/index-NNNNN.js with what the search reads. Of
+    up to INLINE_BYTES all is in index.html. Equal rows make equal bytes. Videos are in `dataset/` beside index.html.
     """
-    sections = _sections(edits)
+    totals, inline, size = _Totals(), dict[str, str](), 0
+    for name, text in _shards(sections_of(rows), totals):
+        size += len(text.encode())
+        if size <= INLINE_BYTES or not inline:
+            inline[name] = text
+            continue
+        for early in [*inline][1:]:  # the first page's clips stay in index.html
+            yield _script(early, inline.pop(early), totals)
+        yield _script(name, text, totals)
+    yield "index.html", _page(totals, inline, failures, about).encode()
+
+
+@dataclass
+class _Totals:
+    """What index.html tells of all rows."""
+
+    sections: int = 0
+    clips: int = 0
+    edits: int = 0
+    names: set[str] = field(default_factory=set)  # of the scores
+    ranked: bool = False
+    verdicts: bool = False
+    firsts: list[int] = field(default_factory=list)  # number of the first section of each file of sections
+    indexes: list[str] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)  # of the files beside index.html
+
+    def add(self, section: Section) -> None:
+        self.sections += 1
+        self.clips += not section.continued
+        self.edits += len(section.tiles)
+        for tile in section.tiles:
+            self.names.update(tile.values.keys() - {"rank"})
+            self.ranked = self.ranked or tile.values["rank"] > 1
+            self.verdicts = self.verdicts or bool(tile.shown["verdict"])
+
+
+def _shards(sections: Iterable[Section], totals: _Totals) -> Iterator[tuple[str, str]]:
+    """(name, JSON): lists of sections, and before the last of them the parts of the search index that are full."""
+    page: list[Row] = []
+    size, index = 0, Index()
+    for section in sections:
+        own = len(_json(section.shown).encode())
+        if page and (len(page) == PAGE_SECTIONS or size + own > SHARD_BYTES):
+            yield _next_page(page, totals)
+            page, size = [], 0
+        if index.bytes > INDEX_BYTES:
+            yield _next_index(index, totals)
+            index = Index(totals.sections)
+        page.append(section.shown)
+        size += own
+        index.add(section)
+        totals.add(section)
+    if page:
+        yield _next_page(page, totals)
+        yield _next_index(index, totals)
+
+
+def _next_page(page: list[Row], totals: _Totals) -> tuple[str, str]:
+    totals.firsts.append(totals.sections - len(page))
+    return f"{len(totals.firsts) - 1:05}", _json(page)
+
+
+def _next_index(index: Index, totals: _Totals) -> tuple[str, str]:
+    totals.indexes.append(f"index-{len(totals.indexes):05}")
+    return totals.indexes[-1], _json(index.data())
+
+
+def _json(data: object) -> str:
+    """JSON that is also JavaScript, and that ends no element of HTML."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in ESCAPED:
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return printable(text)
+
+
+def _script(name: str, text: str, totals: _Totals) -> tuple[str, bytes]:
+    """A file that the page can load from a disk too, where browsers forbid it to fetch JSON: a call with three texts.
+
+    The last of them is the JSON, which browsers parse faster than a script, and where no name has a meaning.
+    """
+    totals.digests[name] = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f"gallery/{name}.js", f"galleryShard({_json(name)},{_json(totals.digests[name])},{_json(text)});\n".encode()
+
+
+def _page(totals: _Totals, inline: Mapping[str, str], failures: Iterable[Row], about: Mapping[str, Any]) -> str:
+    told, count = _listed(failures)
+    head = {name: getattr(totals, name) for name in ("sections", "edits", "firsts", "indexes", "digests")}
+    head |= {"page": PAGE_SECTIONS, "figures": [[word, meaning] for word, _, _, meaning in FIGURES]}
+    numbers = (totals.clips, "clip"), (totals.edits, "edit"), (count, "failure")
     page = _template().render(
         title=str(about.get("title") or "Edited videos"),
-        sections=list(sections.values())[:MAX_CLIPS],
-        scores=sorted({name for section in sections.values() for edit in section["edits"] for name in edit["names"]}),
-        ranked=any(edit["rank"] > 1 for section in sections.values() for edit in section["edits"]),
-        verdicts=any(edit["verdict"] for section in sections.values() for edit in section["edits"]),
-        hidden=max(0, len(sections) - MAX_CLIPS),
-        counts=f"{_count(len(sections), 'clip')}, {_count(len(edits), 'edit')}, {_count(len(failures), 'failure')}",
-        failures=[{name: str(row.get(name, "")) for name in FAILURE_FIELDS} for row in failures[:MAX_FAILURES]],
-        more_failures=max(0, len(failures) - MAX_FAILURES),
+        counts=", ".join(_count(number, noun) for number, noun in numbers),
+        verdicts=totals.verdicts,
+        ranked=totals.ranked,
+        scores=sorted(totals.names),
+        failures=told,
+        more_failures=count - len(told),
         settings=settings({key: value for key, value in about.items() if key != "title"}),
+        head=Markup(_json(head)),
+        inline={name: Markup(text) for name, text in inline.items()},
+        **_own_parts(),
     )
     return printable(page)
+
+
+def _listed(failures: Iterable[Row]) -> tuple[list[dict[str, str]], int]:
+    """The first failures, as many as a page takes, and the number of all."""
+    told: list[dict[str, str]] = []
+    count = size = 0
+    for row in failures:
+        count += 1
+        if len(told) < MAX_FAILURES and size < FAILURE_BYTES:
+            told.append({name: _cut(str(row.get(name, ""))) for name in FAILURE_FIELDS})
+            size += sum(len(escape(text).encode("utf-8", "backslashreplace")) for text in told[-1].values())
+    return told, count
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
+
+
+@cache
+def _own_parts() -> dict[str, Markup]:
+    """The page's own style and script, and their hashes, so that its policy lets no others act."""
+    script = "".join(_file(f"{name}.js") for name in SCRIPTS)
+    parts = {"style": _file("gallery.css"), "script": f'"use strict";\n{script}'}
+    digests = {name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for name, text in parts.items()}
+    found = parts | {f"{name}_hash": f"sha256-{digest}" for name, digest in digests.items()}
+    return {name: Markup(text) for name, text in found.items()}
+
+
+def _file(name: str) -> str:
+    return resources.files("cogvideo_core.dataset").joinpath("page", name).read_text("utf-8")
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(_file("gallery.html"))
 
 
 def settings(about: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -88,87 +216,3 @@ def _cell(value: object) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _sections(edits: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str], dict[str, Any]]:
-    sections: dict[tuple[str, int, str], dict[str, Any]] = {}
-    for row in edits:
-        key = (row["clip"], row["window"], row["source_file_name"])
-        if key not in sections:
-            sections[key] = _section(row)
-        if row.get("kept", True):
-            sections[key]["url"] = _url(row["source_file_name"])
-        sections[key]["edits"].append(_tile(row))
-    for section in sections.values():  # candidates of a prompt side by side, the best first
-        prompts = {prompt: place for place, prompt in enumerate(dict.fromkeys(e["prompt"] for e in section["edits"]))}
-        section["edits"].sort(key=lambda edit: (prompts[edit["prompt"]], edit["rank"]))
-    return sections
-
-
-def _section(row: Mapping[str, Any]) -> dict[str, Any]:
-    start, end = row.get("start_s") or 0, row.get("end_s") or 0
-    part = f", {start:g}-{f'{end:g}' if end else 'end'} s" if start or end else ""
-    window = f", window {row['window']}" if row["window"] else ""
-    return {
-        "heading": f"{row['clip']}{part}{window}",
-        "prompt": row["source_prompt"],
-        "url": _place(row, "source_object", "source_file_name"),
-        "width": row["width"],
-        "height": row["height"],
-        "small": row["width"] < SMALL_PX,
-        "text": f"{row['clip']} {row['source_prompt']}".lower(),
-        "edits": [],
-    }
-
-
-def _tile(row: Mapping[str, Any]) -> dict[str, Any]:
-    strength, verdict = row.get("strength", 1.0), row.get("verdict", "")
-    scores = {key.removeprefix("score_"): row[key] for key in row if key.startswith("score_") and row[key] is not None}
-    scores |= {"confidence": row["confidence"]} if row.get("confidence") is not None else {}
-    stopped, kept = row.get("state") == "stopped", row.get("kept", True)
-    rivals = f", rank {row['rank']} of {row['candidates']}" if row.get("candidates", 1) > 1 else ""
-    return {
-        "url": "" if stopped else _place(row, "edit_object", "file_name"),
-        "key": row.get("edit_key", ""),
-        "said": row.get("reviewed", ""),
-        "kept": kept,
-        "rank": row.get("rank", 1),
-        "rejected": verdict == "rejected",
-        "verdict": _told(row),
-        "prompt": row["target_prompt"],
-        "notes": f"{row['recipe']}, seed {row['seed']}{f', strength {strength:g}' if strength != 1 else ''}{rivals}",
-        "figures": [(word, text.format(scores[name]), about) for word, name, text, about in FIGURES if name in scores],
-        "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
-        "names": list(scores),
-        "measured": json.dumps({"rank": row.get("rank", 1)} | {name: round(scores[name], 4) for name in scores}),
-        "text": f"{row['target_prompt']} {row['recipe']} {verdict} {'kept' if kept else 'left-out'}".lower(),
-        "groups": f"{verdict} {'kept' if kept else 'out'}",
-    }
-
-
-def _told(row: Mapping[str, Any]) -> str:
-    """The verdict in words, and who gave it."""
-    verdict = row.get("verdict", "")
-    text = {"rejected": f"Rejected: {row.get('rejected_because', '')}", "accepted": "Accepted"}.get(verdict, "")
-    said = {"keep": "by a reviewer", "prefer": "by a reviewer, who prefers it"}.get(row.get("reviewed", ""), "")
-    surpassed = "not kept: another candidate is better"
-    beaten = surpassed if verdict != "rejected" and not row.get("kept", True) else ""
-    return ", ".join(part for part in (text, said, beaten) if part).removeprefix(", ")
-
-
-def _place(row: Mapping[str, Any], stored: str, collected: str) -> str:
-    """Where the page finds a video: in dataset/, or, of an edit that is not kept, where it is stored below the root."""
-    if row.get("kept", True) or "://" in str(row.get(stored, "://")):
-        return _url(row[collected])
-    return quote(str(row[stored]), safe="/")
-
-
-def _url(file_name: str) -> str:
-    return quote(FOLDER + file_name, safe="/")
-
-
-@cache
-def _template() -> Template:
-    source = resources.files("cogvideo_core.dataset").joinpath("gallery.html").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source)

@@ -1,4 +1,4 @@
-"""Galleries over HTTP, for the browser that shows Prefect's UI: index.html and the videos beside it, nothing else."""
+"""Galleries over HTTP, for the browser that shows Prefect's UI: index.html, its data and its videos, nothing else."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from urllib.parse import quote, unquote, urlsplit
 PAGE = "index.html"
 STORED = r"(?:edits|sources)/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{32}/(?:edit|source)\.mp4"  # of rejected edits
 VIDEO = re.compile(rf"(?:.*/)?(?:dataset/videos/[A-Za-z0-9._-]+\.mp4|{STORED})")
+DATA = re.compile(r"(?:.*/)?gallery/(?:index-)?[0-9]{5,9}\.js")  # what index.html loads of a large gallery
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 PART_BYTES, DEPTH = 1 << 20, 3
 NOTHING = ["<p>No run has come to its gallery yet.</p>"]
 FRONT = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'"}
+KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".mp4": "video/mp4"}
+# A page of another origin must not run our data as its own script, which it could read, nor play our videos
+OURS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-cache"}
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -32,7 +36,7 @@ def serve(folder: Path, host: str, port: int, auth: str = "") -> ThreadingHTTPSe
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of pages and videos, with byte ranges, which browsers seek with."""
+    """GET and HEAD of pages, their data and videos, with byte ranges, which browsers seek with."""
 
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "gallery", ""
@@ -68,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: HTTPStatus, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in (headers | {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}).items():
+        for name, value in (headers | OURS).items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -78,12 +82,12 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def _send(self, path: Path) -> None:
-        kind = "text/html; charset=utf-8" if path.name == PAGE else "video/mp4"
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             first, last = wanted_range(self.headers.get("Range", ""), size) or (0, size - 1)
             part = bool(self.headers.get("Range")) and wanted_range(self.headers["Range"], size) is not None
-            headers = {"Content-Type": kind, "Accept-Ranges": "bytes", "Content-Length": str(last - first + 1)}
+            headers = {"Content-Type": KINDS[path.suffix], "Content-Length": str(last - first + 1)}
+            headers |= {"Accept-Ranges": "bytes"}
             headers |= {"Content-Range": f"bytes {first}-{last}/{size}"} if part else {}
             self._head(HTTPStatus.PARTIAL_CONTENT if part else HTTPStatus.OK, headers)
             file.seek(first)
@@ -105,15 +109,17 @@ def front_page(folder: Path) -> bytes:
 
 
 def found(folder: Path, target: str) -> Path | None:
-    """The page or video that a request's target names, if it is one and really lies below the folder."""
+    """The page, data or video that a request's target names, if it is one and really lies below the folder."""
     try:
         name = unquote(urlsplit(target).path, errors="strict").lstrip("/")
         path = (folder / name).resolve()
     except (ValueError, OSError):
         return None
     inside = path.is_relative_to(folder) and path.is_file()
-    served = path.name == PAGE or VIDEO.fullmatch(path.relative_to(folder).as_posix()) if inside else None
-    return path if served else None
+    if not inside:
+        return None
+    below = path.relative_to(folder).as_posix()
+    return path if path.name == PAGE or VIDEO.fullmatch(below) or DATA.fullmatch(below) else None
 
 
 def wanted_range(header: str, size: int) -> tuple[int, int] | None:

@@ -27,7 +27,7 @@ def serve_review(root: Path, token: str, port: int = 0) -> ThreadingHTTPServer:
 
 
 class ReviewHandler(Handler):
-    """GET of the page and its videos; GET and POST of `review`, for pages that this server has given out alone."""
+    """GET of the page, its data and videos; GET and POST of `review`, for pages that this server gave out alone."""
 
     def __init__(self, folder: Path, token: str, *args: object) -> None:
         self.token = token

@@ -1,0 +1,45 @@
+// Elements of a section. Texts are set as texts, never as markup.
+const SMALL_PX = 160;  // below it, pixels are enlarged without smoothing
+
+function make(tag, attributes, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children.filter(child => child !== ""));
+  return made;
+}
+
+function drawn(section, edits) {
+  const places = edits || section.edits.map((_, place) => place);
+  const heading = make("div", {}, make("h2", {dir: "auto"}, section.heading));
+  const play = make("button", {type: "button", "aria-label": `Play or pause ${section.heading} and its edits`}, "Play");
+  const tiles = make("div", {class: "tiles"}, source(section), ...places.map(place => tile(section, section.edits[place])));
+  const element = make("section", {}, make("div", {}, heading, play), tiles);
+  playable(element);
+  return element;
+}
+
+function source(section) {
+  const prompt = section.prompt && make("span", {class: "clamp", title: section.prompt}, section.prompt);
+  const caption = make("figcaption", {dir: "auto"}, make("span", {class: "label"}, "Source"), prompt);
+  return make("figure", {class: "source"}, video(section, section.url), caption);
+}
+
+function tile(section, edit) {
+  const figures = edit.figures.flatMap((text, place) => text ? [figure(text, ...head.figures[place])] : []);
+  const caption = make("figcaption", {dir: "auto"},
+    make("span", {class: "clamp", title: edit.prompt}, edit.prompt),
+    make("small", {}, edit.notes),
+    edit.verdict && make("small", {class: "verdict"}, edit.verdict),
+    figures.length ? make("small", {class: "figures"}, ...figures) : "",
+    edit.scores && make("details", {class: "all"}, make("summary", {}, "All figures"), make("small", {}, edit.scores)));
+  const kinds = [edit.rejected && "rejected", !edit.kept && "out"].filter(Boolean);
+  const shown = edit.url ? video(section, edit.url) : make("div", {class: "none"}, "given up early, no video");
+  return make("figure", {"data-key": edit.key, "data-said": edit.said, class: kinds.join(" ")}, shown, caption);
+}
+const figure = (text, word, meaning) => make("span", {title: meaning}, `${word} `, make("b", {}, text));
+
+function video(section, url) {
+  const place = make("div", {class: section.width < SMALL_PX ? "video small" : "video", "data-src": url});
+  place.style.aspectRatio = `${section.width} / ${section.height}`;
+  return place;
+}
