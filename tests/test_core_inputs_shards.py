@@ -80,7 +80,7 @@ def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path: Path) -> None:
     [
         ("s-{3..1}.tar", "stands for 0 files"),
         ("s-{0..9999999999}.tar", "stands for 10000000000 files; count upwards, to 100000"),
-        ("no-*.tar", "matches no file; check the pattern"),
+        ("no-*.tar", "does not exist; check the path or pattern"),
         ("*.mp4", "which is no manifest; match files with rows"),
         ("s-{0..1}.tar", "does not exist"),
     ],

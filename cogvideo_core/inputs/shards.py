@@ -47,7 +47,7 @@ def matched(source: str, allow_outside: bool = False) -> list[str]:
         return []
     found = [file for one in spelt for file in (_globbed(one, allow_outside) if one in wild else [one])]
     if not found:
-        raise BadManifest(f"source {source!r} matches no file; check the pattern")
+        raise BadManifest(f"source {source!r} does not exist; check the path or pattern")
     if other := next((file for file in found if ending(file) not in READERS), ""):
         remedy = f"match files with rows ({', '.join(READERS)}), or give the folder"
         raise BadManifest(f"source {source!r} matches {other!r}, which is no manifest; {remedy}")
