@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 
@@ -25,6 +26,7 @@ GROUPS: dict[str, type[Spec]] = {
     "output": OutputSpec,
     "engine": EngineSpec,
     "judge": JudgeSpec,
+    "mask": MaskSpec,
 }
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]

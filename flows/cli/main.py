@@ -87,7 +87,7 @@ def invert(
     [dim]cogvideo-edit invert manifest.jsonl --output out/run[/dim]
     """
     groups = settings_of("", chosen(source, prompts, model, output, limit, settings), sets, settings)
-    del groups["recipe"], groups["judge"]
+    del groups["recipe"], groups["judge"], groups["mask"]
     execute("invert_dataset", groups)
 
 
@@ -128,7 +128,7 @@ def collect(
 @app.command()
 def settings(
     group: Annotated[
-        str, typer.Argument(help="dataset, model, inversion, recipe, output, engine or judge; all without it.")
+        str, typer.Argument(help="dataset, model, inversion, recipe, output, engine, judge or mask; all without it.")
     ] = "",
 ) -> None:
     """List every setting with its default, what is allowed, and what it does.
