@@ -160,7 +160,7 @@ def measured(model: VideoModel, number: int, tuning: bool, specs: dict[str, Mask
 
 
 def drawn(model: VideoModel, number: int, file: Path) -> None:
-    """A strip of a clip, its masks, and its last edit without a mask, with the given one pasted, and with a found one."""
+    """A strip of a clip, its masks, and its last edit without a mask, with the given one, and with a found one."""
     edits = listed(number)
     with tempfile.TemporaryDirectory() as root:
         bench = Bench(model, edits, root)
