@@ -52,8 +52,8 @@ class Reference:
     layers: where edit rows see them; after the last one they are no longer computed.
     weight: the reference's in the softmax; 1 equals concatenating the keys. text: whether its text tokens are seen.
     strengths: [E], each divides the weight for its edit row; None: 1 for all.
-    tokens: [E,S] in 0..1, how far each token of an edit row may change: at 0 it sees the reference at its plain weight or
-    more, at 1 at `weight`; None: 1 for all.
+    tokens: [E,S] in 0..1, how far each token of an edit row may change: at 0 it sees the reference at its plain weight
+    or more, at 1 at `weight`; None: 1 for all.
     """
 
     rows: int
