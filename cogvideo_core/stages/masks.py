@@ -28,10 +28,11 @@ from cogvideo_core.media import masks as pixels
 from cogvideo_core.media import video
 from cogvideo_core.media.colour import AREA
 from cogvideo_core.media.masks import Pictures
+from cogvideo_core.media.still import read_image
 from cogvideo_core.media.tools import VIDEO_ENDINGS
 from cogvideo_core.models import batching
 from cogvideo_core.settings.specs import RecipeSpec, fingerprint
-from cogvideo_core.stages.first_frame import MAX_BYTES, read_image
+from cogvideo_core.stages.first_frame import MAX_BYTES
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.units import FORMAT, Edit, held_by, part_of
 from cogvideo_core.stages.work import Record, Shared, Work

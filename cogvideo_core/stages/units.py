@@ -104,7 +104,6 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
 
 
 def levels_kept(
-def levels_kept(
     inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, by: Readers = ANYONE
 ) -> list[int] | None:
     """The levels of a clip's trajectory that are stored, ascending; None for all."""
@@ -185,8 +184,9 @@ def brought_by(record: Mapping[str, Any], mask: MaskSpec) -> dict[str, Any]:
     first_frame, key = record["first_frame"], record.get("mask_key", "")
     found = {"first_frame": first_frame} if first_frame else {}
     if key:
-        prompts = {"prompts": [record["source_prompt"], *dict.fromkeys(record["target_prompts"])]} if key == AUTO else {}
-        found["mask"] = {"mask": key, **prompts, **mask.steering(auto=key == AUTO)}
+        prompts = [record["source_prompt"], *dict.fromkeys(record["target_prompts"])]
+        found["mask"] = {"mask": key, **mask.steering(auto=key == AUTO)}
+        found["mask"] |= {"prompts": prompts} if key == AUTO else {}
     return found
 
 
