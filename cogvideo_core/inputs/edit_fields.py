@@ -15,15 +15,8 @@ from cogvideo_core.settings.recipes import RECIPES
 
 # An edit of `edits` may hold these fields of its row; any other name is a column of its own
 EDIT_FIELDS = (
-    "target_prompts",
-    "first_frame_uri",
-    "mask",
-    "recipe",
-    "seed",
-    "strength",
-    "negative_prompt",
-    "start",
-    "end",
+    *("target_prompts", "first_frame_uri", "mask", "recipe", "seed", "strength", "negative_prompt"),
+    *("start", "end"),
 )
 EDIT_NAMES = {name for field in EDIT_FIELDS for name in ALIASES[field]}
 LIKE_THIS = 'write a list of objects such as [{"target_prompt": "a blue circle", "seed": 1}]'
