@@ -70,6 +70,10 @@ class NotAnImage(ClipError):
     """The file is no picture of an allowed kind, or can't be decoded."""
 
 
+class NotAMask(ClipError):
+    """The mask marks nothing or everything, has another shape than its clip, or can't be read."""
+
+
 class NoVideoStream(ClipError):
     """The file holds audio or data, but no video."""
 

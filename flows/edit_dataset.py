@@ -13,6 +13,7 @@ from cogvideo_core.dataset.outcomes import Records, added
 from cogvideo_core.errors import BadSpec, HopelessRun
 from cogvideo_core.planning.tables import Planned, read_planned
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.engines import engine_of
 from flows.report import finish, run_name
@@ -33,11 +34,11 @@ def edit_dataset(
     output: OutputSpec = OutputSpec(),  # noqa: B008
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
+    mask: MaskSpec = MaskSpec(),  # noqa: B008
 ) -> Record:
     """Edits every clip of a dataset for every prompt; what is committed already is reused."""
-    settings = Settings(
-        dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine, judge=judge
-    )
+    groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask)
     return run(settings, "edit")
 
 
@@ -67,6 +68,7 @@ def edit_wave(
     output: OutputSpec = OutputSpec(),  # noqa: B008
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
+    mask: MaskSpec = MaskSpec(),  # noqa: B008
     wave: int = 0,
     plan: str = "",
     last_stage: Literal["edit", "invert"] = "edit",
@@ -78,7 +80,7 @@ def edit_wave(
         plan_folder: Where the plan lies: plan, or plan/retry for clips that failed before.
     """
     groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge, plan=plan_folder)
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, plan=plan_folder)
     if (found := read_planned(output.root, plan_folder)["plan"]) != plan:
         raise BadSpec(
             f"field plan: under {output.root!r} lies plan {found[:12]} and not {plan[:12]}; start the run anew"

@@ -50,7 +50,7 @@ def edit(
 def short_settings(
     source: str, prompts: str, output: str, model: str, preset: Preset, precision: Precision, first: int, file: str
 ) -> Settings:
-    """The six groups of a short form; the settings file decides what it leaves at the default. Raises BadSpec."""
+    """The groups of a short form; the settings file decides what it leaves at the default. Raises BadSpec."""
     changed = {"source": (source, SOURCE), "output": (output, OUTPUT), "model": (model, "shapes")}
     own = {name: "" if file and value == default else value for name, (value, default) in changed.items()}
     try:

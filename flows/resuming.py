@@ -11,6 +11,7 @@ from cogvideo_core.dataset.outcomes import Records, added, finished
 from cogvideo_core.dataset.tables import kept_settings, read_table
 from cogvideo_core.errors import BadSpec, EditError
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -58,7 +59,7 @@ def retry_failed(root: Root = "out/demo", include_parked: bool = False) -> Recor
 
 
 def last_settings(root: str) -> tuple[Settings, LastStage]:
-    """The six groups of the root's last run, and how far it went. Raises BadSpec where none are kept, or they are of
+    """The groups of the root's last run, and how far it went. Raises BadSpec where none are kept, or they are of
     another version."""
     kept = kept_settings(root, {})
     last_stage: LastStage = "invert" if kept.pop("last_stage", "edit") == "invert" else "edit"
@@ -86,6 +87,7 @@ def run_campaign(
     output: OutputSpec = OutputSpec(),  # noqa: B008
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
+    mask: MaskSpec = MaskSpec(),  # noqa: B008
     deployment: str = "edit-wave/edit-wave",
     waves_in_flight: Annotated[int, Field(ge=1, le=1024)] = 1,
 ) -> Record:
@@ -95,9 +97,8 @@ def run_campaign(
         deployment: Of the flow edit-wave, as flow/name.
         waves_in_flight: Waves that are asked for at a time; as many as there are workers.
     """
-    settings = Settings(
-        dataset=dataset, model=model, inversion=inversion, recipe=recipe, output=output, engine=engine, judge=judge
-    )
+    groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask)
     check_limit(engine)
     planned = work.discover_clips(settings)
     about = {"plan": planned["plan"], "settings": settings.results, "stage": "edit"}

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 
@@ -26,6 +27,7 @@ GROUPS: dict[str, type[Spec]] = {
     "output": OutputSpec,
     "engine": EngineSpec,
     "judge": JudgeSpec,
+    "mask": MaskSpec,
 }
 DESCRIBING: dict[str, type[Spec]] = {"captions": CaptionSpec, "instructions": InstructionSpec}  # of write-manifest
 EVERY = GROUPS | DESCRIBING

@@ -1,4 +1,4 @@
-"""What every task is told: the six groups of settings, and how a worker process turns them into its own `Work`."""
+"""What every task is told: the groups of settings, and how a worker process turns them into its own `Work`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import model_validator
 
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.recipes import FIRST, INVERSIONS, filled
 from cogvideo_core.settings.specs import (
     DatasetSpec,
@@ -43,6 +44,7 @@ class Settings(Spec):
     output: OutputSpec
     engine: EngineSpec
     judge: JudgeSpec = JudgeSpec()
+    mask: MaskSpec = MaskSpec()
     plan: str = "plan"  # folder of the plan, below the output's root
 
     @model_validator(mode="after")
@@ -66,6 +68,8 @@ class Settings(Spec):
         groups["recipe"] = {k: v for k, v in groups["recipe"].items() if k not in unset or v != unset[k]}
         if self.recipe.ladder or self.judge.early_stop == "on":  # then it also decides which edits are made
             groups["judge"] = self.judge.as_json()
+        if self.mask != MaskSpec():
+            groups["mask"] = self.mask.as_json()
         return fingerprint(groups)
 
     def work(self) -> Work:
@@ -86,6 +90,7 @@ class Settings(Spec):
             Ledger(self.output.root),
             _on_step,
             self.judge.resolved(self.model.path),
+            self.mask,
         )
 
     @contextlib.contextmanager

@@ -26,7 +26,7 @@ from cogvideo_core.stages import prompts as prompt_stages
 from cogvideo_core.stages import trajectory
 from cogvideo_core.stages.encode import encode_clip
 from cogvideo_core.stages.failures import attempt, is_failure
-from cogvideo_core.stages.units import levels_kept
+from cogvideo_core.stages.units import Readers, levels_kept
 from cogvideo_core.stages.wishes import Prompt, asked_of, edits_by_recipe, fitting, recipes_of
 from cogvideo_core.stages.work import Work
 from cogvideo_core.storage.ledger import Ledger
@@ -204,7 +204,7 @@ def test_the_levels_that_a_rows_recipe_reads_are_kept(works: MakeWork, folder: P
     root = {"output": {"root": works().output.root} | output.get("output", {})}
     work = works(recipe=inverted.as_json(), inversion=keep, **root)
     assert len(edited(work, record)["edits"]) == 2
-    few, more = (levels_kept(work.inversion, work.recipe, 2, r["overrides"]) for r in (plain, record))
+    few, more = (levels_kept(work.inversion, work.recipe, 2, Readers(r["overrides"])) for r in (plain, record))
     if len(keep) == 2:
         assert few and more and set(few) < set(more)
         (commit,) = work.ledger.units("trajectories")

@@ -54,6 +54,7 @@ class EditRow(TypedDict):
     inversion_prompt: str
     target_prompt: str
     first_frame_uri: str  # "" when the edit brought none
+    mask: NotRequired[str]  # "" when the edit had none
     negative_prompt: str
     recipe: str
     recipe_fingerprint: str

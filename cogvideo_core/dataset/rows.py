@@ -30,6 +30,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "inversion_prompt": pa.string(),
     "target_prompt": pa.string(),
     "first_frame_uri": pa.string(),
+    "mask": pa.string(),
     "negative_prompt": pa.string(),
     "recipe": pa.string(),
     "seed": pa.int64(),
@@ -143,7 +144,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
     # rows of earlier runs may lack these
-    added = {"first_frame_uri": "", "strength": 1.0, "damaged_frames": 0}
+    added = {"first_frame_uri": "", "mask": "", "strength": 1.0, "damaged_frames": 0}
     added |= {"start_s": 0.0, "end_s": 0.0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}

@@ -36,7 +36,7 @@ CHOICES = {
 class Seen:
     """What one layer's edit rows see of the reference: the first `rows` rows of the call.
 
-    log_weight: what is added to its logits, one number [] or one for each edit row [E].
+    log_weight: what is added to its logits: one number [], one for each edit row [E], or for each of its tokens [E,S].
     text: whether its text tokens are seen.
     """
 
@@ -52,6 +52,8 @@ class Reference:
     layers: where edit rows see them; after the last one they are no longer computed.
     weight: the reference's in the softmax; 1 equals concatenating the keys. text: whether its text tokens are seen.
     strengths: [E], each divides the weight for its edit row; None: 1 for all.
+    tokens: [E,S] in 0..1, how far each token of an edit row may change: at 0 it sees the reference at its plain weight
+    or more, at 1 at `weight`; None: 1 for all.
     """
 
     rows: int
@@ -59,12 +61,17 @@ class Reference:
     weight: float = 1.0
     text: bool = True
     strengths: Tensor | None = None
+    tokens: Tensor | None = None
 
     @cached_property
     def log_weight(self) -> Tensor:
-        """What the weight adds to the reference's logits: [], or [E]."""
+        """What the weight adds to the reference's logits: [], [E], or [E,S]."""
         log = torch.tensor(math.log(self.weight))
-        return log if self.strengths is None else log.to(self.strengths) - self.strengths.log()
+        log = log if self.strengths is None else log.to(self.strengths) - self.strengths.log()
+        if self.tokens is None:
+            return log
+        inside = log.to(self.tokens).reshape(-1, 1)
+        return torch.lerp(inside.clamp_min(0), inside, self.tokens)
 
     def at(self, layer: int) -> Seen | None:
         """What a layer sees; None where it sees no reference."""
@@ -132,10 +139,10 @@ def attend_in_two_parts(
 
 
 def by_row(log_weight: float | Tensor, like: Tensor) -> float | Tensor:
-    """[E] with as many axes as `like`; a single number as it is."""
+    """[E] or [E,S] with as many axes as `like` [E,H,S,...]; a single number as it is."""
     if not isinstance(log_weight, Tensor) or log_weight.ndim == 0:
         return log_weight
-    return log_weight.reshape(-1, *(1,) * (like.ndim - 1)).to(like)
+    return log_weight.reshape(len(log_weight), 1, -1, *(1,) * (like.ndim - 3)).to(like)
 
 
 def attend_concatenated(

@@ -28,6 +28,7 @@ from cogvideo_core.diffusion.guidance import (
     with_statistics,
 )
 from cogvideo_core.diffusion.inversion import seeded_noise
+from cogvideo_core.diffusion.masks import Keeping, Masks, levels_held
 from cogvideo_core.diffusion.schedule import Schedule
 from cogvideo_core.diffusion.skipping import Whole, extrapolated, whole_steps
 from cogvideo_core.settings.specs import RecipeSpec
@@ -45,17 +46,19 @@ Trajectory = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class Texts:
-    """Prompt embeddings of one batch of edits; E edits, S text tokens, D wide."""
+    """What the edits of one batch are given: prompt embeddings, E edits, S text tokens, D wide; strengths; masks."""
 
     cond: Tensor  # [E,S,D] target prompts
     uncond: Tensor  # [1,S,D] negative prompt
     reference: Tensor  # [1,S,D] inversion or source prompt
     strengths: Tensor | None = None  # [E], each divides the reference weight; None: 1 for all
+    masks: Masks | None = None  # None: each edit may change all of the clip
 
     def of(self, chosen: Tensor) -> Texts:
         """Those of the edits that `chosen` [E] marks."""
         strengths = None if self.strengths is None else self.strengths[chosen.to(self.strengths.device)]
-        return replace(self, cond=self.cond[chosen.to(self.cond.device)], strengths=strengths)
+        masks = None if self.masks is None else self.masks.of(chosen)
+        return replace(self, cond=self.cond[chosen.to(self.cond.device)], strengths=strengths, masks=masks)
 
 
 class Referred(NamedTuple):
@@ -96,15 +99,19 @@ def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
     return ifft2(torch.where(radius < cutoff, fft2(low), fft2(high))).real
 
 
-def levels_read(recipe: RecipeSpec, steps: int, layer_count: int) -> list[int]:
-    """The trajectory levels that `start_latents` and `edit` read, each once, in order of use."""
+def levels_read(recipe: RecipeSpec, steps: int, layer_count: int, held: range = range(0)) -> list[int]:
+    """The trajectory levels that `start_latents` and `edit` read, each once, in order of use.
+
+    held: the steps after which masks put back what is outside.
+    """
     first = first_step(recipe, steps)
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
     clean = [0] if recipe.match_statistics else []
     whole = computed_steps(recipe, steps, layer_count)
     referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step in whole]
-    return list(dict.fromkeys([*starts, *clean, *referenced]))
+    used = sorted({*referenced, *levels_held(held, steps)}, reverse=True)
+    return list(dict.fromkeys([*starts, *clean, *used]))
 
 
 def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:
@@ -138,7 +145,9 @@ def predict(
         n = len(text_ref)
         each = texts.strengths
         each = each.repeat(2) if each is not None and guided else each
-        reference = Reference(n, referred.layers, referred.weight, recipe.reference_text, each)
+        tokens = texts.masks.seen(text.shape[1]) if texts.masks else None
+        tokens = tokens.repeat(2, 1) if tokens is not None and guided else tokens
+        reference = Reference(n, referred.layers, referred.weight, recipe.reference_text, each, tokens)
         joined = torch.cat([referred.state.expand(n, *referred.state.shape), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
@@ -182,7 +191,10 @@ def edit(
     followed: Evaluated | None = None  # the step before
     matched = window(0.0, recipe.match_statistics, schedule.steps)
     source = trajectory(0).to(x) if matched else None
-    for step in range(first_step(recipe, schedule.steps), schedule.steps):
+    taken = range(first_step(recipe, schedule.steps), schedule.steps)
+    keeping = Keeping(trajectory, schedule.steps, taken, texts.masks)
+    x = keeping.begin(x)
+    for step in taken:
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         if step in whole:
@@ -190,20 +202,22 @@ def edit(
             if step in referenced:
                 referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
             halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
-            recent = [*recent[-1:], Whole(theta, x, halves)]
+            recent = keeping.whole_step(step, recent[-1:], Whole(theta, x, halves))
         else:
             halves = extrapolated(recent[0], recent[1], theta, step in guided)
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
         now = Evaluated(theta, x, v)
-        x = second_order_step(now, schedule.thetas[level - 1], followed if recipe.sampler == "multistep2" else None)
+        before = keeping.history(followed, now) if recipe.sampler == "multistep2" else None
+        x = keeping.keep(second_order_step(now, schedule.thetas[level - 1], before), level - 1)
         followed = now
         stay = yield x
         if stay is not None:
             kept = stay.to(x.device)
             x, texts, recent = x[kept], texts.of(stay), [each.of(kept) for each in recent]
             followed = Evaluated(theta, now.x[kept], now.v[kept])
+            keeping.drop(stay)
             if not len(x):
                 return
 

@@ -13,6 +13,7 @@ ALIASES = {
     "source_prompt": ("source_prompt", "caption"),
     "target_prompts": ("target_prompts", "target_prompt"),
     "first_frame_uri": ("first_frame_uri",),
+    "mask": ("mask",),
     "recipe": ("recipe",),
     "seed": ("seed",),
     "strength": ("strength",),

@@ -14,7 +14,10 @@ from cogvideo_core.settings.overrides import LEAST_STRENGTH, MOST_SEED, MOST_STR
 from cogvideo_core.settings.recipes import RECIPES
 
 # An edit of `edits` may hold these fields of its row; any other name is a column of its own
-EDIT_FIELDS = ("target_prompts", "first_frame_uri", "recipe", "seed", "strength", "negative_prompt", "start", "end")
+EDIT_FIELDS = (
+    *("target_prompts", "first_frame_uri", "mask", "recipe", "seed", "strength", "negative_prompt"),
+    *("start", "end"),
+)
 EDIT_NAMES = {name for field in EDIT_FIELDS for name in ALIASES[field]}
 LIKE_THIS = 'write a list of objects such as [{"target_prompt": "a blue circle", "seed": 1}]'
 

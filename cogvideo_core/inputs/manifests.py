@@ -14,6 +14,7 @@ from cogvideo_core.inputs.columns import INSIDE, OWN, Inside, Pairs, Values
 from cogvideo_core.inputs.edit_fields import edits_of, override_of
 from cogvideo_core.inputs.fields import MAX_PROMPTS, is_missing, one, part_of, prompt_of, short
 from cogvideo_core.inputs.lines import lines
+from cogvideo_core.inputs.masks import mask_text
 from cogvideo_core.inputs.own_columns import own_text
 from cogvideo_core.inputs.readers import csv_rows, json_rows, jsonl_rows
 from cogvideo_core.inputs.tables import arrow_rows, parquet_rows
@@ -32,7 +33,7 @@ READERS = {
 
 
 class Row(NamedTuple):
-    """One checked line of a manifest; the addresses of clip and first frame are not resolved yet."""
+    """One checked line of a manifest; the addresses of clip, first frame and mask are not resolved yet."""
 
     clip: str
     source_prompt: str
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     part: tuple[float, float] = (0.0, 0.0)  # start and end in seconds, 0 where they are not given
     fps: str = ""  # of a folder of frames, as written
     inside: Inside | None = None  # where the clip lies, if in another file
+    mask: str = ""  # a path or URL, auto, none, boxes, or "" for none of its own
 
 
 class BadRow(NamedTuple):
@@ -160,7 +162,8 @@ def checked(place: str, fields: Values | EditError, extra: Sequence[str], need_t
         own, override = own_text(short(clip), fields.get(OWN, [])), override_of(clip, fields)
         image, many = _uri(clip, one(clip, "first_frame_uri", fields)), len(targets)
         given = Row(clip, source, targets, image, (own,) * many, (override,) * many, part_of(clip, fields))
-        return given._replace(fps=_fps(fields), inside=next(iter(fields.get(INSIDE, [])), None))
+        inside, mask = next(iter(fields.get(INSIDE, [])), None), mask_text(short(clip), one(clip, "mask", fields))
+        return given._replace(fps=_fps(fields), inside=inside, mask=mask)
     except EditError as error:
         return BadRow(printable(clip[:200]), error)
 

@@ -16,7 +16,7 @@ from cogvideo_core.errors import (
     StorageError,
     about_field,
 )
-from cogvideo_core.inputs import frame_folders
+from cogvideo_core.inputs import frame_folders, masks
 from cogvideo_core.inputs.captions import caption_rows, has_captions
 from cogvideo_core.inputs.columns import Inside
 from cogvideo_core.inputs.manifests import BadRow, Row, ending, is_manifest, manifest_rows, text_prompts
@@ -60,6 +60,8 @@ class Clip(TypedDict):
     target_prompts: list[str]
     first_frame_uri: str  # of the edited first frame, as the user wrote it; "" when there is none
     image_uri: str  # the same as absolute path or URL
+    mask: str  # as `masks.mask_text` has it; "" when there is none
+    mask_uri: str  # absolute path or URL of its file; "" for boxes, and where it is to be found
     window: int
     own: list[str]  # the user's own columns as JSON, one for each target prompt
     overrides: list[str]  # of the run's recipe, one for each target prompt; "" for none
@@ -222,6 +224,8 @@ def _clip(row: Row, place: _Place, usual_fps: float) -> Clip | Failure:
         uri, size, stamp = _found(row, place, usual_fps)
         with about_field(row.clip, "first_frame_uri"):
             image_uri = resolve(row.first_frame_uri, *place) if row.first_frame_uri else ""
+        with about_field(row.clip, "mask"):
+            mask_uri = resolve(row.mask, *place) if masks.is_file(row.mask) else ""
     except EditError as error:
         return _failed(row.clip, error)
     return Clip(
@@ -235,6 +239,8 @@ def _clip(row: Row, place: _Place, usual_fps: float) -> Clip | Failure:
         target_prompts=list(row.target_prompts),
         first_frame_uri=row.first_frame_uri,
         image_uri=image_uri,
+        mask=row.mask,
+        mask_uri=mask_uri,
         window=0,
         own=list(row.own),
         overrides=list(row.overrides),

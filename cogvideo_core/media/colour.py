@@ -13,6 +13,7 @@ from typing import Any
 from cogvideo_core.media.described import Probe
 
 EXACT = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+AREA = EXACT.replace("bicubic", "area")
 HDR_TRANSFERS = ("smpte2084", "arib-std-b67")
 WHITE_NITS, PEAK_NITS, KEPT = 203, 1000, 0.5
 ZSCALE_MATRICES = {"bt2020": "bt2020nc", "bt601": "smpte170m"}  # where zscale's name differs
@@ -25,10 +26,10 @@ def yuv_options(probe: Probe) -> dict[str, str]:
     return {"in_color_matrix": probe.matrix, "in_range": _range(probe), "out_range": "full"}
 
 
-def scaled(video: Any, probe: Probe, width: object, height: object) -> Any:
-    """Frames scaled to 8-bit RGB; HDR becomes SDR where the probe says so."""
+def scaled(video: Any, probe: Probe, width: object, height: object, flags: str = EXACT) -> Any:
+    """Frames scaled to 8-bit RGB; HDR becomes SDR where the probe says so. flags: of ffmpeg's scaler."""
     if not probe.picture.tone_mapped:
-        video = video.filter("scale", width, height, flags=EXACT, **yuv_options(probe))
+        video = video.filter("scale", width, height, flags=flags, **yuv_options(probe))
         return video.filter("format", "rgb24")
     ranges = {"in_range": _range(probe), "out_range": _range(probe)}
     video = video.filter("scale", width, height, flags=EXACT, **ranges).filter("format", PLANES)

@@ -86,12 +86,14 @@ def windows(
 
 
 class View(NamedTuple):
-    """How a window is shown: pixels, frames a second, and what is done where the clip has another shape."""
+    """How a window is shown: pixels, frames a second, what is done where the clip has another shape, and how it is
+    scaled."""
 
     height: int
     width: int
     fps: int
     fit: Fit = "crop"
+    scaler: str = EXACT
 
 
 def decode(path: Path, clip: str, probe: Probe, window: Window, view: View, limits: Limits) -> np.ndarray:
@@ -172,7 +174,7 @@ def _decode_graph(path: Path, probe: Probe, taken: Picks, view: View, limits: Li
     source = ffmpeg.input(file_url(path), copyts=None, **options)
     video = deinterlaced(source[str(probe.stream)], probe.picture).filter("settb", "AVTB")
     video = video.filter("trim", end=f"{(taken.times[-1] + 1) / 1e6:.6f}").filter("select", _any_of(taken.times))
-    video = _resize(shown(video, probe), probe, view.height, view.width, view.fit)
+    video = _resize(shown(video, probe), probe, view)
     return ffmpeg.output(video, "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
 
 
@@ -188,20 +190,23 @@ def _any_of(times: list[int]) -> str:
     return "+".join(f"({group})" for group in groups)
 
 
-def _resize(video: Any, probe: Probe, height: int, width: int, fit: Fit) -> Any:
+def _resize(video: Any, probe: Probe, view: View) -> Any:
     """Cut, scale and convert to RGB in one pass of the scaler; bars of `pad` are black.
 
     Frames whose size differs from the probe's (streams may change their size, or rotate by themselves) are handled by
     expressions of their own size.
     """
+    height, width, _, fit, flags = view
     if fit == "stretch":
-        return scaled(video, probe, width, height)
+        return scaled(video, probe, width, height, flags=flags)
     if fit == "crop":
         sides = (f"min(iw,ih*{width}/{height}/sar)", f"min(ih,iw*sar*{height}/{width})")
         own = [f"min({whole},max(2,2*round({side}/2)))" for whole, side in zip(("iw", "ih"), sides, strict=True)]
-        return scaled(video.filter("crop", *_of(probe, crop_size(probe, height, width), own)), probe, width, height)
+        video = video.filter("crop", *_of(probe, crop_size(probe, height, width), own))
+        return scaled(video, probe, width, height, flags=flags)
     own = [f"max(1,min({width},round({height}*iw*sar/ih)))", f"max(1,min({height},round({width}*ih/iw/sar)))"]
-    video = scaled(video, probe, *_of(probe, pad_size(probe, height, width), own))
+    wide, high = _of(probe, pad_size(probe, height, width), own)
+    video = scaled(video, probe, wide, high, flags)
     return video.filter("pad", width, height, "(ow-iw)/2", "(oh-ih)/2", "black")
 
 

@@ -33,14 +33,14 @@ WORK_SCHEMA = pa.schema(
     {name: pa.string() for name in CLIP_TEXTS}
     | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32()}
     | {"batch": pa.int32(), "wave": pa.int32(), "own": pa.list_(pa.string()), "overrides": pa.list_(pa.string())}
-    | {"start_s": pa.float64(), "end_s": pa.float64()}
+    | {"start_s": pa.float64(), "end_s": pa.float64(), "mask": pa.string(), "mask_uri": pa.string()}
 )
-LATER = ("overrides", "start_s", "end_s")  # named in the plan's hash only where they are given
+LATER = ("overrides", "start_s", "end_s", "mask", "mask_uri")  # named in the plan's hash only where they are given
 PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
     name: pa.int32() for name in ("source_frames", "source_height", "source_width")
 }  # of the file itself; empty until a run or plan opens it
 CLIPS_SCHEMA = pa.schema([*WORK_SCHEMA, *pa.schema(PROBED)])
-EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri")  # copied from the clip's row
+EDIT_KEEPS = ("source_id", "window", "batch", "wave", "first_frame_uri", "mask")  # copied from the clip's row
 EDITS_SCHEMA = pa.schema(
     {name: WORK_SCHEMA.field(name).type for name in EDIT_KEEPS}
     | {"target_prompt": pa.string(), "recipe": pa.string(), "seed": pa.int64(), "strength": pa.float64()}

@@ -16,17 +16,19 @@ import torch
 from cogvideo_core.diffusion import editing
 from cogvideo_core.errors import CorruptObject, FrozenEdit
 from cogvideo_core.judging import policy
+from cogvideo_core.media.masks import pasted
 from cogvideo_core.media.quality import colour_transferred, preserved_scores
+from cogvideo_core.media.regions import region_scores
 from cogvideo_core.models import batching, memory
 from cogvideo_core.settings.specs import RecipeSpec
-from cogvideo_core.stages import early, gate
+from cogvideo_core.stages import early, gate, masks
 from cogvideo_core.stages.encode import read_latents
 from cogvideo_core.stages.invert import source_frames
 from cogvideo_core.stages.judge import all_scores, calibration_of, judge_edit, judge_fingerprint, judge_stored
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
-from cogvideo_core.stages.units import Edit, pending_batches
+from cogvideo_core.stages.units import Edit, held_by, pending_batches
 from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
@@ -109,6 +111,7 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
     key, and the evaluations that they cost. Raises FrozenEdit after committing all usable edits.
     """
     told = f"clip {shown_clip(record['clip'])!r}"
+    known = bool(shared.masks)
     part, found = memory.as_many_as_fit(batch, work.model.room, lambda part: denoised(work, record, part, shared), told)
     together, recipe = [edit["edit_key"] for edit in part], recipe_of(work.recipe, batch[0])
     commits, frozen, source = {}, list[Edit](), shared.source
@@ -119,10 +122,7 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
         if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
             frozen.append(edit)
             continue
-        if recipe.colour_transfer:
-            frames = colour_transferred(source(), frames)
-        scores = preserved_scores(source(), frames) if work.output.scores else {}
-        scores |= gate.scores(record.get("reconstruction", {}))
+        frames, scores = finished(work, record, edit, frames, shared)
         # judged first: so each committed edit has the scores of these frames, also after a kill
         judge_edit(work.ledger, work.judge, record | edit, source, frames, found.early.get(edit["edit_key"]))
         commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
@@ -130,8 +130,25 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
         remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
         raise FrozenEdit(record["clip"], problem, remedy)
-    spent = early.evaluations_of(recipe, work.inversion.steps, work.model.layers, len(part), found.stops)
+    spent = 0 if known else masks.evaluations(work, record)
+    spent += early.evaluations_of(recipe, work.inversion.steps, work.model.layers, len(part), found.stops)
     return commits, spent
+
+
+def finished(
+    work: Work, record: Record, edit: Edit, frames: np.ndarray, shared: Shared
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The frames of an edit as they are written, and their scores."""
+    if recipe_of(work.recipe, edit).colour_transfer:
+        frames = colour_transferred(shared.source(), frames)
+    mask, scores = masks.mask_of(record, edit["target_prompt"], shared), dict[str, float]()
+    if mask is not None and (work.mask.paste or work.output.scores):
+        own, alpha = source_frames(work, record, record["frames"]), masks.alpha_of(work, mask)
+        frames = pasted(own, frames, alpha) if work.mask.paste else frames
+        cell_px = work.model.pixels_a_cell
+        scores = region_scores(own, shared.source(), frames, alpha, cell_px) if work.output.scores else {}
+    scores |= preserved_scores(shared.source(), frames) if work.output.scores else {}
+    return frames, scores | gate.scores(record.get("reconstruction", {}))
 
 
 def stands_still(frames: np.ndarray) -> bool:
@@ -158,14 +175,17 @@ def denoise_batch(
     reference = record["source_prompt"] if recipe.reference_prompt == "source" else record["inversion_prompt"]
     prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
     text = embeddings(model, work.ledger, prompts)
-    watch = early.Watch(work, record, batch, recipe, shared)
-    with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers)) as state_at:
+    watch, velocity = early.Watch(work, record, batch, recipe, shared), conditioned(work, record)
+    masks.prepare(work, record, velocity, trajectory, shared)
+    held = held_by(work.mask, recipe, schedule.steps) if shared.masks else range(0)
+    with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers, held)) as state_at:
         starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
         x, stay = torch.stack(starts).to(model.device), None
         given = {*recipe.strengths, *(edit["strength"] for edit in batch)}
         strengths = None if given == {1.0} else torch.tensor([edit["strength"] for edit in batch]).to(x)
-        texts = editing.Texts(text[:-2], text[-2:-1], text[-1:], strengths)
-        states = editing.edit(conditioned(work, record), x, texts, state_at, schedule, recipe, model.layers)
+        kept = masks.batch_masks(work, record, batch, recipe, shared)
+        texts = editing.Texts(text[:-2], text[-2:-1], text[-1:], strengths, kept)
+        states = editing.edit(velocity, x, texts, state_at, schedule, recipe, model.layers)
         for step in range(editing.first_step(recipe, schedule.steps), schedule.steps):
             after = states.send(stay)
             work.on_step("edit")

@@ -17,6 +17,7 @@ from cogvideo_core.media.window import Place, taken_window
 from cogvideo_core.models.vae import finite
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages.first_frame import encode_first_frame
+from cogvideo_core.stages.masks import encode_mask
 from cogvideo_core.stages.units import frames_spec, latents_spec, part_of, shape_of, source_spec
 from cogvideo_core.stages.work import Record, Work, timed
 from cogvideo_core.storage.ledger import Commit
@@ -25,7 +26,7 @@ from cogvideo_core.storage.ledger import Commit
 def encode_clip(work: Work, clip: Record) -> Record:
     """Latents, and the source video as the model sees it; image latents of an edited first frame, if the clip has one.
 
-    Adds content, latents_key, source_key, first_frame, first_frame_key and the source's own fields.
+    Adds content, latents_key, source_key, first_frame, first_frame_key, mask_key and the source's own fields.
     """
     record = dict(clip)
     with timed(record, "encode") as row:
@@ -35,7 +36,8 @@ def encode_clip(work: Work, clip: Record) -> Record:
         row["reused"] = units is not None
         latents, source = units or _encode_file(work, clip)
     about = {"content": latents.spec["content"], "latents_key": latents.key, "source_key": source.key}
-    return record | about | source.record
+    record |= about | source.record
+    return record | encode_mask(work, record)
 
 
 def _known_content(work: Work, clip: Record) -> str:

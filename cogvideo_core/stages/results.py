@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cogvideo_core.inputs.masks import AUTO
 from cogvideo_core.media import video
 from cogvideo_core.models.lora import shown
-from cogvideo_core.stages.units import Edit, edit_spec, part_of
+from cogvideo_core.stages.units import Edit, brought_by, edit_spec, part_of
 from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Work
 from cogvideo_core.storage.ledger import Commit
@@ -26,7 +27,7 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scor
         work.output,
         record["source_prompt"],
         edit,
-        record["first_frame"],
+        brought_by(record, work.mask),
     )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -57,12 +58,19 @@ def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
         **part._asdict(),
         "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
         "first_frame_uri": shown_clip(record["first_frame_uri"]),
+        "mask": shown_clip(mask_of(record)),
         "recipe_fingerprint": recipe.fingerprint,
         "model": shown(work.model.spec),
         "model_fingerprint": work.model.fingerprint,
         "state": "done",
         "scores": scores,
     }
+
+
+def mask_of(record: Record) -> str:
+    """The mask of a row's edits, as its manifest has it; "" where they have none."""
+    key = record.get("mask_key", "")
+    return AUTO if key == AUTO else str(record.get("mask", "")) if key else ""
 
 
 def committed_scores(commit: Commit | None) -> Scores:

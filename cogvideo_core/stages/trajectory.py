@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cogvideo_core.diffusion import editing
+from cogvideo_core.inputs.masks import AUTO
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages import gate
 from cogvideo_core.stages.early import committed
@@ -15,6 +16,8 @@ from cogvideo_core.stages.invert import inverted, judged_anew, write_inversion
 from cogvideo_core.stages.judge import calibration_of
 from cogvideo_core.stages.units import (
     Edit,
+    Readers,
+    brought_by,
     inversion_prompt,
     levels_kept,
     levels_wanted,
@@ -32,7 +35,7 @@ def plan_edits(work: Work, record: Record, prompts: Sequence[str] | None = None,
     """The clip's edits in planned order, keys included: of all its prompts, or of these, on a rung of the ladder."""
     key = fingerprint(_trajectory_spec(work, record))
     wanted = [prompt for prompt in prompts_of(record) if prompts is None or prompt.text in prompts]
-    wishes = (record["source_prompt"], wanted, record["first_frame"])
+    wishes = (record["source_prompt"], wanted, brought_by(record, work.mask))
     return planned_edits(key, work.recipe, work.output, *wishes, rung)
 
 
@@ -42,7 +45,13 @@ def _trajectory_spec(work: Work, record: Record) -> Record:
 
 
 def _levels(work: Work, record: Record) -> list[int] | None:
-    return levels_kept(work.inversion, work.recipe, work.model.layers, record.get("overrides"))
+    return levels_kept(work.inversion, work.recipe, work.model.layers, _read_by(work, record))
+
+
+def _read_by(work: Work, record: Record) -> Readers:
+    """What decides, besides the recipe, which levels a record's edits read."""
+    key = record.get("mask_key", "")
+    return Readers(record.get("overrides"), work.mask if key else None, key == AUTO)
 
 
 def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Record:
@@ -109,7 +118,7 @@ def _in_memory(work: Work, record: Record) -> editing.Trajectory:
     schedule, settings = work.model.schedule(work.inversion.steps, work.inversion.spacing), work.inversion
     levels = [0]
     if settings.method != "none":
-        levels = levels_wanted(settings, work.recipe, work.model.layers, record.get("overrides"))
+        levels = levels_wanted(settings, work.recipe, work.model.layers, _read_by(work, record))
     dtype = getattr(torch, settings.dtype)
 
     def keep(states: Iterator[Tensor]) -> dict[int, Tensor]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from cogvideo_core.diffusion.editing import levels_read
+from cogvideo_core.diffusion import auto_masks
+from cogvideo_core.diffusion.editing import first_step, levels_read
+from cogvideo_core.diffusion.masks import held_steps
+from cogvideo_core.inputs.masks import AUTO
 from cogvideo_core.media.video import Part
 from cogvideo_core.models.configuration import Configured
 from cogvideo_core.models.model import VideoModel, VideoShape
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.recipes import FIRST
 from cogvideo_core.settings.specs import DatasetSpec, InversionSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.stages.wishes import Asked as Asked
@@ -23,6 +27,16 @@ INVERTER_FIELDS: dict[str, set[str]] = {
 }
 
 
+class Readers(NamedTuple):
+    """What decides, besides the recipe, which levels of a trajectory edits read: overrides of the recipe, and their
+    mask's settings, None without one, and whether it is to be found."""
+
+    overrides: Iterable[str] | None = None
+    mask: MaskSpec | None = None
+    auto: bool = False
+
+
+ANYONE = Readers()
 NOT_STEERING = ("name", "seeds", "strengths", "recipes", "ladder", "most_candidates")  # fields of a recipe
 
 
@@ -90,20 +104,26 @@ def _vae_spec(model: VideoModel) -> dict[str, Any]:
 
 
 def levels_kept(
-    inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, overrides: Iterable[str] | None = None
+    inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, by: Readers = ANYONE
 ) -> list[int] | None:
     """The levels of a clip's trajectory that are stored, ascending; None for all."""
     if inversion.method == "none" or inversion.save_steps == "all":
         return None
-    return levels_wanted(inversion, recipe, layer_count, overrides)
+    return levels_wanted(inversion, recipe, layer_count, by)
 
 
-def levels_wanted(
-    inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, overrides: Iterable[str] | None = None
-) -> list[int]:
-    """The levels of a trajectory that any candidate of a clip with these overrides reads, ascending."""
-    candidates = recipes_of(recipe, overrides)
-    return sorted({level for each in candidates for level in levels_read(each, inversion.steps, layer_count)})
+def levels_wanted(inversion: InversionSpec, recipe: RecipeSpec, layer_count: int, by: Readers = ANYONE) -> list[int]:
+    """The levels of a trajectory that any candidate of these edits reads, ascending."""
+    steps, found = inversion.steps, set[int]()
+    for each in recipes_of(recipe, by.overrides):
+        held = held_by(by.mask, each, steps) if by.mask else range(0)
+        found |= {*levels_read(each, steps, layer_count, held)}
+    return sorted(found | {*(auto_masks.levels(steps) if by.mask and by.auto else ())})
+
+
+def held_by(mask: MaskSpec, recipe: RecipeSpec, steps: int) -> range:
+    """The steps after which a mask puts back what is outside of it."""
+    return held_steps(mask.start, mask.end, steps, range(first_step(recipe, steps), steps)) if mask.holds else range(0)
 
 
 def trajectory_spec(
@@ -137,19 +157,14 @@ def edit_spec(
     output: OutputSpec,
     source_prompt: str,
     asked: Asked,
-    first_frame: str = "",
+    brought: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The recipe's name, its lists of seeds and strengths and its rivals don't change an edit; the source prompt only
-    does where it is used.
-
-    `first_frame` is the sha256 of the edited first frame's file, "" where there is none.
-    """
+    does where it is used. `brought` is what the row brings besides its prompts, of which there may be nothing."""
     # sampler and cache are named where they are not as in the first version
     steering = {k: v for k, v in recipe.as_json().items() if k not in NOT_STEERING and FIRST.get(k) != v}
     # named only where an edit has them
-    own = ({"first_frame": first_frame} if first_frame else {}) | (
-        {"strength": asked["strength"]} if asked["strength"] != 1 else {}
-    )
+    own = dict(brought or {}) | ({"strength": asked["strength"]} if asked["strength"] != 1 else {})
     return {
         "format": FORMAT,
         "trajectory": trajectory_key,
@@ -159,6 +174,20 @@ def edit_spec(
         "seed": asked["seed"],
         "video": [output.crf, output.audio],
     } | own
+
+
+def brought_by(record: Mapping[str, Any], mask: MaskSpec) -> dict[str, Any]:
+    """What a row's edits have of their own: the sha256 of an edited first frame, and the mask. Only what there is.
+
+    A mask that is found depends on all prompts of its row, which it is found with.
+    """
+    first_frame, key = record["first_frame"], record.get("mask_key", "")
+    found = {"first_frame": first_frame} if first_frame else {}
+    if key:
+        prompts = [record["source_prompt"], *dict.fromkeys(record["target_prompts"])]
+        found["mask"] = {"mask": key, **mask.steering(auto=key == AUTO)}
+        found["mask"] |= {"prompts": prompts} if key == AUTO else {}
+    return found
 
 
 def inversion_prompt(inversion: InversionSpec, source_prompt: str) -> str:
@@ -171,7 +200,7 @@ def planned_edits(
     output: OutputSpec,
     source_prompt: str,
     prompts: Sequence[Prompt],
-    first_frame: str = "",
+    brought: Mapping[str, Any] | None = None,
     rung: int = 0,
 ) -> list[Edit]:
     """All edits of a clip on a rung of the ladder, in their planned order: prompts, then recipes, seeds, strengths."""
@@ -179,7 +208,7 @@ def planned_edits(
     for asked, own in asked_of(recipe, prompts, rung):
         kind = asked["recipe"], asked["negative_prompt"]
         recipes[kind] = recipes.get(kind) or recipe_of(recipe, asked)
-        spec = edit_spec(trajectory_key, recipes[kind], output, source_prompt, asked, first_frame)
+        spec = edit_spec(trajectory_key, recipes[kind], output, source_prompt, asked, brought)
         found.append(Edit(**asked, edit_key=fingerprint(spec), own=own))
     return found
 

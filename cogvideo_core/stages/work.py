@@ -16,6 +16,7 @@ from cogvideo_core.diffusion.editing import Trajectory
 from cogvideo_core.judging.policy import Calibration
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
 from cogvideo_core.storage.ledger import Commit, Ledger, Stage
 
@@ -32,6 +33,7 @@ class Shared:
     source: Callable[[], np.ndarray]  # frames that edits are compared with: what the VAE alone makes of the clip
     calibration: Calibration | None  # of the judge
     trajectories: dict[str, Trajectory] = field(default_factory=dict)  # by key, for the next batch
+    masks: dict[str, np.ndarray] = field(default_factory=dict)  # bool [F,H,W] by prompt; "" for all prompts
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Work:
     ledger: Ledger
     on_step: Step = lambda stage: None
     judge: JudgeSpec = field(default_factory=JudgeSpec.none)  # without `auto`
+    mask: MaskSpec = field(default_factory=MaskSpec)
 
     def find(self, stage: Stage, key: str) -> Commit | None:
         return self.ledger.find(stage, key, self.output.verify)

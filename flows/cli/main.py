@@ -89,7 +89,7 @@ def invert(
     [dim]cogvideo-edit invert manifest.jsonl --output out/run[/dim]
     """
     groups = settings_of("", chosen(source, prompts, model, output, limit, settings), sets, settings)
-    del groups["recipe"], groups["judge"]
+    del groups["recipe"], groups["judge"], groups["mask"]
     execute("invert_dataset", groups)
 
 
