@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clip_of(folder: Path, **fields: Any) -> dict[str, Any]:
     (found,) = read_clips(DatasetSpec(source=str(folder), prompts=str(folder / "manifest.jsonl")), need_targets=False)
-    return dict(found) | {"source_prompt": "", "target_prompts": [], "own": []} | fields
+    return dict(found) | {"source_prompt": "", "target_prompts": [], "own": [], "overrides": []} | fields
 
 
 def job(root: Path, seer: str, count: int = 2, dataset: dict[str, Any] | None = None, **instructions: Any) -> Job:
@@ -95,21 +96,23 @@ def test_nothing_is_asked_twice(endpoint: Endpoint, folder: Path, tmp_path: Path
 
 
 def test_what_a_row_has_stays(endpoint: Endpoint, folder: Path, tmp_path: Path) -> None:
-    """Its prompts come first, word by word, with their own columns and an instruction; only the missing ones are asked
+    """Its prompts come first, word by word, with settings, columns and an instruction; only the missing ones are asked
     for, told apart from those, and get the columns that the row's edits share."""
     own = [json.dumps({"id": 7, "licence": "CC0", "instruction": "mine"}), json.dumps({"id": 8, "licence": "CC0"})]
     row = clip_of(folder, source_prompt=CAPTION, target_prompts=[BLUE, "a green circle moves left"], own=own)
-    row["overrides"] = ["", ""]
+    row["overrides"] = ['{"recipe":"bold"}', '{"recipe":"bold","seed":3}']
     found = describe_clip(job(tmp_path, endpoint.url, count=3), row)
     assert found["edits"] == [
-        {"id": 7, "licence": "CC0", "instruction": "mine", "target_prompt": BLUE},
+        {"recipe": "bold", "id": 7, "licence": "CC0", "instruction": "mine", "target_prompt": BLUE},
         {
+            "recipe": "bold",
+            "seed": 3,
             "id": 8,
             "licence": "CC0",
             "target_prompt": "a green circle moves left",
             "instruction": "change the red circle to a green circle",
         },
-        {"licence": "CC0", **EDITS[2]},
+        {"licence": "CC0", "recipe": "bold", **EDITS[2]},
     ]
     assert "Think of 1 different" in question_of(endpoint.asked[0])
     assert f"like these: {BLUE} | a green circle moves left" in question_of(endpoint.asked[0])
@@ -203,6 +206,14 @@ def test_a_file_that_changes_is_looked_at_again(folder: Path, tmp_path: Path) ->
     for changed in ({"source_id": "1" * 64}, {"stamp": ""}):
         with pytest.raises(ClipError):
             _ = Looked(asking, clip_of(folder, uri="/gone.mp4", **changed)).sha256
+
+
+def test_a_part_is_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
+    """The window lies in the row's part of the clip, as in a run."""
+    asking = replace(job(tmp_path, ""), shape=VideoShape(5, 32, 48, 8))
+    whole, part = Looked(asking, clip_of(folder)), Looked(asking, clip_of(folder, source_id="2" * 64, start_s=0.25))
+    assert whole.frames.shape == part.frames.shape and whole.sha256 != part.sha256
+    assert (whole.frames[2:] == part.frames[:-2]).all()  # at 8 frames a second
 
 
 def test_words_that_look_like_placeholders_are_left_alone() -> None:

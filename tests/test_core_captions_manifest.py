@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from cogvideo_core.captions import manifest
-from cogvideo_core.errors import BadSpec, StorageError
+from cogvideo_core.captions.asking import Job
+from cogvideo_core.captions.describe import describe_clip
+from cogvideo_core.errors import BadSpec, ClipError, StorageError
 from cogvideo_core.inputs.sources import read_clips
+from cogvideo_core.models.configuration import VideoShape
+from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
 from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.storage.ledger import Ledger
 
@@ -37,6 +43,12 @@ def write(out: Path, *rows: dict[str, Any]) -> int:
 
 def check(out: Path, source: Path, overwrite: bool = False, prompts: str = "") -> None:
     manifest.check_out(DatasetSpec(source=str(source), prompts=prompts), str(out), overwrite, ledger_of(out))
+
+
+def job_of(clips: Path, **instructions: Any) -> Job:
+    """A job that asks nobody."""
+    shape = VideoShape(9, 32, 48, 8)
+    return Job(DatasetSpec(), shape, CaptionSpec(), InstructionSpec(**instructions), Ledger(f"{clips}.answers"))
 
 
 def described(clip: Any, *edits: dict[str, Any], caption: str = "a car") -> dict[str, Any]:
@@ -134,15 +146,20 @@ def test_clips_outside_stay_where_they_are(clips: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "out", "wanted"),
     [
-        ("s3://b/in", "s3://b/in/edits.jsonl", ("", False)),
-        ("s3://b/in/list.csv", "s3://b/edits.jsonl", ("in/", False)),
-        ("s3://b/in", "s3://c/edits.jsonl", ("", True)),
-        ("s3://b/in", "edits.jsonl", ("", True)),
-        ("in", "s3://b/edits.jsonl", ("", True)),
+        ("memory://b/in", "memory://b/in/edits.jsonl", ("", False)),
+        ("memory://b/in/list.csv", "memory://b/edits.jsonl", ("in/", False)),
+        ("memory://b/in", "s3://c/edits.jsonl", ("", True)),
+        ("memory://b/in", "edits.jsonl", ("", True)),
+        ("in", "memory://b/edits.jsonl", ("", True)),
     ],
 )
-def test_stores_have_folders_too(source: str, out: str, wanted: tuple[str, bool]) -> None:
+def test_stores_have_folders_too(
+    source: str, out: str, wanted: tuple[str, bool], clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Clips below the manifest's own folder are named from there; else the run is told their folder."""
+    (clips / "in").mkdir()
+    monkeypatch.chdir(clips)
+    fsspec.filesystem("memory").pipe_file("/b/in/a.mp4", b"x")
     assert manifest.base_of(DatasetSpec(source=source), out) == wanted
 
 
@@ -167,6 +184,44 @@ def test_a_bad_row_does_not_move_the_columns_of_others(clips: Path) -> None:
     (clips / "list.jsonl").write_text("\n".join(rows))
     found = list(manifest.clips_of(DatasetSpec(source=str(clips / "list.jsonl"))))
     assert [clip.get("own") for clip in found] == [['{"id": 1}'], None, None, ['{"id": 3}']]
+
+
+def test_settings_and_parts_of_rows_stay(clips: Path) -> None:
+    """What a row says of its edits, or of its part of the clip, stands in the new manifest and is read back."""
+    row = {"clip": "a.mp4", "source_prompt": "a car", "start": 1.5, "end": 4, "recipe": "bold", "id": "7"}
+    edits = [{"target_prompt": "a bus", "seed": 1}, {"target_prompt": "a bus", "seed": 2}]
+    for given in ({"edits": edits}, {}):
+        (clips / "list.jsonl").write_text(json.dumps(row | given))
+        dataset = DatasetSpec(source=str(clips / "list.jsonl"))
+        (clip,) = manifest.clips_of(dataset)
+        made = describe_clip(job_of(clips, by="none"), dict(clip))
+        write(clips / "edits.jsonl", *manifest.rows_of(made, ""))
+        (again,) = read_clips(DatasetSpec(source=str(clips / "edits.jsonl")), need_targets=False)
+        for name in ("target_prompts", "start_s", "end_s", "source_id", *(["overrides"] if given else [])):
+            assert again.get(name) == clip.get(name), name
+        assert (made["edits"][0]["recipe"], made["edits"][0]["id"]) == ("bold", "7")
+        assert next(manifest.rows_of(made, ""))["start"] == 1.5
+
+
+def test_rows_of_several_files(clips: Path) -> None:
+    """A pattern's rows keep their columns; their clips must be relative to one folder."""
+    (clips / "part-0.jsonl").write_text('{"clip": "a.mp4", "id": 1}\n')
+    (clips / "part-1.jsonl").write_text('{"clip": "deep/b.mp4", "id": 2}\n')
+    dataset = DatasetSpec(source=f"{clips}/part-*.jsonl")
+    assert [clip.get("own") for clip in manifest.clips_of(dataset)] == [['{"id": 1}'], ['{"id": 2}']]
+    assert manifest.base_of(dataset, str(clips.parent / "edits.jsonl")) == ("clips/", False)
+    (clips / "deep/part-2.jsonl").write_text('{"clip": "b.mp4"}\n')
+    with pytest.raises(BadSpec, match="lie in several folders; give those of one folder"):
+        manifest.base_of(DatasetSpec(source=f"{clips}/**/part-*.jsonl"), str(clips / "edits.jsonl"))
+
+
+def test_clips_inside_other_files_are_told(clips: Path) -> None:
+    """A row of a manifest can't name a member of a tar."""
+    with tarfile.open(clips / "shard.tar", "w") as tar:
+        tar.add(clips / "a.mp4", "0001.mp4")
+    (clip,) = manifest.clips_of(DatasetSpec(source=str(clips / "shard.tar")))
+    with pytest.raises(ClipError, match="it lies inside a tar or table, so no row of a manifest can name it; unpack"):
+        describe_clip(job_of(clips, by="none"), dict(clip))
 
 
 def test_nothing_half_written_is_left(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,8 @@ from cogvideo_core.captions.asking import Asker, Job
 from cogvideo_core.captions.duplicates import distinct
 from cogvideo_core.captions.grammar import instruction_of
 from cogvideo_core.errors import ClipError
-from cogvideo_core.inputs import inside
+from cogvideo_core.inputs.inside import parsed
 from cogvideo_core.settings.caption_specs import PLACEHOLDER
-from cogvideo_core.stages.wishes import prompts_of
 
 Record = dict[str, Any]
 FORM = (
@@ -31,21 +30,19 @@ def describe_clip(job: Job, clip: Record) -> Record:
     Raises EndpointUnreachable, and ClipError for a clip that can't be decoded, about which the model says nothing of
     use, or that has no target prompt where none is asked for.
     """
-    where = inside.parsed(clip["uri"])
-    if where is not None and where.kind != "frames":
-        raise ClipError(clip["clip"], "it lies in another file, where a manifest can't name it", "unpack it first")
+    _check_named(clip)
     asker = Asker(job, clip)
     source = clip["source_prompt"] or _caption(job, asker, clip["clip"])
     told = job.instructions.by != "none"
     edits = [own | {"target_prompt": prompt} | _told(source, prompt, own, told) for prompt, own in _own(clip)]
-    if job.instructions.by == "endpoint" and len(edits) < job.instructions.count:
+    if job.instructions.by == "endpoint" and len({edit["target_prompt"] for edit in edits}) < job.instructions.count:
         new = _new_edits(job, asker, clip, source)
-        shared = _shared([own for _, own in _own(clip)] or [_parsed(text) for text in clip["own"][:1]])
+        shared = _shared(_columns(clip))
         edits += [shared | {name: text for name, text in edit._asdict().items() if text} for edit in new]
     if not edits and job.instructions.by == "template":
         raise ClipError(clip["clip"], "it has no target prompts", "write them in its row, or name an endpoint")
     if not edits:
-        edits = [_parsed(text) for text in clip["own"][:1]] or [{}]
+        edits = _columns(clip)[:1] or [{}]
     return clip | {"source_prompt": source, "edits": edits, "asked": asker.asked}
 
 
@@ -72,7 +69,7 @@ def _caption(job: Job, asker: Asker, clip: str) -> str:
 
 def _new_edits(job: Job, asker: Asker, clip: Record, source: str) -> list[Edit]:
     """As many as the clip lacks, or fewer where the model has no more to say when it is asked for the rest."""
-    spec, kept, found = job.instructions, clip["target_prompts"], list[Edit]()
+    spec, kept, found = job.instructions, list(dict.fromkeys(clip["target_prompts"])), list[Edit]()
     for again in (False, True):
         wanted = spec.count - len(kept) - len(found)
         if wanted > 0:
@@ -97,11 +94,22 @@ def _question(job: Job, source: str, count: int, others: Sequence[str], again: b
     return "\n".join(parts)
 
 
+def _check_named(clip: Mapping[str, Any]) -> None:
+    where = parsed(clip["uri"])
+    if where is not None and where.kind != "frames":
+        problem = "it lies inside a tar or table, so no row of a manifest can name it"
+        raise ClipError(clip["clip"], problem, "unpack it into files")
+
+
 def _own(clip: Mapping[str, Any]) -> list[tuple[str, Record]]:
-    """The target prompts of the clip's row, each with the user's own columns and what it overrides; a row without any
-    may have columns."""
-    prompts = prompts_of(clip) if clip["target_prompts"] else []
-    return [(prompt.text, _parsed(prompt.own) | _parsed(prompt.override)) for prompt in prompts]
+    """The target prompts of the clip's row, each with the settings and the user's own columns that its row gives it."""
+    return list(zip(clip["target_prompts"], _columns(clip), strict=False))
+
+
+def _columns(clip: Mapping[str, Any]) -> list[Record]:
+    """Settings and own columns for each target prompt; a row without any may have some as well."""
+    overrides = clip.get("overrides") or [""] * len(clip["own"])
+    return [_parsed(override) | _parsed(own) for override, own in zip(overrides, clip["own"], strict=True)]
 
 
 def _told(source: str, prompt: str, own: Record, wanted: bool) -> Record:

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from cogvideo_core.errors import BadSpec
+from cogvideo_core.inputs import masks
 from cogvideo_core.inputs.clip_files import content_sha256
 from cogvideo_core.inputs.manifests import Row, is_manifest, manifest_rows
+from cogvideo_core.inputs.shards import matched, shards_in
 from cogvideo_core.inputs.sources import FOLDER_FILES, Clip, Failure, read_clips
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.specs import DatasetSpec
@@ -61,30 +63,49 @@ def check_out(dataset: DatasetSpec, out: str, overwrite: bool, ledger: Ledger) -
 
 
 def clips_of(dataset: DatasetSpec) -> Iterator[Clip | Failure]:
-    """`read_clips`, target prompts not needed, as many as the dataset says. A row without target prompts keeps its own
-    columns, as the one text of `own`."""
-    clips, listed = read_clips(dataset, need_targets=False), _list_of(dataset)
-    rows = manifest_rows(listed, (ANY_PROMPT,), need_targets=False) if listed else iter(())
+    """`read_clips`, target prompts not needed, as many as the dataset says. A row without target prompts keeps its
+    settings and own columns, as the one text of `overrides` and of `own`."""
+    clips, files = read_clips(dataset, need_targets=False), _listed_in(dataset)
+    rows = (row for file in files for row in manifest_rows(file, (ANY_PROMPT,), need_targets=False))
     for clip in islice(clips, dataset.limit or None):
         row = next(rows, None)
-        if "error" not in clip and not clip.get("own") and isinstance(row, Row) and row.clip == clip["clip"]:
-            yield {**clip, "own": list(row.own[:1])}
+        if "error" not in clip and not clip["own"] and isinstance(row, Row) and row.clip == clip["clip"]:
+            yield {**clip, "own": list(row.own[:1]), "overrides": list(row.overrides[:1])}
         else:
             yield clip
 
 
-def _list_of(dataset: DatasetSpec) -> str:
-    """The manifest that names the dataset's clips; "" where there is none."""
-    found = [uri for uri in (dataset.source, dataset.prompts) if uri and is_manifest(uri)]
-    if found or dataset.prompts:
-        return found[0] if found else ""
-    inside = (f"{dataset.source.rstrip('/')}/{name}" for name in FOLDER_FILES)
-    return next((uri for uri in inside if is_manifest(uri) and _exists(uri)), "")
+def _listed_in(dataset: DatasetSpec) -> list[str]:
+    """The files of rows that name the dataset's clips."""
+    if dataset.prompts and is_manifest(dataset.prompts):
+        return [dataset.prompts]
+    inside = (f"{dataset.source.rstrip('/')}/{name}" for name in FOLDER_FILES if is_manifest(name))
+    return _sources(dataset) or [uri for uri in inside if _exists(uri)]
+
+
+def _sources(dataset: DatasetSpec) -> list[str]:
+    """The files of rows that the source is, or that lie in it as shards: their clips are relative to their folder."""
+    source, prompts = dataset.source, dataset.prompts
+    files = matched(source, dataset.allow_outside) or ([source] if is_manifest(source) else [])
+    inside = (f"{source.rstrip('/')}/{name}" for name in FOLDER_FILES)
+    if files or (prompts and is_manifest(prompts)) or (not prompts and any(map(_exists, inside))):
+        return files
+    return shards_in(source, dataset.allow_outside)
+
+
+def _folder_of(dataset: DatasetSpec) -> str:
+    """What relative clips are relative to. Raises BadSpec where that is several folders."""
+    folders = {parent(file) for file in _sources(dataset)} or {dataset.source}
+    if len(folders) > 1:
+        raise BadSpec(
+            f"field dataset.source: the rows of {dataset.source!r} lie in several folders; give those of one folder"
+        )
+    return folders.pop()
 
 
 def base_of(dataset: DatasetSpec, out: str) -> tuple[str, bool]:
     """(what stands before relative clips in the manifest, whether a run needs the clips' folder named beside it)."""
-    base, folder = parent(dataset.source) if is_manifest(dataset.source) else dataset.source, parent(out)
+    base, folder = _folder_of(dataset), parent(out)
     if is_remote(base) or is_remote(out):
         base, folder = base.rstrip("/") + "/", folder.rstrip("/") + "/"
         return (base.removeprefix(folder), False) if base.startswith(folder) else ("", True)
@@ -94,8 +115,7 @@ def base_of(dataset: DatasetSpec, out: str) -> tuple[str, bool]:
 
 def run_words(dataset: DatasetSpec, out: str) -> list[str]:
     """What follows `cogvideo-edit run` to edit by the manifest."""
-    source = parent(dataset.source) if is_manifest(dataset.source) else dataset.source
-    words = [source, "--prompts", out] if base_of(dataset, out)[1] else [out]
+    words = [_folder_of(dataset), "--prompts", out] if base_of(dataset, out)[1] else [out]
     return words + (["--set", "dataset.allow_outside=true"] if dataset.allow_outside else [])
 
 
@@ -107,6 +127,8 @@ def rows_of(record: Record, before: str) -> Iterator[Record]:
         if record["first_frame_uri"]:
             about["first_frame_uri"] = _placed(record["first_frame_uri"], before)
         about |= {name: record[f"{name}_s"] for name in ("start", "end") if record.get(f"{name}_s")}
+        if mask := record.get("mask", ""):
+            about["mask"] = _placed(mask, before) if masks.is_file(mask) else mask
         yield about | {name: value for name, value in edit.items() if name not in about}
 
 

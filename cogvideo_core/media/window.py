@@ -24,14 +24,14 @@ class Taken(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Which window of a clip: its number among those of a part of it, or of all of it."""
+    """Which window of which part of a clip."""
 
     number: int
     part: video.Part
 
 
 def taken_window(path: Path, clip: str, dataset: DatasetSpec, place: Place, view: video.View, count: int) -> Taken:
-    """Decodes `count` frames of a file, in this window. Raises what `video` raises, and DamagedClip."""
+    """Decodes `count` frames of a file, in one of its windows. Raises what `video` raises, and DamagedClip."""
     limits = video.Limits.of(dataset)
     found = video.probe(path, clip, limits)
     window = video.windows(found, clip, count, view.fps, dataset.window, place.part)[place.number]
