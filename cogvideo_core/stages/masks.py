@@ -221,11 +221,11 @@ def alpha_of(work: Work, mask: np.ndarray) -> np.ndarray:
 
 def batch_masks(work: Work, record: Record, batch: Sequence[Edit], recipe: RecipeSpec, shared: Shared) -> Masks | None:
     """What the denoising of a batch is given, on the model's device; None without masks."""
-    model, config = work.model, work.model.transformer_config
     found = [mask_of(record, edit["target_prompt"], shared) for edit in batch]
     alphas = [torch.from_numpy(alpha_of(work, mask)) for mask in found if mask is not None]
     if not alphas:
         return None
+    model, config = work.model, work.model.transformer_config
     cells = torch.stack([cells_of(alpha, model.pixels_a_cell, model.front_padding) for alpha in alphas])
     cells = cells.to(model.device)
     seen = work.mask.preserve != "latents" and recipe.reference_weight > 0

@@ -185,7 +185,8 @@ def drawn(model: VideoModel, number: int, file: Path) -> None:
 def told(clips: Sequence[list[Marks]]) -> dict[str, Any]:
     """Means over all edits, and differences to the edits without masks with their intervals over clips."""
     rows = [row for clip in clips for row in clip]
-    mean = {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[0]}
+    # a mask of the whole picture has no border, and so no seam
+    mean = {name: float(np.nanmean([row.get(name, np.nan) for row in rows])) for name in rows[0]}
 
     def gain(ours: str, theirs: str) -> list[float]:
         each = [[row[ours] - row[theirs] for row in clip if ours in row] for clip in clips]
