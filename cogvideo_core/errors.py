@@ -20,12 +20,13 @@ def one_line(text: str) -> str:
 class EditError(Exception):
     """Base of every error this project raises on purpose.
 
-    `kind` is one of bad_input, out_of_memory, storage, model, cancelled, bug; `retryable` says whether the same
-    work may succeed when tried again unchanged.
+    `kind` is one of bad_input, screened, out_of_memory, storage, model, cancelled, bug; `retryable` says whether the
+    same work may succeed when tried again unchanged. `stage` is the one that tables name, "" for the one at work.
     """
 
     kind = "bug"
     retryable = False
+    stage = ""
     ran = False  # whether work was done before it was raised
 
     def __str__(self) -> str:
@@ -96,6 +97,19 @@ class ClipTooLarge(ClipError):
 
 class ClipTooShort(ClipError):
     """Fewer seconds than the model needs."""
+
+
+class ScenesTooShort(ClipError):
+    """Cuts leave no scene that is as long as the model needs."""
+
+    stage = "screen"
+
+
+class ScreenedOut(ClipError):
+    """The screen was asked to leave such clips out."""
+
+    kind = "screened"
+    stage = "screen"
 
 
 class ClipTimeout(ClipError):

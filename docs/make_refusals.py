@@ -25,6 +25,7 @@ code: `python docs/make_refusals.py`. An ellipsis stands for a name or a number.
 """
 GROUPS = {
     "bad_input": "Clips, manifests and settings",
+    "screened": "Clips that are screened out",
     "model": "Models and LoRA files",
     "out_of_memory": "Memory",
     "storage": "Stores",

@@ -14,6 +14,7 @@ from cogvideo_core.errors import BadSpec, HopelessRun
 from cogvideo_core.planning.tables import Planned, read_planned
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.engines import engine_of
 from flows.report import finish, run_name
@@ -35,10 +36,11 @@ def edit_dataset(
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
     mask: MaskSpec = MaskSpec(),  # noqa: B008
+    screen: ScreenSpec = ScreenSpec(),  # noqa: B008
 ) -> Record:
     """Edits every clip of a dataset for every prompt; what is committed already is reused."""
     groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask)
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, screen=screen)
     return run(settings, "edit")
 
 
@@ -49,13 +51,13 @@ def invert_dataset(
     inversion: InversionSpec = InversionSpec(),  # noqa: B008
     output: OutputSpec = OutputSpec(),  # noqa: B008
     engine: EngineSpec = EngineSpec(),  # noqa: B008
+    screen: ScreenSpec = ScreenSpec(),  # noqa: B008
 ) -> Record:
     """Encodes and inverts every clip, so that later runs of edit-dataset on the same output only edit."""
     if inversion.save_steps == "window":
         raise BadSpec("field inversion.save_steps: window follows from a recipe, which this run has none of; use all")
-    settings = Settings(
-        dataset=dataset, model=model, inversion=inversion, recipe=RecipeSpec(), output=output, engine=engine
-    )
+    groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": RecipeSpec()}
+    settings = Settings(**groups, output=output, engine=engine, screen=screen)
     return run(settings, "invert")
 
 
@@ -69,6 +71,7 @@ def edit_wave(
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
     mask: MaskSpec = MaskSpec(),  # noqa: B008
+    screen: ScreenSpec = ScreenSpec(),  # noqa: B008
     wave: int = 0,
     plan: str = "",
     last_stage: Literal["edit", "invert"] = "edit",
@@ -80,7 +83,7 @@ def edit_wave(
         plan_folder: Where the plan lies: plan, or plan/retry for clips that failed before.
     """
     groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, plan=plan_folder)
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, screen=screen, plan=plan_folder)
     if (found := read_planned(output.root, plan_folder)["plan"]) != plan:
         raise BadSpec(
             f"field plan: under {output.root!r} lies plan {found[:12]} and not {plan[:12]}; start the run anew"

@@ -11,6 +11,7 @@ from prefect.futures import PrefectFuture
 from cogvideo_core.stages.failures import STAGES, failure, is_failure
 
 Record = dict[str, Any]
+TASKS = STAGES[STAGES.index("encode") :]  # the stages that have a task of their own
 Futures = list["PrefectFuture[list[Record]]"]
 Chain = Callable[[list[Record]], Futures]  # all futures of a batch: Prefect complains of one dropped unfinished
 
@@ -29,7 +30,7 @@ def in_window(batches: Iterable[list[Record]], chain: Chain, in_flight: int) -> 
 def _finished(batch: list[Record], futures: Futures) -> list[Record]:
     """The batch's records; a task that broke as a whole becomes one failure for each clip that had not failed yet."""
     done = batch
-    for stage, future in zip(STAGES[1:], futures, strict=False):
+    for stage, future in zip(TASKS, futures, strict=False):
         try:
             done = future.result()
         except Exception as error:  # the first task that broke has the cause; those after it never ran

@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from cogvideo_core.dataset.gallery import markdown_table
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from flows.engines import workers_of
 from flows.report import run_name
@@ -29,12 +30,13 @@ def plan_dataset(
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
     mask: MaskSpec = MaskSpec(),  # noqa: B008
+    screen: ScreenSpec = ScreenSpec(),  # noqa: B008
     probe: bool = False,
     estimate: bool = True,
 ) -> Record:
     """Writes plan/*.parquet and says what the run will cost. `probe` opens each clip; nothing is edited."""
     groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask)
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, screen=screen)
     planned = work.discover_clips(settings, probe=probe)
     rows = [[name, f"{value:,}"] for name, value in planned.items() if isinstance(value, int)]
     if estimate:

@@ -130,9 +130,10 @@ def finish(
     get_run_logger().info("%s", told)
     if gave_up is not None:
         raise gave_up
-    if counts["succeeded"] < settings.engine.min_success_ratio * counts["clips"]:
+    wanted = counts["clips"] - counts["screened"]
+    if counts["succeeded"] < settings.engine.min_success_ratio * wanted:
         raise TooFewSucceeded(
-            f"only {counts['succeeded']} of {counts['clips']} clips succeeded, fewer than min_success_ratio "
+            f"only {counts['succeeded']} of {wanted} clips succeeded, fewer than min_success_ratio "
             f"{settings.engine.min_success_ratio}; see {settings.output.root}/tables/errors.parquet"
         )
     return counts | {
@@ -175,6 +176,7 @@ def summary(settings: Settings, counts: Record, collected: Record, times: Times)
         ("Recipe", ", ".join(each.name for each in settings.recipe.candidates)),
         ("Output", settings.output.root),
         ("Clips", f"{counts['succeeded']} of {counts['clips']} succeeded, {counts['clips_reused']} reused"),
+        *([("Screened out", f"{counts['screened']} clips, as screen.action asks for")] if counts["screened"] else []),
         ("Parked", f"{counts['parked']} left alone after {settings.engine.park_after} attempts"),
         ("Edits", f"{counts['edits_made']} made, {counts['edits_reused']} reused"),
         ("Model evaluations", counts["evaluations"]),

@@ -12,6 +12,7 @@ from cogvideo_core.dataset.tables import kept_settings, read_table
 from cogvideo_core.errors import BadSpec, EditError
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -88,6 +89,7 @@ def run_campaign(
     engine: EngineSpec = EngineSpec(),  # noqa: B008
     judge: JudgeSpec = JudgeSpec(),  # noqa: B008
     mask: MaskSpec = MaskSpec(),  # noqa: B008
+    screen: ScreenSpec = ScreenSpec(),  # noqa: B008
     deployment: str = "edit-wave/edit-wave",
     waves_in_flight: Annotated[int, Field(ge=1, le=1024)] = 1,
 ) -> Record:
@@ -98,7 +100,7 @@ def run_campaign(
         waves_in_flight: Waves that are asked for at a time; as many as there are workers.
     """
     groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
-    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask)
+    settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, screen=screen)
     check_limit(engine)
     planned = work.discover_clips(settings)
     about = {"plan": planned["plan"], "settings": settings.results, "stage": "edit"}

@@ -17,6 +17,7 @@ from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
 
 GROUPS: dict[str, type[Spec]] = {
@@ -28,6 +29,7 @@ GROUPS: dict[str, type[Spec]] = {
     "engine": EngineSpec,
     "judge": JudgeSpec,
     "mask": MaskSpec,
+    "screen": ScreenSpec,
 }
 DESCRIBING: dict[str, type[Spec]] = {"captions": CaptionSpec, "instructions": InstructionSpec}  # of write-manifest
 EVERY = GROUPS | DESCRIBING

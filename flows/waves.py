@@ -25,7 +25,8 @@ LastStage = Literal["edit", "invert"]
 
 def refused_counts(planned: Planned) -> Record:
     """Rows that never became clips count as clips that failed."""
-    return added({}, {"clips": planned["refused"], "failed": planned["refused"]})
+    refused, screened = planned["refused"], planned.get("screened", 0)
+    return added({}, {"clips": refused, "failed": refused, "screened": screened})
 
 
 def run_wave(settings: Settings, submit: Submit, wave: int, plan: str, last_stage: LastStage) -> Record:

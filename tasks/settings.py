@@ -11,6 +11,7 @@ from pydantic import model_validator
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.recipes import FIRST, INVERSIONS, filled
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import (
     DatasetSpec,
     EngineSpec,
@@ -45,6 +46,7 @@ class Settings(Spec):
     engine: EngineSpec
     judge: JudgeSpec = JudgeSpec()
     mask: MaskSpec = MaskSpec()
+    screen: ScreenSpec = ScreenSpec()
     plan: str = "plan"  # folder of the plan, below the output's root
 
     @model_validator(mode="after")
@@ -70,6 +72,8 @@ class Settings(Spec):
             groups["judge"] = self.judge.as_json()
         if self.mask != MaskSpec():
             groups["mask"] = self.mask.as_json()
+        if self.screen != ScreenSpec():
+            groups["screen"] = self.screen.as_json()
         return fingerprint(groups)
 
     def work(self) -> Work:
@@ -91,6 +95,7 @@ class Settings(Spec):
             _on_step,
             self.judge.resolved(self.model.path),
             self.mask,
+            self.screen,
         )
 
     @contextlib.contextmanager

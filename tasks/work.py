@@ -83,7 +83,9 @@ def discover_clips(
     plan.check_shape(settings.dataset, model)
     for warning in placement.warnings(settings.model, model.width):
         get_run_logger().warning("%s", warning)
-    found = plan.planned_clips(settings.dataset, model, need_targets, probe)
+    found = plan.planned_clips(
+        settings.dataset, model, need_targets, probe, settings.screen, Ledger(settings.output.root)
+    )
     if only is not None:
         wanted = {(clip, window) for clip, window in only}
         found = (record for record in found if (shown_clip(record["clip"]), record.get("window", 0)) in wanted)

@@ -25,6 +25,7 @@ COUNTS = (
     "succeeded",
     "failed",
     "parked",
+    "screened",
     "clips_reused",
     "edits",
     "edits_made",
@@ -40,6 +41,7 @@ def counts_of(records: Iterable[Record], last_stage: str) -> Record:
         edits, timings, failed = record.get("edits", []), record.get("timings", []), is_failure(record)
         counts["clips"] += 1
         counts["failed" if failed else "succeeded"] += 1
+        counts["screened"] += record.get("kind") == "screened"
         counts["parked"] += bool(record.get("parked"))
         counts["clips_reused"] += not failed and all(row["reused"] for row in timings if row["stage"] == last_stage)
         counts["edits"] += len(edits)
@@ -191,8 +193,9 @@ Tried = dict[tuple[str, int], Record]
 
 
 def tried_before(root: str) -> Tried:
-    """Clips of this root that failed and have not changed since: a changed file has another source_id."""
-    rows = (row for row in read_table(root, "errors") if row["source_id"])
+    """Clips of this root that failed and have not changed since: a changed file has another source_id. Those that the
+    screen left out are none: its limits may have changed, and to compare them again costs nothing."""
+    rows = (row for row in read_table(root, "errors") if row["source_id"] and row["kind"] != "screened")
     return {(row["source_id"], row["window"]): row for row in rows}
 
 

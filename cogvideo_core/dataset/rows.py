@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cogvideo_core.dataset.own_columns import expanded
 from cogvideo_core.stages.failures import ERROR_FIELDS
+from cogvideo_core.stages.screen import SCREEN_FIELDS
 from cogvideo_core.storage.uris import plain_name, printable, shown_clip, unsigned
 
 Row = dict[str, Any]
@@ -40,6 +41,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "width": pa.int32(),
     "fps": pa.int32(),
     "damaged_frames": pa.int32(),
+    **SCREEN_FIELDS,
     "verdict": pa.string(),
     "confidence": pa.float64(),
     "rejected_because": pa.string(),
@@ -144,7 +146,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
     # rows of earlier runs may lack these
-    added = {"first_frame_uri": "", "mask": "", "strength": 1.0, "damaged_frames": 0}
+    added = {"first_frame_uri": "", "mask": "", "strength": 1.0, "damaged_frames": 0} | dict.fromkeys(SCREEN_FIELDS)
     added |= {"start_s": 0.0, "end_s": 0.0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}

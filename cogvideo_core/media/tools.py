@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import imageio_ffmpeg
 
@@ -168,14 +169,32 @@ def run_lines(command: list[str], clip: str, timeout_s: float) -> Iterator[str]:
 
     Raises ClipTimeout, and BadSpec when the binary can't be started.
     """
+    with _running(command, clip, timeout_s, subprocess.STDOUT) as output:
+        while line := output.readline(LINE_BYTES):
+            yield line.decode("utf-8", "replace").rstrip()
+
+
+def run_parts(command: list[str], clip: str, timeout_s: float, size: int, said: list[str]) -> Iterator[bytes]:
+    """A tool's output in parts of `size` bytes as they come, as `run_lines` does; `said` gets the beginning of what it
+    says on standard error."""
+    with tempfile.TemporaryFile() as errors:
+        with _running(command, clip, timeout_s, errors) as output:
+            while len(part := output.read(size)) == size:
+                yield part
+        errors.seek(0)
+        said.append(errors.read(STDERR_BYTES).decode("utf-8", "replace"))
+
+
+@contextmanager
+def _running(command: list[str], clip: str, timeout_s: float, errors: int | IO[bytes]) -> Iterator[IO[bytes]]:
+    """The standard output of a tool that is killed after `timeout_s`, and when the block ends."""
     try:
-        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        tool = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
     except OSError as error:
         raise _no_tool(command, error) from None
     assert tool.stdout is not None
     with _killed_after(tool, timeout_s) as late:
-        while line := tool.stdout.readline(LINE_BYTES):
-            yield line.decode("utf-8", "replace").rstrip()
+        yield tool.stdout
         if late.is_set():
             raise _too_long(clip, timeout_s)
 

@@ -24,17 +24,21 @@ class Taken(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Which window of which part of a clip."""
+    """Which window of which part of a clip; where cuts have moved it, no number but its start."""
 
-    number: int
+    number: int | None
     part: video.Part
+    start_s: float | None = None
 
 
 def taken_window(path: Path, clip: str, dataset: DatasetSpec, place: Place, view: video.View, count: int) -> Taken:
     """Decodes `count` frames of a file, in one of its windows. Raises what `video` raises, and DamagedClip."""
     limits = video.Limits.of(dataset)
     found = video.probe(path, clip, limits)
-    window = video.windows(found, clip, count, view.fps, dataset.window, place.part)[place.number]
+    if place.number is None:
+        window = video.Window(0, place.start_s or 0.0, count)
+    else:
+        window = video.windows(found, clip, count, view.fps, dataset.window, place.part)[place.number]
     found = video.treated(path, clip, found, window.start_s, count / view.fps, dataset, limits)
     frames, taken = video.decode_counted(path, clip, found, window, view, limits)
     check_damage(clip, taken, dataset.max_damage)

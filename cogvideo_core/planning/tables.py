@@ -34,8 +34,10 @@ WORK_SCHEMA = pa.schema(
     | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32()}
     | {"batch": pa.int32(), "wave": pa.int32(), "own": pa.list_(pa.string()), "overrides": pa.list_(pa.string())}
     | {"start_s": pa.float64(), "end_s": pa.float64(), "mask": pa.string(), "mask_uri": pa.string()}
+    | {"duplicate_of": pa.string()}
 )
-LATER = ("overrides", "start_s", "end_s", "mask", "mask_uri")  # named in the plan's hash only where they are given
+# named in the plan's hash only where they are given
+LATER = ("overrides", "start_s", "end_s", "mask", "mask_uri", "duplicate_of")
 PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
     name: pa.int32() for name in ("source_frames", "source_height", "source_width")
 }  # of the file itself; empty until a run or plan opens it
@@ -60,6 +62,7 @@ class Planned(TypedDict):
     waves: int
     plan: str
     recipes: NotRequired[dict[str, int]]  # edits of each, where rows override the run's recipe
+    screened: NotRequired[int]  # of the refused, where the screen was asked to drop any
 
 
 class _Sheet:
@@ -134,6 +137,8 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
         for record in records:
             if is_failure(record):
                 counts["refused"] += 1
+                if record["kind"] == "screened":
+                    counts["screened"] = counts.get("screened", 0) + 1
                 refused.add(record)
                 continue
             counts["clips"] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,27 +17,38 @@ from cogvideo_core.media import video
 from cogvideo_core.media.window import Place, taken_window
 from cogvideo_core.models.vae import finite
 from cogvideo_core.settings.specs import fingerprint
+from cogvideo_core.stages import screen
 from cogvideo_core.stages.first_frame import encode_first_frame
 from cogvideo_core.stages.masks import encode_mask
+from cogvideo_core.stages.screen import Placed
 from cogvideo_core.stages.units import frames_spec, latents_spec, part_of, shape_of, source_spec
 from cogvideo_core.stages.work import Record, Work, timed
 from cogvideo_core.storage.ledger import Commit
 
 
+class Encoded(NamedTuple):
+    """What is committed of a clip's window, and what the screen says of it."""
+
+    latents: Commit
+    source: Commit
+    columns: Record
+
+
 def encode_clip(work: Work, clip: Record) -> Record:
     """Latents, and the source video as the model sees it; image latents of an edited first frame, if the clip has one.
 
-    Adds content, latents_key, source_key, first_frame, first_frame_key, mask_key and the source's own fields.
+    Adds content, latents_key, source_key, first_frame, first_frame_key, mask_key, the screen's columns and the source's
+    own fields.
     """
     record = dict(clip)
     with timed(record, "encode") as row:
         record |= encode_first_frame(work, clip)
         content = _known_content(work, clip)
-        units = _encoded(work, clip, content) if content else None
+        units = _reused(work, clip, content) if content else None
         row["reused"] = units is not None
-        latents, source = units or _encode_file(work, clip)
+        latents, source, columns = units or _encode_file(work, clip)
     about = {"content": latents.spec["content"], "latents_key": latents.key, "source_key": source.key}
-    record |= about | source.record
+    record |= about | source.record | columns
     return record | encode_mask(work, record)
 
 
@@ -48,37 +60,47 @@ def _known_content(work: Work, clip: Record) -> str:
     return str(known.record["content"]) if known else ""
 
 
-def _specs(work: Work, clip: Record, content: str) -> tuple[Record, Record]:
-    frames = frames_spec(work.dataset, work.model, content, clip["window"], part_of(clip))
+def _specs(work: Work, clip: Record, placed: Placed, content: str) -> tuple[Record, Record]:
+    frames = frames_spec(work.dataset, work.model, content, placed.number, part_of(clip), placed.start_s)
     return latents_spec(frames, work.model), source_spec(frames, work.output)
 
 
-def _encoded(work: Work, clip: Record, content: str) -> tuple[Commit, Commit] | None:
+def _reused(work: Work, clip: Record, content: str) -> Encoded | None:
+    """What is committed of a file that need not be opened; None where it must be."""
+    looked = screen.known(work.screening, clip, content)
+    return None if looked is None else _encoded(work, clip, screen.placed(work.screening, clip, looked), content)
+
+
+def _encoded(work: Work, clip: Record, placed: Placed, content: str) -> Encoded | None:
     """Both units of a content, or None where one is missing."""
-    specs = _specs(work, clip, content)
+    specs = _specs(work, clip, placed, content)
     latents, source = work.find("latents", fingerprint(specs[0])), work.find("sources", fingerprint(specs[1]))
-    return (latents, source) if latents and source else None
+    return Encoded(latents, source, placed.columns) if latents and source else None
 
 
-def _encode_file(work: Work, clip: Record) -> tuple[Commit, Commit]:
+def _encode_file(work: Work, clip: Record) -> Encoded:
     """Opens the file; the same content under another path finds its units here."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path, content = clip_files.fetched(clip, folder, video.Limits.of(work.dataset))
-        units = _encoded(work, clip, content) or _encode_new(work, clip, path, folder, content)
+        units = _reused(work, clip, content) or _encode_new(work, clip, path, folder, content)
     if clip["stamp"]:
         alias = {"source_id": clip["source_id"]}
         work.ledger.commit("clips", fingerprint(alias), {}, alias, {"content": content})
     return units
 
 
-def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str) -> tuple[Commit, Commit]:
+def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str) -> Encoded:
     """Decodes the window, and commits its latents and its source video where they are not committed yet."""
-    shape = shape_of(work.dataset, work.model)
+    shape, name = shape_of(work.dataset, work.model), clip["clip"]
+    found = video.probe(path, name, video.Limits.of(work.dataset))
+    placed = screen.placed(work.screening, clip, screen.screened(work.screening, clip, path, content, found))
+    if units := _encoded(work, clip, placed, content):  # of a run before there was a screen
+        return units
     view = video.View(shape.height, shape.width, shape.fps, work.dataset.fit)
-    place = Place(clip["window"], part_of(clip))
-    frames, found, window, damaged = taken_window(path, clip["clip"], work.dataset, place, view, shape.frames)
-    latents_of, source_of = _specs(work, clip, content)
+    where = Place(placed.number, part_of(clip), placed.start_s)
+    frames, found, window, damaged = taken_window(path, name, work.dataset, where, view, shape.frames)
+    latents_of, source_of = _specs(work, clip, placed, content)
     latents = work.find("latents", fingerprint(latents_of))
     if latents is None:
         file = folder / "latents.safetensors"
@@ -89,7 +111,8 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     record: Record = {"frames": shape.frames, "height": shape.height, "width": shape.width, "fps": shape.fps}
     record |= {"has_audio": audio is not None, "probe": found.as_json(), "damaged_frames": damaged}
     files = {"source.mp4": folder / "source.mp4"}
-    return latents, work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
+    source = work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
+    return Encoded(latents, source, placed.columns)
 
 
 def _tensors(work: Work, frames: np.ndarray) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ ERROR_FIELDS: dict[str, pa.DataType] = {
     "parked": pa.bool_(),
 }
 """Columns of the error table."""
-STAGES = ("discover", "encode", "invert", "edit", "collect")
+STAGES = ("discover", "screen", "encode", "invert", "edit", "collect")
 
 
 def is_failure(record: Record) -> bool:
@@ -56,9 +56,10 @@ def kind_of(error: Exception) -> tuple[str, bool]:
 def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record:
     """The row of the error table."""
     kind, retryable = kind_of(error)
+    own_stage = error.stage if isinstance(error, EditError) else ""
     kept = {name: clip[name] for name in ("source_id", "clip", "name", "window") if name in clip}
     return kept | {
-        "stage": stage,
+        "stage": own_stage or stage,
         "error": type(error).__name__,
         "kind": kind,
         "message": one_line(unsigned(str(error)))[:MESSAGE_CHARS] or type(error).__name__,

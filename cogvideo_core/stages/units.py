@@ -59,9 +59,15 @@ def part_of(clip: Mapping[str, Any]) -> Part:
 
 
 def frames_spec(
-    dataset: DatasetSpec, model: VideoModel, content: str, window: int, part: Part | None = None
+    dataset: DatasetSpec,
+    model: VideoModel,
+    content: str,
+    window: int | None,
+    part: Part | None = None,
+    start_s: float | None = None,
 ) -> dict[str, Any]:
-    """What determines the frames. `content` is the file's sha256; window 0 of "all" is that of "first"."""
+    """What determines the frames. `content` is the file's sha256; window 0 of "all" is that of "first". A window that
+    cuts have moved has no number, and is known by its start."""
     shape = shape_of(dataset, model)
     # named only where they are given, or a switch is off
     given: dict[str, Any] = {"part": list(part)} if part and any(part) else {}
@@ -72,7 +78,7 @@ def frames_spec(
         | {
             "format": FORMAT,
             "content": content,
-            "window": "middle" if dataset.window == "middle" else window,
+            "window": {"start_s": start_s} if window is None else "middle" if dataset.window == "middle" else window,
             "fit": dataset.fit,
             "shape": [shape.frames, shape.height, shape.width, shape.fps],
         }

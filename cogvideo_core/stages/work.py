@@ -17,7 +17,10 @@ from cogvideo_core.judging.policy import Calibration
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
+from cogvideo_core.stages.screen import Screening
+from cogvideo_core.stages.units import shape_of
 from cogvideo_core.storage.ledger import Commit, Ledger, Stage
 
 Record = dict[str, Any]
@@ -50,9 +53,14 @@ class Work:
     on_step: Step = lambda stage: None
     judge: JudgeSpec = field(default_factory=JudgeSpec.none)  # without `auto`
     mask: MaskSpec = field(default_factory=MaskSpec)
+    screen: ScreenSpec = field(default_factory=ScreenSpec.none)
 
     def find(self, stage: Stage, key: str) -> Commit | None:
         return self.ledger.find(stage, key, self.output.verify)
+
+    @property
+    def screening(self) -> Screening:
+        return Screening(self.screen, self.dataset, shape_of(self.dataset, self.model), self.ledger, self.output.verify)
 
 
 def worker() -> str:

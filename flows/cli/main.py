@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import describe, export, judge, plan, up, upkeep
+from flows.cli import describe, export, judge, plan, screen, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
@@ -29,6 +29,7 @@ app.add_typer(shapes_app, name="shapes")
 study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
 app.add_typer(study_app, name="study")
 app.add_typer(plan.app)
+app.add_typer(screen.app)
 app.add_typer(describe.app)
 app.add_typer(judge.app)
 app.add_typer(export.app)

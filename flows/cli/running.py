@@ -110,7 +110,7 @@ def execute(flow_name: str, settings: dict[str, Any]) -> None:
 def finish(counts: dict[str, Any]) -> None:
     """The closing table, and the exit code."""
     report(counts)
-    raise typer.Exit(PARTLY if counts["failed"] else OK)
+    raise typer.Exit(PARTLY if counts["failed"] > counts.get("screened", 0) else OK)
 
 
 def report(counts: dict[str, Any]) -> None:
@@ -120,6 +120,7 @@ def report(counts: dict[str, Any]) -> None:
         ("clips", "clips"),
         ("succeeded", "succeeded"),
         ("failed", "failed"),
+        ("screened", "of them screened out"),
         ("edits_made", "edits made"),
         ("edits_reused", "edits reused"),
         ("evaluations", "model evaluations"),
@@ -128,7 +129,7 @@ def report(counts: dict[str, Any]) -> None:
         ("surpassed", "edits surpassed by a candidate"),
         ("dataset_edits", "edits in the dataset"),
     ):
-        if counts.get(name) or name not in ("stopped", "surpassed"):
+        if counts.get(name) or name not in ("screened", "stopped", "surpassed"):
             table.add_row(label, str(counts.get(name, 0)))
     Console().print(table)
     typer.echo(f"Dataset: {counts['root']}/dataset   Gallery: {counts['root']}/index.html")
