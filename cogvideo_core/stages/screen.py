@@ -104,7 +104,7 @@ def placed(screening: Screening, clip: Record, record: Record) -> Placed:
     why = reasons(screening.spec, clip, window)
     if why and screening.spec.action == "drop":
         remedy = "leave it out, change the limit, or set screen.action to mark"
-        raise ScreenedOut(clip["clip"], f"the screen says that {'; '.join(why)}", remedy)
+        raise ScreenedOut(clip["clip"], f"the screen says that {', '.join(why)}", remedy)
     columns |= {"screen_because": "; ".join(why), "duplicate_of": clip.get("duplicate_of") or ""}
     return found
 
