@@ -3,9 +3,9 @@
     python tests/benchmarks/screen.py                # the table of docs/screening.md
     python tests/benchmarks/screen.py --clips 40     # more clips
 
-Cost: processor seconds, ffmpeg's included, for one clip of 10 s, 1280x720 at 30 frames a second; a
-window is 49 frames at 8 a second. Right: shapes clips alone and joined in pairs, slowed down to 30 frames a second,
-as files. The last line is JSON.
+Cost: processor seconds, ffmpeg's included, for one clip of 10 s, 1280x720 at 30 frames a second; a window is 49
+frames at 8 a second. Right: shapes clips alone and joined in pairs, slowed down to 30 frames a second, as files. The
+last line is JSON.
 """
 
 from __future__ import annotations
