@@ -137,7 +137,7 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
         for record in records:
             if is_failure(record):
                 counts["refused"] += 1
-                if record["kind"] == "screened":
+                if record.get("kind") == "screened":
                     counts["screened"] = counts.get("screened", 0) + 1
                 refused.add(record)
                 continue
