@@ -223,7 +223,10 @@ def test_plan_says_what_a_run_will_cost(invoke: Invoke, fast: tuple[str, ...], t
     result = invoke("plan", manifest, "--output", root, "--probe", *fast)
     assert result.exit_code == 0, result.output
     assert "GPU-hours" in result.output and "inversion step" in result.output
-    assert sorted(path.name for path in root.iterdir()) == ["plan", "screens"]  # what was seen of the opened clips is kept
+    assert sorted(path.name for path in root.iterdir()) == [
+        "plan",
+        "screens",
+    ]  # what was seen of the opened clips is kept
     (tmp_path / "in" / "text.mp4").write_bytes(b"no video")
     with open(manifest, "a") as rows:
         rows.write(json.dumps({"clip": "text.mp4", "target_prompts": ["x"]}) + "\n")
