@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_root import key_of, make_root, rows_of
 
-from cogvideo_core.dataset import collect, columns, contact_sheet, gather, tables, videos
+from cogvideo_core.dataset import collect, columns, contact_sheet, gather, spool, tables, videos
 from cogvideo_core.dataset.rows import OWN, TABLE_FIELDS, edit_rows, metadata_bytes
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.storage.ledger import Ledger
@@ -30,8 +30,10 @@ EDITS, MANY = 40, 30
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few edits are many, and a row group or a thread's part is a few rows."""
     monkeypatch.setattr(collect, "MANY", MANY)
-    monkeypatch.setattr(collect, "GROUP", 7)
+    for module in (collect, columns):
+        monkeypatch.setattr(module, "GROUP", 7)
     monkeypatch.setattr(collect, "AT_ONCE", 20)
+    monkeypatch.setattr(spool, "READ_AT_ONCE", 10)
     monkeypatch.setattr(gather, "PART", 5)
 
 
@@ -181,7 +183,8 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
     """Four times the rows, the same peak of Python's memory, all tables and the gallery included."""
     monkeypatch.setattr(collect.pages, "AT_ONCE", 50)
     monkeypatch.setattr(collect.pages, "MAX_CLIPS", 10)
-    monkeypatch.setattr(collect, "GROUP", 100)
+    for module in (collect, columns):
+        monkeypatch.setattr(module, "GROUP", 100)
     monkeypatch.setattr(collect, "AT_ONCE", 100)
 
     def failures(count: int) -> Iterator[Row]:
@@ -202,14 +205,12 @@ def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.Monk
 def test_gathering_does_not_grow_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the ledger and of the last tables: as many live rows, however many there are."""
     monkeypatch.setattr(gather, "AHEAD", 2)
-    make_root(tmp_path / "a", 80)
-    make_root(tmp_path / "b", 320)
-    collected(tmp_path / "a", gallery=False)  # imports and caches
-    (tmp_path / "a/reviews.jsonl").write_text(json.dumps({"edit_key": key_of(0), "said": "keep"}) + "\n")
-    few, many = (
-        peak_mib(lambda root=root: collected(root, gallery=False)) for root in (tmp_path / "a", tmp_path / "b")
-    )
-    assert many < 1.3 * few + 1, f"{few:.1f} MiB for 80 rows, {many:.1f} MiB for 320"
+    monkeypatch.setattr(videos, "AHEAD", 4)
+    sizes = {"imports and caches": 8, "few": 80, "many": 320}
+    for name, edits in sizes.items():
+        make_root(tmp_path / name, edits)
+    _, few, many = (peak_mib(lambda name=name: collected(tmp_path / name, gallery=False)) for name in sizes)
+    assert many < 1.3 * few, f"{few:.1f} MiB for 80 rows, {many:.1f} MiB for 320"
 
 
 @pytest.mark.parametrize("at", ["tables/edits.parquet", "dataset/metadata.jsonl", "index.html"])

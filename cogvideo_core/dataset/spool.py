@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 CACHE_KIB = 48 << 10
 PAGE_BYTES = 65536  # rows of some kilobytes lie in the tree itself
-READ_AT_ONCE = 1_000
+READ_AT_ONCE = 200
 T = TypeVar("T")
 R = TypeVar("R")
 
