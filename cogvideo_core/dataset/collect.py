@@ -39,8 +39,7 @@ AT_ONCE = 1_000  # rows that are spooled together
 MANY = 10_000  # edits; above it a dataset has many folders and Parquet metadata
 ORDER = "clip, start_s, end_s, part, prompt, recipe, seed, strength, edit_key, source_id"
 SCHEMA = f"""
-CREATE TABLE edits (clip, start_s, end_s, part, prompt, recipe, seed, strength, edit_key, source_id, shard TEXT, row TEXT,
-    PRIMARY KEY ({ORDER})) WITHOUT ROWID;
+CREATE TABLE edits ({ORDER}, shard TEXT, row TEXT, PRIMARY KEY ({ORDER})) WITHOUT ROWID;
 CREATE TABLE errors (clip TEXT, stage TEXT, message TEXT, row TEXT);
 CREATE TABLE timings (row TEXT);
 {videos.SCHEMA}

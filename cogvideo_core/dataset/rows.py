@@ -178,7 +178,7 @@ def order_of(row: Row) -> tuple[Any, ...]:
     return (*first, row["edit_key"], row["source_id"])
 
 
-def source_of(row: Row) -> tuple[Any, ...]:
+def source_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What was edited: clip, part and window."""
     return row["clip"], row["start_s"], row["end_s"], row["window"]
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cogvideo_core.dataset import videos
 from cogvideo_core.dataset.reviews import read_reviews
+from cogvideo_core.dataset.rows import TABLE_FIELDS
 from cogvideo_core.dataset.spool import Spool
 from cogvideo_core.dataset.target import Target
 from cogvideo_core.dataset.verdicts import judge_of
@@ -58,6 +59,7 @@ def seen(ledger: Ledger, spool: Spool, output: OutputSpec, about: Record) -> Rec
         "reviews": read_reviews(ledger),
         "calibration": asdict(calibration) if calibration else None,
         "output": {name: getattr(output, name) for name in ("gallery", "videos")},
+        "columns": [*TABLE_FIELDS],
         "versions": {name: versions().get(name) for name in ("cogvideo-edit", "pyarrow")},
     }
     found: Record = {"format": FORMAT, "inputs": fingerprint(inputs), "judge": judge_fingerprint(spec)}

@@ -14,7 +14,19 @@ from cogvideo_core.dataset.rows import source_of
 Row = Mapping[str, Any]
 FIGURE = re.compile(r" -?\d[\d.e+-]*")
 TALLIED = (  # the columns that a Tally reads
-    *("clip", "start_s", "end_s", "window", "recipe", "model", "kept", "verdict", "state", "rejected_because", "saved_evaluations"),
+    *(
+        "clip",
+        "start_s",
+        "end_s",
+        "window",
+        "recipe",
+        "model",
+        "kept",
+        "verdict",
+        "state",
+        "rejected_because",
+        "saved_evaluations",
+    ),
 )
 SHOWN_REASONS = 6
 Spread = tuple[str, float, float, float, str]
