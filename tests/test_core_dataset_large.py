@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_up_root import key_of, make_root, rows_of
 
-from cogvideo_core.dataset import collect, columns, contact_sheet, gather, spool, tables, videos
+from cogvideo_core.dataset import collect, columns, contact_sheet, gallery, gather, spool, tables, videos
 from cogvideo_core.dataset.rows import OWN, TABLE_FIELDS, edit_rows, metadata_bytes
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.storage.ledger import Ledger
@@ -181,8 +181,8 @@ def many_rows(count: int, root: Path) -> Iterator[Any]:
 @pytest.mark.usefixtures("small_limits")
 def test_memory_does_not_grow_with_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four times the rows, the same peak of Python's memory, all tables and the gallery included."""
-    monkeypatch.setattr(collect.pages, "AT_ONCE", 50)
-    monkeypatch.setattr(collect.pages, "MAX_CLIPS", 10)
+    for name, value in {"INLINE_BYTES": 1_000, "INDEX_BYTES": 10_000, "PAGE_SECTIONS": 5}.items():
+        monkeypatch.setattr(gallery, name, value)
     for module in (collect, columns):
         monkeypatch.setattr(module, "GROUP", 100)
     monkeypatch.setattr(collect, "AT_ONCE", 100)
@@ -206,6 +206,7 @@ def test_gathering_does_not_grow_either(tmp_path: Path, monkeypatch: pytest.Monk
     """Rows of the ledger and of the last tables: as many live rows, however many there are."""
     monkeypatch.setattr(gather, "AHEAD", 2)
     monkeypatch.setattr(videos, "AHEAD", 4)
+    monkeypatch.setattr(videos, "AT_ONCE", 1)  # each has a buffer of a megabyte
     sizes = {"imports and caches": 8, "few": 80, "many": 320}
     for name, edits in sizes.items():
         make_root(tmp_path / name, edits)

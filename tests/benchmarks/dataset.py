@@ -78,8 +78,18 @@ def measure_collect(case: Case) -> Figures:
     }
 
 
+def measure_gallery(case: Case) -> Figures:
+    """Bytes that the gallery's first page takes, and all its files."""
+    files = [case.root / "index.html", *(case.root / "gallery").glob("*.js")]
+    sizes = [path.stat().st_size for path in files]
+    return {"gallery_first_page_bytes": sizes[0], "gallery_bytes": sum(sizes)}
+
+
 # Further figures of the same root: a function of the case, which is collected by then, to figures by name.
-MEASURES: dict[str, Callable[[Case], Figures]] = {"collect": measure_collect}
+MEASURES: dict[str, Callable[[Case], Figures]] = {
+    "collect": measure_collect,
+    "gallery": measure_gallery,
+}
 
 
 def measured(folder: Path, edits: int, videos: str, names: list[str]) -> Figures:
