@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from cogvideo_core.dataset.gallery import markdown_table
 from cogvideo_core.dataset.outcomes import Records, Times, counts_of, times_of
-from cogvideo_core.dataset.tables import read_table
-from cogvideo_core.dataset.yields import by_recipe, reasons, yield_of
+from cogvideo_core.dataset.tables import iter_table
+from cogvideo_core.dataset.yields import SHOWN_REASONS, TALLIED, Tally
 from cogvideo_core.errors import EditError, HopelessRun
 from cogvideo_core.settings.specs import DatasetSpec, OutputSpec, RecipeSpec
 from cogvideo_core.stages.failures import is_failure
@@ -192,11 +192,12 @@ def yield_rows(root: str, collected: Record) -> list[tuple[str, str]]:
     """What the judge left of all edits of the root, why, and what a kept one has cost."""
     if not (collected.get("rejected") or collected.get("surpassed")):
         return []
-    every = read_table(root, "edits")
+    tally = Tally()
+    tally.add(iter_table(root, "edits", [*TALLIED]))
     kept, spent = max(collected["edits"], 1), collected.get("spent", 0)
-    rows = [("Yield", yield_of(every).told)]
-    rows += [(f"Yield of {name}", told) for name, told in by_recipe(every)]
-    rows += [("Rejected because", f"{reason}: {count}") for reason, count in reasons(every)]
+    rows = [("Yield", tally.yielded.told)]
+    rows += [(f"Yield of {name}", told) for name, told in tally.by_recipe()]
+    rows += [("Rejected because", f"{reason}: {count}") for reason, count in tally.because.most_common(SHOWN_REASONS)]
     rows += [("Cost of a kept edit", f"{spent / kept:,.1f} model evaluations, all runs of this root counted")]
     saved = collected.get("saved_evaluations", 0)
     return rows + ([("Saved by early stops", f"{saved:,} model evaluations")] if saved else [])

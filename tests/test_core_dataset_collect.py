@@ -14,10 +14,10 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from cogvideo_core.dataset import collect as collecting
 from cogvideo_core.dataset.card import dataset_card
 from cogvideo_core.dataset.collect import EditRow, collect
 from cogvideo_core.dataset.rows import SPLIT_WORDS, edit_rows, failure_rows, metadata_bytes, parquet_bytes
+from cogvideo_core.dataset.target import Target
 from cogvideo_core.errors import EditError
 
 Row = dict[str, Any]
@@ -179,14 +179,14 @@ def test_the_gallery_s_page_is_written_last(
     monkeypatch.setattr("cogvideo_core.dataset.gallery.PAGE_SECTIONS", 1)
     collect(str(root), [edit(f"{name}.mp4") for name in "abc"], [], [], ABOUT)
     before = (root / "index.html").read_bytes()
-    write = collecting._write
+    write = Target.write
 
-    def full(target: Any, name: str, data: bytes) -> None:
+    def full(target: Target, name: str, data: bytes) -> None:
         if name == "index.html":
             raise OSError("no space left")
         write(target, name, data)
 
-    monkeypatch.setattr(collecting, "_write", full)
+    monkeypatch.setattr(Target, "write", full)
     with pytest.raises(OSError, match="no space left"):
         collect(str(root), [edit(f"{name}.mp4") for name in "ab"], [], [], ABOUT)
     assert (root / "index.html").read_bytes() == before and (root / "gallery/00002.js").exists()

@@ -274,7 +274,9 @@ STORED = f"edits/ab/{'ab' * 32}/{'cd' * 16}/edit.mp4"
 def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """(a served gallery, headers of a welcome guest), with and without a password."""
     root = tmp_path / "out" / "run"
-    (root / "dataset/videos").mkdir(parents=True)
+    (root / "dataset/videos/ab").mkdir(parents=True)
+    (root / "dataset/videos/ab/a-1.mp4").write_bytes(b"of a large dataset")
+    (root / "dataset/videos/ab/metadata.parquet").write_bytes(b"PAR1")
     (root / "plan").mkdir()
     (root / "index.html").write_text("<p>a gallery</p>")
     (root / STORED).parent.mkdir(parents=True)
@@ -311,6 +313,8 @@ def test_the_gallery_shows_pages_and_videos_and_nothing_else(gallery: Any) -> No
     server, welcome = gallery
     assert asked(server, "/run/index.html", welcome)[:2] == (200, b"<p>a gallery</p>")
     assert asked(server, "/run/dataset/videos/a-1.mp4?x=1", welcome)[1] == bytes(range(200))
+    assert asked(server, "/run/dataset/videos/ab/a-1.mp4", welcome)[1] == b"of a large dataset"
+    assert asked(server, "/run/dataset/videos/ab/metadata.parquet", welcome)[0] == 404
     assert asked(server, f"/run/{STORED}", welcome)[1] == b"rejected"  # the video of a rejected edit
     assert asked(server, f"/run/{STORED.replace('edit.mp4', 'why.json')}", welcome)[0] == 404
     assert asked(server, "/run/dataset/videos/a-1.mp4", welcome, "HEAD")[1] == b""

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
-from cogvideo_core.dataset.rows import OWN, source_of
-from cogvideo_core.dataset.yields import by_recipe, reasons, spreads, yield_of
+from cogvideo_core.dataset.rows import OWN
+from cogvideo_core.dataset.yields import SHOWN_REASONS, Spread, Tally, measured, spread_of, tally_of
 from cogvideo_core.storage.uris import plain_name, printable
 
 Row = dict[str, Any]
@@ -95,8 +95,14 @@ SCORES = {
     "reconstruction_below_vae_db": "how far the reconstruction is below the VAE's own, in dB",
 }
 
-FILES = {"train": ["metadata.jsonl", "videos/*.mp4"]}  # of dataset/, where all edits are one split
 
+SHOWN_FAILURES = 20
+SMALL = {"train": ["metadata.jsonl", "videos/*.mp4"]}  # files of dataset/, where all edits are one split
+LARGE = {"train": ["videos/*/metadata.parquet", "videos/*/*.mp4"]}
+LOAD_SMALL = 'edits = load_dataset("videofolder", data_dir="dataset", split="train")'
+LOAD_LARGE = """\
+files = "dataset/videos/*/metadata.parquet"  # a million videos need not be listed
+edits = load_dataset("videofolder", data_files=files, split="train")"""
 CARD = """\
 {front}
 # {title}
@@ -110,7 +116,7 @@ while the model also read the stored inversion. The clip as the model saw it, at
 ```python
 from datasets import Video, load_dataset
 
-edits = load_dataset("videofolder", data_dir="dataset", split="train")  # this folder
+{load}  # this folder
 paths = edits.cast_column("video", Video(decode=False)).cast_column("source", Video(decode=False))
 ```
 
@@ -131,25 +137,40 @@ Decoding the columns `video` and `source` needs the package torchcodec; with `de
 def dataset_card(
     rows: Sequence[Row], failures: Sequence[Row], about: Mapping[str, Any], rejected: Sequence[Row] = ()
 ) -> str:
-    """README.md of the dataset: front matter for hubs, what it holds, its columns, how to load it."""
-    title = str(about.get("title") or "Edited videos")
-    clips = len({source_of(row) for row in rows})
-    facts: list[tuple[str, object]] = [("Clips", clips), ("Edits", len(rows)), ("Failures", len(failures))]
+    """README.md of a small dataset of these rows."""
     every = [*rows, *rejected]
-    facts += [("Yield", yield_of(every).told)] if rejected else []
-    facts += [("Model", name) for name in sorted({row["model"] for row in rows})]
-    facts += [("Recipe", name) for name in sorted({row["recipe"] for row in rows})]
-    scores = [name for name in (rows[0] if rows else {}) if name.startswith("score_")]
-    own = dict.fromkeys((rows[0].get(OWN, ()) if rows else ()), "the source's own column")
+    return card_of(tally_of(every), list(spread_of(measured(every))), failures, len(failures), about)
+
+
+def card_of(
+    tally: Tally,
+    spreads: Sequence[Spread],
+    failures: Sequence[Row],
+    failed: int,
+    about: Mapping[str, Any],
+    spread: bool = False,
+) -> str:
+    """README.md of the dataset: front matter for hubs, what it holds, its columns, how to load it.
+
+    failures: the first of the `failed` ones. spread: whether it has many folders, each with its metadata.
+    """
+    title, of = str(about.get("title") or "Edited videos"), tally.yielded
+    facts: list[tuple[str, object]] = [("Clips", tally.clips), ("Edits", of.kept), ("Failures", failed)]
+    facts += [("Yield", of.told)] if of.edits > of.kept else []
+    facts += [("Model", name) for name in sorted(tally.models)]
+    facts += [("Recipe", name) for name in sorted(tally.kept_recipes)]
+    scores = [name for name in tally.first if name.startswith("score_")]
+    own = dict.fromkeys(tally.first.get(OWN, ()), "the source's own column")
     columns = MEANING | own | {name: SCORES.get(name.removeprefix("score_"), "measured on the edit") for name in scores}
     return CARD.format(
-        front=front_matter(title, len(rows), FILES),
+        front=front_matter(title, of.kept, LARGE if spread else SMALL),
         title=escape_markdown(title),
         facts=two_columns("", "", facts),
-        chosen=_chosen(every, rejected) + _spreads(every),
+        chosen=_chosen(tally) + _spreads(spreads),
+        load=LOAD_LARGE if spread else LOAD_SMALL,
         columns="\n".join(f"| `{plain_name(name)}` | {text} |" for name, text in columns.items()),
         settings=two_columns("Setting", "Value", settings({k: v for k, v in about.items() if k != "title"})),
-        failures=_card_failures(failures),
+        failures=_card_failures(failures, failed),
     )
 
 
@@ -167,22 +188,22 @@ def front_matter(title: str, edits: int, files: Mapping[str, Sequence[str]]) -> 
     return "\n".join(["---", *lines, "---"])
 
 
-def _chosen(every: Sequence[Row], out: Sequence[Row]) -> str:
+def _chosen(tally: Tally) -> str:
     """How edits were chosen, where some are left out."""
-    if not out:
+    if tally.yielded.edits == tally.yielded.kept:
         return ""
-    counts = [{"because": reason, "edits": count} for reason, count in reasons(out)]
-    text = f"\n## How edits were chosen\n\n{two_columns('Recipe', 'Yield', by_recipe(every))}"
+    counts = [{"because": reason, "edits": count} for reason, count in tally.out_because.most_common(SHOWN_REASONS)]
+    text = f"\n## How edits were chosen\n\n{two_columns('Recipe', 'Yield', tally.by_recipe())}"
     text += f"\n{markdown_table(counts, ['because', 'edits'])}" if counts else ""
     return text + "\nAll edits, these included, are in `tables/edits.parquet` of the run; `kept` says which are here.\n"
 
 
-def _spreads(every: Sequence[Row]) -> str:
+def _spreads(spreads: Sequence[Spread]) -> str:
     """How the scores of all edits are spread."""
     names = ("score", "5 %", "median", "95 %", "from 5 % to 95 %")
     found = [
         dict(zip(names, (name, *(f"{value:.3g}" for value in three), bars), strict=True))
-        for name, *three, bars in spreads(every)
+        for name, *three, bars in spreads
     ]
     return f"\n## Scores of all edits\n\n{markdown_table(found, names)}" if found else ""
 
@@ -193,8 +214,10 @@ def two_columns(left: str, right: str, pairs: Iterable[tuple[str, object]]) -> s
     return table.replace("| left | right |", f"| {left} | {right} |", 1)
 
 
-def _card_failures(failures: Sequence[Row], limit: int = 20) -> str:
+def _card_failures(failures: Sequence[Row], failed: int) -> str:
     if not failures:
         return ""
-    more = f"\n{len(failures) - limit:,} more are in `tables/errors.parquet`.\n" if len(failures) > limit else ""
-    return f"\n## Not edited\n\n{markdown_table(failures[:limit], ['clip', 'stage', 'error', 'message'])}{more}"
+    hidden = failed - SHOWN_FAILURES
+    more = f"\n{hidden:,} more are in `tables/errors.parquet`.\n" if hidden > 0 else ""
+    table = markdown_table(failures[:SHOWN_FAILURES], ["clip", "stage", "error", "message"])
+    return f"\n## Not edited\n\n{table}{more}"

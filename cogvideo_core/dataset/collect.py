@@ -1,101 +1,52 @@
-"""Collects edits into the folder that people load: tables, videos, one metadata file, a card, a gallery."""
+"""Collects edits into the folder that people load: tables, videos, metadata, a card, a gallery.
+
+However many edits there are, a few thousand are in memory at a time; the others are in a `Spool`.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
-from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
+import pyarrow as pa
 
-from cogvideo_core.dataset.card import dataset_card
-from cogvideo_core.dataset.gallery import SHARD, gallery_files
+from cogvideo_core.dataset import metadata, pages, videos
+from cogvideo_core.dataset.columns import GROUP, Columns, ParquetRows, parts, write_rows
+from cogvideo_core.dataset.edit_row import EditRow
 from cogvideo_core.dataset.rows import (
+    FILES,
     TABLE_FIELDS,
     TIMING_FIELDS,
     Row,
-    edit_rows,
-    failure_rows,
-    in_order,
-    metadata_bytes,
-    parquet_bytes,
-    source_of,
+    Shape,
+    edit_row,
+    failure_row,
+    folder_of,
+    in_folder,
+    order_of,
 )
-from cogvideo_core.dataset.yields import yield_of
+from cogvideo_core.dataset.spool import Spool, packed, unpacked
+from cogvideo_core.dataset.target import Target
+from cogvideo_core.dataset.yields import Tally
 from cogvideo_core.errors import CorruptObject
 from cogvideo_core.stages.failures import ERROR_FIELDS
-from cogvideo_core.storage.objects import storing
-from cogvideo_core.storage.uris import open_store, shown_clip
+from cogvideo_core.storage.uris import shown_clip
 
-OWN_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(-source)?\.mp4")
-TEMPORARY = ".collect-"
-COPIES_AT_ONCE = 8
+__all__ = ["EditRow", "collect", "collect_into"]
 
-
-class EditRow(TypedDict):
-    """One committed edit."""
-
-    edit_key: str
-    trajectory_key: str
-    latents_key: str
-    source_key: str
-    source_id: str
-    clip: str
-    name: str
-    source_prompt: str
-    inversion_prompt: str
-    target_prompt: str
-    first_frame_uri: str  # "" when the edit brought none
-    mask: NotRequired[str]  # "" when the edit had none
-    negative_prompt: str
-    recipe: str
-    recipe_fingerprint: str
-    model: str
-    model_fingerprint: str
-    seed: int
-    strength: float
-    window: int
-    start_s: NotRequired[float]  # the part that the window lies in
-    end_s: NotRequired[float]  # 0: the clip's end
-    frames: int
-    height: int  # pixels
-    width: int  # pixels
-    fps: int
-    own: NotRequired[str]  # the user's own columns of the clip and prompt, as JSON
-    state: Literal["done", "stopped"]
-    scores: dict[str, float]
-    verdict: NotRequired[str]  # accepted, rejected, unjudged
-    rejected_because: NotRequired[str]
-    confidence: NotRequired[float | None]
-    saved_evaluations: NotRequired[int]  # of an edit that was given up early
-    reviewed: NotRequired[str]  # what a person said, "" where nothing
-    rank: NotRequired[int]  # among the candidates of its prompt, 1 for the best
-    rank_score: NotRequired[float]
-    candidates: NotRequired[int]
-    kept: NotRequired[bool]  # whether it is part of dataset/
-    edit_object: str  # path or URL of the edit's mp4; "" for one that was given up
-    source_object: str  # path or URL of the source's mp4, as the model saw it
-    edit_sha256: NotRequired[str]  # what the copies in the dataset are compared with
-    source_sha256: NotRequired[str]
-
-
-class _Target(NamedTuple):
-    """A root and its file system."""
-
-    fs: AbstractFileSystem
-    path: str
-
-    @property
-    def local(self) -> bool:
-        return isinstance(self.fs, LocalFileSystem)
+AT_ONCE = 1_000  # rows that are spooled together
+MANY = 10_000  # edits; above it a dataset has many folders and Parquet metadata
+ORDER = "clip, start_s, end_s, part, prompt, recipe, seed, strength, edit_key, source_id"
+SCHEMA = f"""
+CREATE TABLE edits ({ORDER}, shard TEXT, row TEXT, PRIMARY KEY ({ORDER})) WITHOUT ROWID;
+CREATE TABLE errors (clip TEXT, stage TEXT, message TEXT, row TEXT);
+CREATE TABLE timings (row TEXT);
+{videos.SCHEMA}
+"""
+ADD_EDIT = "INSERT OR REPLACE INTO edits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+TIMINGS = "SELECT row FROM timings ORDER BY rowid"
+ADD_ERROR = "INSERT INTO errors VALUES (?, ?, ?, ?)"
 
 
 def collect(
@@ -109,188 +60,184 @@ def collect(
 ) -> dict[str, int]:
     """Write tables/, dataset/ and index.html below `root`, any path or fsspec URL; the same input gives equal bytes.
 
-    Layout of `dataset/`: `datasets` takes its rows from metadata.jsonl alone, and reads each column that ends in
-    `_file_name` as a video; so edits and sources share videos/, and the sources make no rows.
+    `edits` is iterated before `failures`, and both once. Layout of `dataset/`: `datasets` takes its rows from the
+    metadata alone, and reads each column that ends in `_file_name` as a video; so edits and sources share folders, and
+    the sources make no rows. Up to `MANY` edits, kept or not, there is one metadata.jsonl and one folder videos/;
+    above, videos/<two letters>/ with a metadata.parquet each, the letters being the first of the source's key.
     A video already there with the right size (with `recheck`, also the right sha256) is kept; one of ours that no row
     names any more is removed. An edit whose files are gone becomes a failure of the stage "collect". Returns counts:
     edits, clips, errors, copied and kept videos, those of `Yield`, and the evaluations spent on all of them.
     Raises StorageError, and ForbiddenUri for a root that may not be used.
     """
-    target, edits = _Target(*open_store(root)), list(edits)
-    rows, failed = edit_rows(edits), list(failures)
-    passed = [row for row in rows if row["kept"]]
-    copies = _copy_videos(target, passed, _digests(edits) if recheck else {})
-    whole = [row for row in passed if not copies.missing.intersection(_files(row))]
-    failed += [_gone(row, gone) for row in passed if (gone := copies.missing.intersection(_files(row)))]
-    errors, out, timings = failure_rows(failed), [row for row in rows if not row["kept"]], list(timings)
-    _write_all(target, whole, out, errors, timings, about, gallery)
-    _remove_stale(target, {name for row in whole for name in _files(row)})
-    clips = len({source_of(row) for row in whole})
-    counts = {"edits": len(whole), "clips": clips, "errors": len(errors)}
-    of = yield_of([*whole, *out])
+    return collect_into(Target.of(root), edits, failures, timings, about, gallery, Videos(recheck))
+
+
+class Videos(NamedTuple):
+    """How videos come into the dataset."""
+
+    recheck: bool = False  # whether those that are there are compared with their sha256
+    linked: bool = False  # hard links instead of copies, where the disk can
+
+
+def collect_into(
+    target: Target,
+    edits: Iterable[EditRow],
+    failures: Iterable[dict[str, Any]],
+    timings: Iterable[dict[str, Any]],
+    about: dict[str, Any],
+    gallery: bool = True,
+    how: Videos = Videos(),  # noqa: B008 - immutable
+) -> dict[str, int]:
+    """As `collect`, into a target that knows afterwards what was written."""
+    with Spool(SCHEMA) as spool:
+        shape, count = _gathered(target, spool, edits, how)
+        _add_errors(spool, failures)
+        clock, spent = _add_timings(spool, timings)
+        copies = videos.place_videos(target, spool, count > MANY, how.linked)
+        edited = Edited(spool, shape, count > MANY, copies.missing)
+        _add_errors(spool, _gone(edited))
+        tally = _write_edits(target, edited)
+        errors = _write_table(target, "tables/errors.parquet", _errors(spool), ERROR_FIELDS)
+        _write_table(target, "tables/timings.parquet", map(_unpacked, spool.rows(TIMINGS)), clock)
+        pages.write_card(target, tally, _errors(spool), errors, about, edited.spread)
+        if gallery:
+            pages.write_gallery(target, edited.table(), _errors(spool), about)
+        videos.remove_stale(target, spool, edited.spread, edited.unused())
+    of = tally.yielded
+    counts = {"edits": of.kept, "clips": tally.clips, "errors": errors}
     counts |= {"rejected": of.rejected, "stopped": of.stopped, "surpassed": of.surpassed}
-    counts |= {"saved_evaluations": of.saved_evaluations, "spent": sum(row["evaluations"] for row in timings)}
+    counts |= {"saved_evaluations": of.saved_evaluations, "spent": spent}
     return counts | {"copied": copies.copied, "kept": copies.kept}
 
 
-def _files(row: Row) -> tuple[str, str]:
-    return row["file_name"], row["source_file_name"]
+class Edited:
+    """The rows of the tables, as often as they are asked for; those whose videos are gone are left out."""
+
+    def __init__(self, spool: Spool, shape: Shape, spread: bool, missing: set[str]) -> None:
+        self.spool, self.spread, self.missing = spool, spread, missing
+        self.fields = TABLE_FIELDS | shape.fields()
+        self.flat: Callable[[Row], Row] = shape.flat()
+
+    def table(self) -> Iterator[Row]:
+        """All rows in the tables' order."""
+        return (row for row in self._every(f"SELECT row FROM edits ORDER BY {ORDER}") if self._whole(row))
+
+    def in_folders(self) -> Iterator[tuple[str, Row]]:
+        """(folder of a large dataset, row) of the kept rows, folder by folder, each in the tables' order."""
+        rows = self._every(f"SELECT row FROM edits ORDER BY shard, {ORDER}")
+        return ((row["source_key"][:2], row) for row in rows if row["kept"] and self._whole(row))
+
+    def gone(self) -> Iterator[Row]:
+        """Rows that should be in the dataset, and whose videos are gone."""
+        if self.missing:
+            rows = self._every(f"SELECT row FROM edits ORDER BY {ORDER}")
+            yield from (row for row in rows if not self._whole(row))
+
+    def unused(self) -> set[str]:
+        """Names of videos that only such rows have."""
+        names = {name.rpartition("/")[2] for row in self.gone() for name in _files(row)}
+        for row in self.table() if names else ():
+            names.difference_update(name.rpartition("/")[2] for name in _files(row) if row["kept"])
+        return names
+
+    def _every(self, query: str) -> Iterator[Row]:
+        for (text,) in self.spool.rows(query):
+            row = self.flat(unpacked(text))
+            yield in_folder(row, folder_of(row)) if self.spread else row
+
+    def _whole(self, row: Row) -> bool:
+        return not (self.missing and row["kept"] and self.missing.intersection(map(_base, _files(row))))
 
 
-class _Copies(NamedTuple):
-    missing: set[str]
-    copied: int
-    kept: int
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
-def _digests(edits: Iterable[EditRow]) -> dict[str, str]:
-    """sha256 of the objects that videos are copied from."""
-    found = {row["edit_object"]: row.get("edit_sha256", "") for row in edits if row["edit_object"]}
-    found |= {row["source_object"]: row.get("source_sha256", "") for row in edits}
-    return {uri: sha256 for uri, sha256 in found.items() if sha256}
+def _files(row: Row) -> tuple[str, ...]:
+    return tuple(row[name] for name in FILES)
 
 
-def _copy_videos(target: _Target, rows: list[Row], digests: dict[str, str]) -> _Copies:
-    jobs = {row["source_file_name"]: row["source_object"] for row in rows}
-    jobs |= {row["file_name"]: row["edit_object"] for row in rows}
-    have = _sizes(target)
-    if target.local:
-        os.makedirs(f"{target.path}/dataset/videos", exist_ok=True)
-    with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
-        copy = partial(_copy, target, have, digests)
-        done = dict(zip(jobs, pool.map(copy, jobs, jobs.values()), strict=True))
-    found = list(done.values())
-    return _Copies({name for name in done if done[name] == "missing"}, found.count("copied"), found.count("kept"))
+def _unpacked(values: tuple[Any, ...]) -> Row:
+    return dict(unpacked(values[0]))
 
 
-def _sizes(target: _Target) -> dict[str, int]:
-    """Sizes in bytes of the files in dataset/videos, by name relative to dataset/."""
-    with storing("dataset/videos"):
-        try:
-            found = target.fs.ls(f"{target.path}/dataset/videos", detail=True, refresh=True)
-        except FileNotFoundError:
-            return {}
-    return {f"videos/{info['name'].rpartition('/')[2]}": info["size"] for info in found if info["type"] == "file"}
+def _gathered(target: Target, spool: Spool, edits: Iterable[EditRow], how: Videos) -> tuple[Shape, int]:
+    """Fills the tables `edits` and `jobs`; the columns of the rows, and how many there are."""
+    shape = Shape()
+    for part in parts(edits, AT_ONCE):
+        rows, jobs = [], []
+        for edit in part:
+            row = edit_row(edit)
+            shape.add(row)
+            inside = {name: target.relative(row[name]) for name in ("edit_object", "source_object")}
+            rows.append((*order_of(row), row["source_key"][:2], packed(row | inside)))
+            jobs += _jobs(row, edit, how.recheck) if row["kept"] else []
+        spool.add(ADD_EDIT, rows)
+        spool.add(videos.ADD_JOB, jobs)
+    return shape, spool.one("SELECT count(*) FROM edits")
 
 
-def _copy(
-    target: _Target, have: dict[str, int], digests: dict[str, str], name: str, uri: str
-) -> Literal["kept", "copied", "missing"]:
-    fs, path = open_store(uri)
-    final, good = f"{target.path}/dataset/{name}", digests.get(uri)
-    with storing(name):
-        try:
-            if fs.info(path)["size"] == have.get(name) and (good is None or _sha256(target.fs, final) == good):
-                return "kept"
-            _copy_file(fs, path, target, final)
-        except FileNotFoundError:
-            return "missing"
-    return "copied"
+def _jobs(row: Row, edit: Mapping[str, Any], recheck: bool) -> list[tuple[Any, ...]]:
+    return [
+        (
+            _base(row[name]),
+            row["source_key"][:2],
+            row[f"{what}_object"],
+            row[f"{what}_bytes"],
+            edit.get(f"{what}_sha256", "") if recheck else "",
+        )
+        for what, name in (("source", "source_file_name"), ("edit", "file_name"))
+    ]
 
 
-def _sha256(fs: AbstractFileSystem, path: str) -> str:
-    with fs.open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _add_errors(spool: Spool, failures: Iterable[Mapping[str, Any]]) -> None:
+    rows = map(failure_row, failures)
+    spool.add(ADD_ERROR, ((row["clip"], row["stage"], row["message"], packed(row)) for row in rows))
 
 
-def _copy_file(fs: AbstractFileSystem, path: str, target: _Target, final: str) -> None:
-    if fs is target.fs and not target.local:
-        fs.cp_file(path, final)
-        return
-    folder = os.path.dirname(final) if target.local else tempfile.gettempdir()
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
-    try:
-        with fs.open(path, "rb") as source, os.fdopen(handle, "wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
-        _publish(target, temporary, final)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+def _errors(spool: Spool) -> Iterator[Row]:
+    return map(_unpacked, spool.rows("SELECT row FROM errors ORDER BY clip, stage, message, rowid"))
 
 
-def _publish(target: _Target, temporary: str, final: str) -> None:
-    if target.local:
-        os.chmod(temporary, 0o644)  # only the owner can read mkstemp's files
-        os.replace(temporary, final)
-    else:
-        target.fs.put_file(temporary, final)
+def _add_timings(spool: Spool, timings: Iterable[dict[str, Any]]) -> tuple[dict[str, pa.DataType], int]:
+    """Fills the table `timings`; their columns, and the evaluations they add up to."""
+    others, spent = Columns(), 0
+    for part in parts(timings, GROUP):
+        rows = [row | {"clip": shown_clip(row["clip"])} if "clip" in row else row for row in part]
+        for row in rows:
+            spent += row["evaluations"]
+            for name in row.keys() - TIMING_FIELDS.keys():
+                others.add(name, row[name])
+        spool.add("INSERT INTO timings VALUES (?)", ((packed(row),) for row in rows))
+    return TIMING_FIELDS | others.types(), spent
 
 
-def _gone(row: Row, files: set[str]) -> Row:
-    message = f"clip {row['clip']!r}: the committed file of {' and '.join(sorted(files))} is gone; run again"
-    lost = CorruptObject(message)
-    about = {"error": type(lost).__name__, "kind": lost.kind, "message": message, "retryable": True}
-    return {"clip": row["clip"], "stage": "collect", "attempts": 1, **about}
+def _gone(edited: Edited) -> Iterator[Row]:
+    for row in edited.gone():
+        files = sorted(name for name in _files(row) if _base(name) in edited.missing)
+        message = f"clip {row['clip']!r}: the committed file of {' and '.join(files)} is gone; run again"
+        lost = CorruptObject(message)
+        about = {"error": type(lost).__name__, "kind": lost.kind, "message": message, "retryable": True}
+        yield {"clip": row["clip"], "stage": "collect", "attempts": 1, **about}
 
 
-def _write_all(
-    target: _Target,
-    rows: list[Row],
-    rejected: list[Row],
-    errors: list[Row],
-    timings: list[Row],
-    about: dict[str, Any],
-    gallery: bool,
-) -> None:
-    objects = ("edit_object", "source_object")
-    table = [row | {k: _relative(target, row[k]) for k in objects} for row in in_order(rows + rejected)]
-    timings = [row | {"clip": shown_clip(row["clip"])} if "clip" in row else row for row in timings]
-    _write(target, "tables/edits.parquet", parquet_bytes(table, TABLE_FIELDS))
-    _write(target, "tables/errors.parquet", parquet_bytes(errors, ERROR_FIELDS))
-    _write(target, "tables/timings.parquet", parquet_bytes(timings, TIMING_FIELDS))
-    _write(target, "dataset/metadata.jsonl", metadata_bytes(rows))
-    _write(target, "dataset/README.md", dataset_card(rows, errors, about, rejected).encode())
-    if gallery:
-        _write_gallery(target, table, errors, about)
+def _write_edits(target: Target, edited: Edited) -> Tally:
+    """tables/edits.parquet and the metadata, which take their places one after the other when both are whole."""
+    tally = Tally()
+    with ExitStack() as files:
+        table = target.writing("tables/edits.parquet")
+        lines = None if edited.spread else files.enter_context(target.writing(metadata.SMALL))
+        rows = files.enter_context(ParquetRows(files.enter_context(table), edited.fields))
+        for part in parts(edited.table(), GROUP):
+            rows.add(part)
+            tally.add(part)
+            if lines is not None:
+                metadata.write_lines(lines, part)
+    folders = metadata.write_folders(target, edited.in_folders(), edited.fields) if edited.spread else ()
+    metadata.remove_other(target, set(folders), edited.spread)
+    return tally
 
 
-def _write_gallery(target: _Target, rows: Iterable[Row], errors: Iterable[Row], about: dict[str, Any]) -> None:
-    """Its files, index.html last, then without those that only an earlier, larger gallery had."""
-    written = set()
-    for name, data in gallery_files(rows, errors, about):
-        _write(target, name, data)
-        written.add(name.removeprefix("gallery/"))
-    for name in _gallery_names(target):
-        if SHARD.fullmatch(name) and name not in written:
-            with storing(f"gallery/{name}"):
-                target.fs.rm_file(f"{target.path}/gallery/{name}")
-
-
-def _gallery_names(target: _Target) -> list[str]:
-    with storing("gallery"):
-        try:
-            found = target.fs.ls(f"{target.path}/gallery", detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-    return [name.rpartition("/")[2] for name in found]
-
-
-def _relative(target: _Target, uri: str) -> str:
-    """An object's path relative to the root, so that the root can be moved; elsewhere, its full address."""
-    if not uri:
-        return ""
-    fs, path = open_store(uri)
-    inside = type(fs) is type(target.fs) and path.startswith(f"{target.path.rstrip('/')}/")
-    return path[len(target.path.rstrip("/")) + 1 :] if inside else uri
-
-
-def _write(target: _Target, name: str, data: bytes) -> None:
-    final = f"{target.path}/{name}"
-    with storing(name):
-        if not target.local:
-            target.fs.pipe_file(final, data)
-            return
-        os.makedirs(os.path.dirname(final), exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(final), prefix=TEMPORARY)
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                sink.write(data)
-            _publish(target, temporary, final)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _remove_stale(target: _Target, wanted: set[str]) -> None:
-    for name in _sizes(target):
-        if name not in wanted and OWN_NAME.fullmatch(name.removeprefix("videos/")):
-            with storing(name):
-                target.fs.rm_file(f"{target.path}/dataset/{name}")
+def _write_table(target: Target, name: str, rows: Iterable[Row], fields: Mapping[str, pa.DataType]) -> int:
+    with target.writing(name) as sink:
+        return write_rows(sink, rows, fields)

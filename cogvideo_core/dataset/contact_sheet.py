@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cogvideo_core.dataset.tables import read_rows
+from cogvideo_core.dataset.tables import earlier
 from cogvideo_core.media import video
 from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.storage.objects import storing
@@ -43,21 +43,25 @@ def contact_sheet(root: str) -> bytes:
 
 def first_clips(root: str) -> list[list[Record]]:
     """The rows of the first few clips in the dataset's order, at most EDITS of each, with file names below the root."""
-    fs, path = open_store(f"{root}/dataset/metadata.jsonl")
-    try:
-        with storing("dataset/metadata.jsonl", (FileNotFoundError,)), fs.open(path, "rb") as lines:
-            rows = [json.loads(line) for line in islice(lines, ROWS)]
-    except FileNotFoundError:
-        return []
-    rows = [row | {name: f"dataset/{row[name]}" for name in ("source_file_name", "file_name")} for row in rows]
+    rows = [row | {name: f"dataset/{row[name]}" for name in ("source_file_name", "file_name")} for row in _kept(root)]
     if not rows:  # all were rejected: they are shown from where they are stored
-        made = [row for row in read_rows(root, "tables/edits.parquet")[:ROWS] if row["edit_object"]]
+        made = [row for row in islice(earlier(root, "edits"), ROWS) if row["edit_object"]]
         lost = [row for row in made if "://" not in row["edit_object"]]
         rows = [row | {"source_file_name": row["source_object"], "file_name": row["edit_object"]} for row in lost]
     by_clip: dict[str, list[Record]] = {}
     for row in rows:
         by_clip.setdefault(row["source_file_name"], []).append(row)
     return [found[:EDITS] for found in islice(by_clip.values(), CLIPS)]
+
+
+def _kept(root: str) -> list[Record]:
+    """The first rows of the dataset: of its metadata, or of the tables where it has many folders."""
+    fs, path = open_store(f"{root}/dataset/metadata.jsonl")
+    try:
+        with storing("dataset/metadata.jsonl", (FileNotFoundError,)), fs.open(path, "rb") as lines:
+            return [json.loads(line) for line in islice(lines, ROWS)]
+    except FileNotFoundError:
+        return list(islice((row for row in earlier(root, "edits") if row["kept"]), ROWS))
 
 
 def _videos(rows: list[Record]) -> list[tuple[Record, str]]:

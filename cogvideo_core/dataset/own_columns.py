@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
+
+from cogvideo_core.dataset.columns import Columns
 
 Row = dict[str, Any]
 PREFIX = "own_"
@@ -31,16 +35,50 @@ def own_names(names: Sequence[str], taken: Collection[str]) -> dict[str, str]:
     return found
 
 
+class OwnColumns:
+    """The users' columns of many rows, which come one after the other as JSON texts: first `add` each, then ask.
+
+    Every row has all columns, None where it has no value. A column whose values are of different types becomes text.
+    """
+
+    def __init__(self, taken: Collection[str]) -> None:
+        self.taken, self.kinds, self.values = taken, dict[str, set[str]](), Columns()
+
+    def add(self, text: str) -> None:
+        for name, value in _parsed(text).items():
+            self.kinds.setdefault(name, set()).add(_kind(value))
+            self.values.add(name, value)
+
+    def names(self) -> dict[str, str]:
+        """The user's name of each column -> its name in the tables."""
+        return own_names(sorted(self.kinds), self.taken)
+
+    def mixed(self) -> set[str]:
+        """The columns that become text."""
+        return {name for name, kinds in self.kinds.items() if len(_different(kinds)) > 1}
+
+    def types(self) -> dict[str, pa.DataType]:
+        """The Arrow type of each column, by its name in the tables."""
+        types, mixed = self.values.types(), self.mixed()
+        return {new: pa.string() if name in mixed else types[name] for name, new in self.names().items()}
+
+    def columns(self) -> Callable[[str], Row]:
+        """What makes the columns of a row from its text."""
+        called, mixed = self.names(), self.mixed()
+
+        def columns_of(text: str) -> Row:
+            row = _parsed(text)
+            return {new: _as_text(row.get(name)) if name in mixed else row.get(name) for name, new in called.items()}
+
+        return columns_of
+
+
 def expanded(texts: Sequence[str], taken: Collection[str]) -> list[Row]:
-    """The columns of each row from its JSON text: every row has all of them, None where it has no value. A column whose
-    values are of different types becomes text."""
-    rows = [_parsed(text) for text in texts]
-    names = sorted({name for row in rows for name in row})
-    mixed = {name for name in names if len(_kinds(row[name] for row in rows if name in row)) > 1}
-    called = own_names(names, taken)
-    return [
-        {called[name]: _as_text(row.get(name)) if name in mixed else row.get(name) for name in names} for row in rows
-    ]
+    """The columns of each row, as `OwnColumns` makes them."""
+    own = OwnColumns(taken)
+    for text in texts:
+        own.add(text)
+    return list(map(own.columns(), texts))
 
 
 def _parsed(text: str) -> Mapping[str, Any]:
@@ -51,14 +89,16 @@ def _parsed(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _kinds(values: Iterable[Any]) -> set[str]:
-    found = set()
-    for value in values:
-        inner = {type(part).__name__ for part in value} if isinstance(value, list) else set()
-        found.add(f"list of {min(inner)}" if inner else type(value).__name__)
-    if found <= {"int", "float"}:
+def _kind(value: Any) -> str:
+    inner = {type(part).__name__ for part in value} if isinstance(value, list) else set()
+    return f"list of {min(inner)}" if inner else type(value).__name__
+
+
+def _different(kinds: set[str]) -> set[str]:
+    """The kinds that don't fit each other."""
+    if kinds <= {"int", "float"}:
         return {"number"}
-    return found - {"list"} if any(kind.startswith("list of") for kind in found) else found  # an empty list fits any
+    return kinds - {"list"} if any(kind.startswith("list of") for kind in kinds) else kinds  # an empty list fits any
 
 
 def _as_text(value: Any) -> str | None:

@@ -6,13 +6,13 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cogvideo_core.dataset.own_columns import expanded
+from cogvideo_core.dataset.columns import Columns, write_rows
+from cogvideo_core.dataset.own_columns import OwnColumns
 from cogvideo_core.stages.failures import ERROR_FIELDS
 from cogvideo_core.stages.screen import SCREEN_FIELDS
 from cogvideo_core.storage.uris import plain_name, printable, shown_clip, unsigned
@@ -60,6 +60,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
 }
 TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
 TABLE_FIELDS |= {"own": pa.string(), "kept": pa.bool_(), "saved_evaluations": pa.int64()}
+TABLE_FIELDS |= {"edit_bytes": pa.int64(), "source_bytes": pa.int64()}  # of the objects, by which they are known again
 TIMING_FIELDS: dict[str, pa.DataType] = {
     "clip": pa.string(),
     "source_id": pa.string(),
@@ -71,6 +72,7 @@ TIMING_FIELDS: dict[str, pa.DataType] = {
     "edits": pa.int32(),
     "worker": pa.string(),
 }
+FILES = ("file_name", "source_file_name")
 MAX_MESSAGE = 2_000
 OWN = "own columns"  # of a collected row: the names of the columns that are the user's own
 # `datasets` makes separate splits of files with these words between separators, and then loses the metadata file
@@ -79,32 +81,60 @@ SPLIT_WORDS = re.compile(
 )
 
 
+class Shape:
+    """What is known of the columns once every row was seen: names and types of the scores and of the user's own."""
+
+    def __init__(self) -> None:
+        self.scores, self.own = Columns(), OwnColumns({*TABLE_FIELDS, "scores"})
+
+    def add(self, row: Row) -> None:
+        """Sees a row of `edit_row`."""
+        for name, value in row["scores"].items():
+            self.scores.add(name, _number(value))
+        if row["own"]:
+            self.own.add(row["own"])
+
+    def fields(self) -> dict[str, pa.DataType]:
+        """The columns of tables/edits.parquet that not every root has, in alphabetical order."""
+        scores = {f"score_{name}": kind for name, kind in self.scores.types().items()}
+        return dict(sorted((self.own.types() | scores).items()))
+
+    def flat(self) -> Callable[[Row], Row]:
+        """What makes the table's row of a row of `edit_row`: its own columns and score_<name>, None where a score is
+        missing or not finite."""
+        names, own_of = sorted(self.scores.seen), self.own.columns()
+
+        def flat(row: Row) -> Row:
+            own = own_of(row["own"])
+            plain = {name: value for name, value in row.items() if name != "scores"} | {OWN: list(own)} | own
+            return plain | {f"score_{name}": _number(row["scores"].get(name)) for name in names}
+
+        return flat
+
+
 def edit_rows(edits: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The collected rows with file names: sorted by clip, window, target prompt, recipe and seed, without duplicates,
     scores flattened to score_<name> (None where a score is missing or not finite).
     """
-    rows = sorted((_row(edit) for edit in edits), key=_order)
-    names = sorted({name for row in rows for name in row["scores"]})
-    unique = list({_order(row): row for row in rows}.values())
-    owns = expanded([row["own"] for row in unique], {*TABLE_FIELDS, "scores"})
-    return [_flat(row, names) | {OWN: list(own)} | own for row, own in zip(unique, owns, strict=True)]
-
-
-def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Collected rows in the tables' order."""
-    return sorted(rows, key=_order)
+    rows, shape = sorted(map(edit_row, edits), key=order_of), Shape()
+    unique = list({order_of(row): row for row in rows}.values())
+    for row in unique:
+        shape.add(row)
+    return list(map(shape.flat(), unique))
 
 
 def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Failures with all columns of `tables/errors.parquet`, sorted by clip, stage and message."""
-    rows = []
-    for failure in failures:
-        known = {"attempts": 1, "retryable": False, "window": 0, "parked": False} | {
-            k: v for k, v in failure.items() if k in ERROR_FIELDS
-        }
-        row = {name: _clean(known.get(name, "")) for name in ERROR_FIELDS}
-        rows.append(row | {"clip": shown_clip(row["clip"]), "message": _message(str(row["message"]))})
-    return sorted(rows, key=lambda row: (row["clip"], row["stage"], row["message"]))
+    return sorted(map(failure_row, failures), key=lambda row: (row["clip"], row["stage"], row["message"]))
+
+
+def failure_row(failure: Mapping[str, Any]) -> Row:
+    """A failure with all columns of `tables/errors.parquet`."""
+    known = {"attempts": 1, "retryable": False, "window": 0, "parked": False} | {
+        k: v for k, v in failure.items() if k in ERROR_FIELDS
+    }
+    row = {name: _clean(known.get(name, "")) for name in ERROR_FIELDS}
+    return row | {"clip": shown_clip(row["clip"]), "message": _message(str(row["message"]))}
 
 
 def _message(text: str) -> str:
@@ -113,36 +143,50 @@ def _message(text: str) -> str:
 
 def parquet_bytes(rows: Sequence[Row], fields: Mapping[str, pa.DataType]) -> bytes:
     """A Parquet file of these columns, then any others that rows have, in alphabetical order."""
-    others = sorted({name for row in rows for name in row} - {*fields, OWN})
-    columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in fields.items()}
-    columns |= {name: _inferred([row.get(name) for row in rows], name) for name in others}
-    sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
+    others, sink = Columns(), io.BytesIO()
+    for row in rows:
+        for name in row.keys() - {*fields, OWN}:
+            others.add(name, row[name])
+    write_rows(sink, rows, dict(fields) | others.types())
     return sink.getvalue()
 
 
-def metadata_bytes(rows: Sequence[Row]) -> bytes:
-    """metadata.jsonl, one JSON object a line: columns in the table's order, the user's own, scores."""
-    lines = []
-    for row in rows:
-        scores = {name: value for name, value in row.items() if name.startswith("score_")}
-        own = {name: row[name] for name in row.get(OWN, ())}
-        line = {name: row[name] for name in ROW_FIELDS} | own | scores
-        lines.append(json.dumps(line, ensure_ascii=False, allow_nan=False))
-    return "".join(line + "\n" for line in lines).encode()
+def metadata_bytes(rows: Iterable[Row]) -> bytes:
+    """metadata.jsonl, one JSON object a line."""
+    lines = (json.dumps(metadata_of(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def metadata_of(row: Row) -> Row:
+    """What the dataset says of an edit: columns in the table's order, the user's own, scores."""
+    scores = {name: value for name, value in row.items() if name.startswith("score_")}
+    own = {name: row[name] for name in row.get(OWN, ())}
+    return {name: row[name] for name in ROW_FIELDS} | own | scores
+
+
+def folder_of(row: Row) -> str:
+    """Where the row's files lie in a large dataset: an edit beside its source."""
+    return f"videos/{row['source_key'][:2]}"
+
+
+def in_folder(row: Row, folder: str) -> Row:
+    """The row with its two files in this folder of dataset/."""
+    return row | {name: f"{folder}/{row[name].rpartition('/')[2]}" for name in FILES}
+
+
+def order_of(row: Row) -> tuple[Any, ...]:
+    """What the tables are sorted by."""
     first = (*source_of(row), row["target_prompt"], row["recipe"], row["seed"], row["strength"])
     return (*first, row["edit_key"], row["source_id"])
 
 
-def source_of(row: Row) -> tuple[Any, ...]:
+def source_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What was edited: clip, part and window."""
     return row["clip"], row["start_s"], row["end_s"], row["window"]
 
 
-def _row(edit: Mapping[str, Any]) -> Row:
+def edit_row(edit: Mapping[str, Any]) -> Row:
+    """A committed edit with all columns but those that not every root has; scores are a dict still."""
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
     # rows of earlier runs may lack these
@@ -150,6 +194,7 @@ def _row(edit: Mapping[str, Any]) -> Row:
     added |= {"start_s": 0.0, "end_s": 0.0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
+    added |= {"edit_bytes": None, "source_bytes": None}
     return (
         added
         | row
@@ -162,21 +207,9 @@ def _row(edit: Mapping[str, Any]) -> Row:
     )
 
 
-def _flat(row: Row, names: Sequence[str]) -> Row:
-    flat = {name: value for name, value in row.items() if name != "scores"}
-    return flat | {f"score_{name}": _number(row["scores"].get(name)) for name in names}
-
-
 def _number(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _clean(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
-
-
-def _inferred(values: list[Any], name: str) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types: as text
-        return pa.array([None if value is None else printable(str(value)) for value in values], pa.string())

@@ -6,19 +6,22 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cogvideo_core.dataset import collect
-from cogvideo_core.dataset.verdicts import judge_of, with_verdicts
+from cogvideo_core.dataset import collect, state
+from cogvideo_core.dataset.gather import SCHEMA, Gathering
+from cogvideo_core.dataset.rows import TABLE_FIELDS
+from cogvideo_core.dataset.spool import Spool
+from cogvideo_core.dataset.target import Target
+from cogvideo_core.dataset.verdicts import JUDGED_BY, Deciding
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.settings.specs import OutputSpec
-from cogvideo_core.stages.early import stop_spec
-from cogvideo_core.stages.failures import STAGES, failure, is_failure
-from cogvideo_core.stages.judge import calibration_of
-from cogvideo_core.storage.ledger import Commit, Ledger, Verify
+from cogvideo_core.stages.failures import STAGES, is_failure
+from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store, shown_clip, unsigned
 
@@ -66,93 +69,48 @@ def iter_table(root: str, name: str, columns: list[str] | None = None) -> Iterat
             raise CorruptObject(f"{url!r} can't be read ({error}); make it anew with cogvideo-edit collect") from error
 
 
-def committed_rows(ledger: Ledger) -> list[Record]:
+def earlier(root: str, name: str) -> Iterator[Record]:
+    """Rows of a table of the last collection: none where there is none, and up to the first that can't be read, which
+    the log tells."""
+    try:
+        yield from iter_table(root, name)
+    except BadSpec:
+        return
+    except CorruptObject as error:
+        logger.warning("%s; what is missing is taken from what is committed", error)
+
+
+def committed_rows(ledger: Ledger) -> Iterator[Record]:
     """The rows that the committed edits carry."""
-    return [commit.record["row"] for commit in ledger.units("edits") if "row" in commit.record]
+    return (commit.record["row"] for commit in ledger.units("edits") if "row" in commit.record)
 
 
-def merged_edits(
-    ledger: Ledger, root: str, rows: Iterable[Record], verify: Verify = "size"
-) -> tuple[list[collect.EditRow], list[Record]]:
-    """Every committed edit under the root with its files' URLs: this run's, earlier ones, and those of runs that
-    ended before writing tables. Second, a failure for each edit of the tables whose files are gone.
-
-    A clip that was copied or touched has another source_id, but is the same clip: the later row wins.
-    """
-    every = [*earlier_edits(root), *rows]
-    known = {row["edit_key"] for row in every}
-    untold = [ledger.find("edits", key) for key in ledger.keys("edits") if key not in known]
-    every += [commit.record["row"] for commit in untold if commit and "row" in commit.record]
-    merged = {(shown_clip(row["clip"]), row["window"], row["edit_key"]): row for row in every}
-    found, lost = [], []
-    for row in merged.values():
-        edit, source = ledger.find("edits", row["edit_key"], verify), ledger.find("sources", row["source_key"], verify)
-        if edit is None or source is None:
-            lost.append(failure(row, "collect", _gone(row, "edit" if edit is None else "source video"), 1))
-            continue
-        objects = {
-            "edit_object": url_of(ledger, edit, "edit.mp4"),
-            "source_object": url_of(ledger, source, "source.mp4"),
-            "edit_sha256": edit.files["edit.mp4"].sha256,
-            "source_sha256": source.files["source.mp4"].sha256,
-        }
-        found.append(cast(collect.EditRow, row | objects))
-    return found, lost
+def earlier_edits(root: str) -> Iterator[Record]:
+    """Rows of the last collection, scores folded back from their columns; without stops, which are in the ledger."""
+    for row in (row for row in earlier(root, "edits") if row["state"] == "done"):
+        scores = {name.removeprefix("score_"): row[name] for name in row if name.startswith("score_")}
+        known = {name: value for name, value in row.items() if name in TABLE_FIELDS}
+        yield known | {"scores": {name: value for name, value in scores.items() if value is not None}}
 
 
-def stopped_edits(ledger: Ledger, about: Record, made: set[str], verify: Verify = "size") -> list[collect.EditRow]:
-    """The rows of edits that the root's judge has given up early, and that were not made by other settings."""
-    spec = judge_of(about)
-    if spec.early_stop != "on":
-        return []
-    calibration, found = calibration_of(ledger, spec), list[Record]()
-    for commit in ledger.units("judgements"):
-        row = commit.record.get("row")
-        if row and row["edit_key"] not in made and commit.spec == stop_spec(row["edit_key"], spec, calibration):
-            source = ledger.find("sources", row["source_key"], verify)
-            if source is not None:
-                found.append(row | {"edit_object": "", "source_object": url_of(ledger, source, "source.mp4")})
-    return [cast(collect.EditRow, row) for row in found]
-
-
-def _gone(row: Record, what: str) -> CorruptObject:
-    return CorruptObject(f"clip {shown_clip(row['clip'])!r}: the {what} of an earlier run is gone; run it again")
-
-
-def url_of(ledger: Ledger, commit: Commit, name: str) -> str:
-    fs, path = ledger.open_url(commit, name)
-    return str(fs.unstrip_protocol(path))
-
-
-def earlier_edits(root: str) -> list[Record]:
-    """Rows of the last collection, scores folded back from their columns."""
-    rows = []
-    for row in (row for row in read_table(root, "edits") if row["state"] == "done"):  # stops are in the ledger
-        scores = {k.removeprefix("score_"): row.pop(k) for k in list(row) if k.startswith("score_")}
-        rows.append(row | {"scores": {k: v for k, v in scores.items() if v is not None}})
-    return rows
-
-
-def merged_failures(root: str, records: Iterable[Record], last_stage: str) -> list[Record]:
+def merged_failures(root: str, records: Iterable[Record], last_stage: str) -> Iterator[Record]:
     """This run's failures, and earlier ones that it says nothing about: of other clips and windows, or later stages."""
-    reached = {(shown_clip(record["clip"]), record.get("window") or 0) for record in records}
     told = STAGES[: STAGES.index(last_stage) + 1]
-    kept = [
-        row
-        for row in read_table(root, "errors")
-        if row["stage"] != "collect" and ((row["clip"], row["window"]) not in reached or row["stage"] not in told)
-    ]
-    return kept + [record for record in records if is_failure(record)]
+    failed = {(row["clip"], row["window"]) for row in earlier(root, "errors")}
+    places = ((shown_clip(record["clip"]), record.get("window") or 0) for record in records)
+    reached = {place for place in places if place in failed} if failed else set()
+    for row in earlier(root, "errors"):
+        if row["stage"] != "collect" and ((row["clip"], row["window"]) not in reached or row["stage"] not in told):
+            yield row
+    yield from filter(is_failure, records)
 
 
-def timings_of(records: Iterable[Record]) -> list[Record]:
+def timings_of(records: Iterable[Record]) -> Iterator[Record]:
     """A row for each stage of each clip that did work."""
-    return [
-        {"clip": record.get("clip", ""), "source_id": record.get("source_id", ""), **row}
-        for record in records
-        for row in record.get("timings", [])
-        if not row["reused"]
-    ]
+    for record in records:
+        for row in record.get("timings", []):
+            if not row["reused"]:
+                yield {"clip": record.get("clip", ""), "source_id": record.get("source_id", ""), **row}
 
 
 def kept_settings(root: str, about: Record) -> Record:
@@ -177,21 +135,38 @@ def collect_run(
 ) -> Record:
     """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives.
 
-    `records` is iterated more than once. `about` is what the card and the gallery show as settings; if empty, they
-    show those of the root's last run. Raises BadSpec for a root where nothing was ever done.
+    `records` is iterated more than once. Where there are none, and nothing that the last collection depended on or
+    wrote has changed since, nothing is written. `about` is what the card and the gallery show as settings; if empty,
+    they show those of the root's last run. Raises BadSpec for a root where nothing was ever done.
     """
     if not records and not any(True for _ in ledger.keys("sources")):
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
-    about = kept_settings(output.root, about)
-    rows = [edit for record in records for edit in record.get("edits", []) if edit["state"] == "done"]
-    edits, lost = merged_edits(ledger, output.root, rows, output.verify)
-    edits += stopped_edits(ledger, about, {row["edit_key"] for row in edits}, output.verify)
-    return collect.collect(
-        output.root,
-        with_verdicts(ledger, edits, about),
-        merged_failures(output.root, records, last_stage) + lost,
-        [*read_table(output.root, "timings"), *timings_of(records)],
-        about,
-        output.gallery,
-        recheck=output.verify == "full",
-    )
+    about, target, linked = kept_settings(output.root, about), Target.of(output.root), output.videos == "link"
+    with Spool(SCHEMA) as spool:
+        found, before = state.seen(ledger, spool, output, about), state.last(target)
+        if not records and output.verify != "full" and state.unchanged(target, found, before, linked):
+            logger.info("nothing has changed under %s since its last collection", unsigned(output.root))
+            return before.counts | {"copied": 0, "kept": before.counts["copied"] + before.counts["kept"]}
+        gathering = Gathering(ledger, spool, Deciding.of(ledger, about), output.verify)
+        target.remove(state.FILE)  # while tables are written, they are nobody's
+        counts = collect.collect_into(
+            target,
+            gathering.edits(_known(output.root, before.judge), _made(records)),
+            chain(merged_failures(output.root, records, last_stage), gathering.lost()),
+            chain(earlier(output.root, "timings"), timings_of(records)),
+            about,
+            output.gallery,
+            collect.Videos(output.verify == "full", linked),
+        )
+        state.write(target, found, counts, linked)
+    return counts
+
+
+def _known(root: str, judge: str) -> Iterator[Record]:
+    """Rows of the last collection, which knows the scores of this judge."""
+    return (row | {JUDGED_BY: judge} if judge else row for row in earlier_edits(root))
+
+
+def _made(records: Iterable[Record]) -> Iterator[Record]:
+    """Rows of this run."""
+    return (edit for record in records for edit in record.get("edits", []) if edit["state"] == "done")

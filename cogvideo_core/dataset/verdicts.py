@@ -4,13 +4,13 @@ the settings."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from cogvideo_core.dataset import collect
-from cogvideo_core.dataset.reviews import read_reviews
+from cogvideo_core.dataset.edit_row import EditRow
+from cogvideo_core.dataset.reviews import Said, read_reviews
 from cogvideo_core.judging import policy
 from cogvideo_core.judging.ranking import Candidate, groups_of, ranked
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -21,32 +21,52 @@ Record = dict[str, Any]
 # Edits that agree in these are candidates for one place, also where each has a row of its own
 COMPETE = ("clip", "window", "start_s", "end_s", "target_prompt")
 WHOLE = {"start_s": 0.0, "end_s": 0.0}  # rows of earlier runs lack these
+JUDGED_BY = "judged by"  # of a row whose scores are complete: the judge's fingerprint
 ACCEPTED = ("accepted", "")
 BY_REVIEW = {"keep": ACCEPTED, "prefer": ACCEPTED, "reject": ("rejected", "a reviewer rejected it")}
 logger = logging.getLogger(__name__)
 
 
-def with_verdicts(ledger: Ledger, edits: Sequence[collect.EditRow], about: Record) -> list[collect.EditRow]:
+class Deciding(NamedTuple):
+    """What verdicts follow from, beside the scores; read once for all edits of a root."""
+
+    ledger: Ledger
+    spec: JudgeSpec  # without `auto`
+    judge: str  # fingerprint, "" where nothing is measured
+    calibration: policy.Calibration | None
+    reviews: Mapping[str, Said]
+
+    @classmethod
+    def of(cls, ledger: Ledger, about: Record) -> Deciding:
+        """By the settings of a run."""
+        spec = judge_of(about)
+        return cls(ledger, spec, judge_fingerprint(spec), calibration_of(ledger, spec), read_reviews(ledger))
+
+    def decided(self, edits: Sequence[EditRow]) -> list[EditRow]:
+        """The rows with their verdicts and ranks: all candidates of each of their prompts must be among them."""
+        found = [self._decided(cast(Record, row)) for row in edits]
+        for group in groups_of(found, COMPETE):
+            _compare([found[number] for number in group], self.spec)
+        return [cast(EditRow, row) for row in found]
+
+    def _decided(self, row: Record) -> Record:
+        if row["state"] == "stopped":
+            return {**WHOLE, **row, "verdict": "rejected"}
+        known = self.judge and row.get(JUDGED_BY) == self.judge and any(name in policy.JUDGED for name in row["scores"])
+        scores = row["scores"] if known else all_scores(self.ledger, row, self.judge)
+        decided, said = policy.decide(scores, self.spec, self.calibration), self.reviews.get(row["edit_key"], "")
+        verdict, why = BY_REVIEW.get(said, (decided.verdict, "; ".join(decided.reasons)))
+        told = {"verdict": verdict, "rejected_because": why, "reviewed": said}
+        return {**WHOLE, **row, "scores": scores, "confidence": decided.confidence} | told
+
+
+def with_verdicts(ledger: Ledger, edits: Sequence[EditRow], about: Record) -> list[EditRow]:
     """The rows with the scores of the judge that the settings name, the verdict of its limits, and their ranks.
 
     Nothing is measured here, so changed limits decide anew in seconds. An edit that was given up early is rejected.
     What a person said of an edit stands above the judge.
     """
-    spec, reviews = judge_of(about), read_reviews(ledger)
-    judge, calibration = judge_fingerprint(spec), calibration_of(ledger, spec)
-    found: list[Record] = []
-    for row in edits:
-        if row["state"] == "stopped":
-            found.append({**WHOLE, **row, "verdict": "rejected"})
-            continue
-        scores = all_scores(ledger, row, judge)
-        decided, said = policy.decide(scores, spec, calibration), reviews.get(row["edit_key"], "")
-        verdict, why = BY_REVIEW.get(said, (decided.verdict, "; ".join(decided.reasons)))
-        told = {"verdict": verdict, "rejected_because": why, "reviewed": said}
-        found.append({**WHOLE, **row, "scores": scores, "confidence": decided.confidence} | told)
-    for group in groups_of(found, COMPETE):
-        _compare([found[number] for number in group], spec)
-    return [cast(collect.EditRow, row) for row in found]
+    return Deciding.of(ledger, about).decided(edits)
 
 
 def _compare(rows: list[Record], spec: JudgeSpec) -> None:

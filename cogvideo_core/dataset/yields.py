@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cogvideo_core.dataset.rows import source_of
+
 Row = Mapping[str, Any]
 FIGURE = re.compile(r" -?\d[\d.e+-]*")
+TALLIED = (  # the columns that a Tally reads
+    *(
+        "clip",
+        "start_s",
+        "end_s",
+        "window",
+        "recipe",
+        "model",
+        "kept",
+        "verdict",
+        "state",
+        "rejected_because",
+        "saved_evaluations",
+    ),
+)
+SHOWN_REASONS = 6
+Spread = tuple[str, float, float, float, str]
 BARS, BINS = "▁▂▃▄▅▆▇█", 10
 
 
@@ -38,34 +57,66 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "none"
 
 
-def yield_of(rows: Iterable[Row]) -> Yield:
-    """Of rows with kept, verdict, state and saved_evaluations."""
-    rows = list(rows)
-    out = [row for row in rows if not row["kept"]]
-    rejected = [row for row in out if row["verdict"] == "rejected"]
-    stopped = [row for row in rejected if row["state"] == "stopped"]
-    saved = sum(row.get("saved_evaluations") or 0 for row in stopped)
-    return Yield(len(rows), len(rows) - len(out), len(rejected), len(stopped), len(out) - len(rejected), saved)
+class Tally:
+    """What is told of many rows that come one after the other, rows of a clip adjacent: of every row its outcome, of
+    those that are kept also clips, models and columns."""
+
+    def __init__(self) -> None:
+        self.recipes: dict[str, Counter[str]] = {}
+        self.because: Counter[str] = Counter()  # of all rejected edits
+        self.out_because: Counter[str] = Counter()  # of those that are not kept
+        self.kept_recipes: set[str] = set()
+        self.models: set[str] = set()
+        self.clips, self.last = 0, tuple[Any, ...]()
+        self.first: Row = {}  # of the rows that are kept
+
+    def add(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            kept, rejected = bool(row["kept"]), row["verdict"] == "rejected"
+            counts = self.recipes.setdefault(str(row["recipe"]), Counter())
+            counts["edits"] += 1
+            counts["kept" if kept else "rejected" if rejected else "surpassed"] += 1
+            if not kept and rejected and row["state"] == "stopped":
+                counts["stopped"] += 1
+                counts["saved_evaluations"] += row.get("saved_evaluations") or 0
+            if rejected:
+                found = dict.fromkeys(
+                    FIGURE.sub("", part).strip() for part in row["rejected_because"].split("; ") if part
+                )
+                self.because.update(found.keys())
+                self.out_because.update(() if kept else found.keys())
+            if kept:
+                self._add_kept(row)
+
+    def _add_kept(self, row: Row) -> None:
+        self.first = self.first or row
+        self.kept_recipes.add(row["recipe"])
+        self.models.add(row.get("model", ""))
+        self.clips += source_of(row) != self.last
+        self.last = source_of(row)
+
+    @property
+    def yielded(self) -> Yield:
+        total: Counter[str] = Counter()
+        for counts in self.recipes.values():
+            total += counts
+        return Yield(*(total[name] for name in Yield._fields))
+
+    def by_recipe(self) -> list[tuple[str, str]]:
+        """[recipe, its yield in words] pairs."""
+        return [
+            (name, Yield(*(counts[field] for field in Yield._fields)).told)
+            for name, counts in sorted(self.recipes.items())
+        ]
 
 
-def by_recipe(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """[recipe, its yield in words] pairs."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row["recipe"]), []).append(row)
-    return [(name, yield_of(group).told) for name, group in sorted(groups.items())]
+def tally_of(rows: Iterable[Row]) -> Tally:
+    tally = Tally()
+    tally.add(rows)
+    return tally
 
 
-def reasons(rows: Iterable[Row], most: int = 6) -> list[tuple[str, int]]:
-    """Why edits were rejected, without the figures, the most frequent reasons first."""
-    found: Counter[str] = Counter()
-    for row in rows:
-        if row["verdict"] == "rejected":
-            found.update({FIGURE.sub("", reason).strip() for reason in row["rejected_because"].split("; ") if reason})
-    return found.most_common(most)
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float, str]:
+def spread(values: np.ndarray) -> tuple[float, float, float, str]:
     """5th percentile, median, 95th percentile, and a histogram in characters between the first and the last."""
     low, middle, high = (float(value) for value in np.percentile(values, [5, 50, 95]))
     if high <= low:
@@ -74,11 +125,17 @@ def spread(values: Sequence[float]) -> tuple[float, float, float, str]:
     return low, middle, high, "".join(BARS[round(float(n) / counts.max() * (len(BARS) - 1))] for n in counts)
 
 
-def spreads(rows: Sequence[Row]) -> list[tuple[str, float, float, float, str]]:
-    """The spread of each score that rows have, by name."""
-    found = []
-    for name in sorted({name for row in rows for name in row if name.startswith("score_")} | {"confidence"}):
-        values = [float(row[name]) for row in rows if row.get(name) is not None]
-        if values:
-            found.append((name, *spread(values)))
-    return found
+def is_measured(column: str) -> bool:
+    """Whether a column holds figures whose spread is told."""
+    return column.startswith("score_") or column == "confidence"
+
+
+def spread_of(columns: Iterable[tuple[str, np.ndarray]]) -> Iterator[Spread]:
+    """The spread of each column, those without values left out."""
+    return ((name, *spread(values)) for name, values in columns if len(values))
+
+
+def measured(rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, values [rows that have one]) of each column of figures, by name."""
+    for name in sorted({name for row in rows for name in row if is_measured(name)}):
+        yield name, np.array([float(row[name]) for row in rows if row.get(name) is not None])

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cogvideo_core.dataset.collect import OWN_NAME
 from cogvideo_core.dataset.tables import iter_table
+from cogvideo_core.dataset.videos import IN_DATASET
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.exports.outcome import Outcome
 from cogvideo_core.exports.spec import ExportSpec, Which, shares_of, split_of
@@ -27,7 +27,7 @@ from cogvideo_core.storage.uris import open_store
 Row = dict[str, Any]
 # of the table: what only a run's root gives a meaning
 NOT_EXPORTED = {"own", "name", "state", "edit_object", "source_object", "file_name", "source_file_name"}
-NOT_EXPORTED |= {"saved_evaluations"}
+NOT_EXPORTED |= {"saved_evaluations", "edit_bytes", "source_bytes"}
 ADDED = ("instruction", "edit_sha256", "source_sha256")
 READERS, ROWS_AHEAD = 8, 64
 T = TypeVar("T")
@@ -163,12 +163,16 @@ def _same(row: Row, found: _Found) -> bytes:
 
 
 def _item(row: Row, found: _Found, split: str, number: int) -> Item:
-    names = row["file_name"], row["source_file_name"]
-    for name in names:
-        if not OWN_NAME.fullmatch(str(name).removeprefix("videos/")):
-            problem = f"clip {row['clip']!r}: the table names its video {name!r}, as no run does"
-            raise CorruptObject(f"{problem}; make the table anew with cogvideo-edit collect")
+    names = [_exported_name(row, name) for name in ("file_name", "source_file_name")]
     return Item(_record(row, found), split, number, found.edit, found.source, *names)
+
+
+def _exported_name(row: Row, field: str) -> str:
+    """videos/<name>-<key>.mp4, whichever folder of a large dataset the video is in."""
+    if not IN_DATASET.fullmatch(str(row[field])):
+        problem = f"clip {row['clip']!r}: the table names its video {row[field]!r}, as no run does"
+        raise CorruptObject(f"{problem}; make the table anew with cogvideo-edit collect")
+    return f"videos/{row[field].rpartition('/')[2]}"
 
 
 def _record(row: Row, found: _Found) -> Row:

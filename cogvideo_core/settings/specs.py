@@ -188,6 +188,12 @@ class OutputSpec(Spec):
         True, title="Measure edits", description="Colour shift, sharpness and flicker of what an edit should preserve."
     )
     gallery: bool = Field(True, title="Gallery", description="Write index.html.")
+    videos: Literal["copy", "link"] = Field(
+        "copy",
+        title="Videos",
+        description="How they get into dataset/: copied, or hard-linked where the disk can, which takes no space. "
+        "Never write to linked ones: they are the stored files.",
+    )
 
 
 class EngineSpec(Spec):

@@ -65,6 +65,21 @@ class LocalObjects(Objects):
             with suppress(OSError):
                 os.rmdir(self.path("/".join(parts[:depth])))
 
+    def listed(self, stage: str) -> Iterator[tuple[str, int]]:
+        folders = [stage]
+        with storing(stage):
+            while folders:
+                folder = folders.pop()
+                for entry in _entries(f"{self.root}/{folder}"):
+                    name = f"{folder}/{entry.name}"
+                    if entry.is_symlink():
+                        self.path(name)  # refuses one that leads out
+                    if entry.is_dir():
+                        folders.append(name)
+                        continue
+                    with suppress(FileNotFoundError):  # another writer's temporary file
+                        yield name, entry.stat().st_size
+
     @contextmanager
     def _writer(self, name: str) -> Iterator[IO[bytes]]:
         path = self.path(name)
@@ -75,6 +90,15 @@ class LocalObjects(Objects):
             os.fsync(sink.fileno())
         for depth in range(name.count("/") + 1):
             _sync_folder("/".join(path.split("/")[: -1 - depth]))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, last first; nothing where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name, reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _link(temporary: str, final: str) -> None:

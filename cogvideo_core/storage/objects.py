@@ -142,6 +142,13 @@ class Objects:
         for path in sorted(found):
             yield path.partition(f"{self.root}/")[2], found[path]
 
+    def listed(self, stage: str) -> Iterator[tuple[str, int]]:
+        """(name, bytes) of all objects of a stage, from listings alone, always in the same order; one of its folders is
+        in memory at a time."""
+        for folder in self.names(stage):
+            for name, info in self.walk(f"{stage}/{folder}"):
+                yield name, int(info["size"] or 0)
+
     def _writer(self, name: str) -> AbstractContextManager[IO[bytes]]:
         self._parents(name)
         writer: AbstractContextManager[IO[bytes]] = self.fs.open(self.path(name), "wb")

@@ -27,7 +27,7 @@ UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, l
 
 def printable(text: str) -> str:
     """The same text with lone surrogates written as escapes, so that UTF-8 can hold it."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def scrubbed(text: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, get_args
 
-from cogvideo_core.dataset.rows import edit_rows
+from cogvideo_core.dataset.rows import edit_rows, folder_of, in_folder
 from cogvideo_core.dataset.tables import committed_rows, earlier_edits, read_rows
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.specs import fingerprint
@@ -71,7 +71,9 @@ def _collected_problems(root: str, ledger: Ledger, verify: Verify) -> Iterator[F
     yield from _lost_clips(root, ledger, {row["source_id"] for row in whole})
     wanted: dict[str, tuple[Stage, str, str]] = {}
     rejected = {row["edit_key"] for row in rows if row.get("kept") is False}
+    spread = any(row.get("file_name", "").count("/") > 1 for row in rows)  # as the last collection has left it
     for row in edit_rows(row for row in whole if row["edit_key"] not in rejected):
+        row = in_folder(row, folder_of(row)) if spread else row
         wanted[row["source_file_name"]] = "sources", row["source_key"], "source.mp4"
         wanted[row["file_name"]] = "edits", row["edit_key"], "edit.mp4"
     for name, (stage, key, file) in sorted(wanted.items()):

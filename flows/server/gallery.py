@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 PAGE = "index.html"
 STORED = r"(?:edits|sources)/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{32}/(?:edit|source)\.mp4"  # of rejected edits
-VIDEO = re.compile(rf"(?:.*/)?(?:dataset/videos/[A-Za-z0-9._-]+\.mp4|{STORED})")
+VIDEO = re.compile(rf"(?:.*/)?(?:dataset/videos/(?:[0-9a-f]{{2}}/)?[A-Za-z0-9._-]+\.mp4|{STORED})")
 DATA = re.compile(r"(?:.*/)?gallery/(?:index-)?[0-9]{5,9}\.js")  # what index.html loads of a large gallery
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 PART_BYTES, DEPTH = 1 << 20, 3

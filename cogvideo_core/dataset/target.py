@@ -1,0 +1,104 @@
+"""The root that a dataset is collected into: files appear there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from cogvideo_core.storage.objects import storing
+from cogvideo_core.storage.uris import open_store
+
+TEMPORARY = ".collect-"
+
+
+class Target:
+    """A root and its file system, and the sizes of the files that were written to it, by name."""
+
+    def __init__(self, fs: AbstractFileSystem, path: str) -> None:
+        self.fs, self.path = fs, path.rstrip("/") or path
+        self.local = isinstance(fs, LocalFileSystem)
+        self.address = str(fs.unstrip_protocol(self.path))
+        self.written: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, root: str) -> Target:
+        """Raises ForbiddenUri for a root that may not be used."""
+        return cls(*open_store(root))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """A file that takes its place when the block ends; where the block raises, what was there before stays."""
+        final = f"{self.path}/{name}"
+        with storing(name), self.temporary(os.path.dirname(final)) as temporary:
+            with open(temporary, "wb") as sink:
+                yield sink
+            self.written[name] = os.path.getsize(temporary)
+            self.publish(temporary, final)
+
+    def write(self, name: str, data: bytes) -> None:
+        with self.writing(name) as sink:
+            sink.write(data)
+
+    @contextmanager
+    def temporary(self, folder: str) -> Iterator[str]:
+        """An empty file on this machine's disk: on a local root in this folder, which is made."""
+        if self.local:
+            os.makedirs(folder, exist_ok=True)
+        handle, path = tempfile.mkstemp(dir=folder if self.local else None, prefix=TEMPORARY)
+        os.close(handle)
+        try:
+            yield path
+        finally:
+            Path(path).unlink(missing_ok=True)
+
+    def publish(self, temporary: str, final: str) -> None:
+        """Puts a file of this machine's disk in its place."""
+        if self.local:
+            os.chmod(temporary, 0o644)  # only the owner can read mkstemp's files
+            os.replace(temporary, final)
+        else:
+            self.fs.put_file(temporary, final)
+
+    def remove(self, name: str) -> None:
+        """Removes a file; a missing one is no error."""
+        with storing(name):
+            try:
+                self.fs.rm_file(f"{self.path}/{name}")
+            except FileNotFoundError:
+                return
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None for none."""
+        with storing(name):
+            try:
+                found: dict[str, Any] = self.fs.info(f"{self.path}/{name}")
+            except FileNotFoundError:
+                return None
+        return int(found["size"])
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of what is in a folder; none where there is none."""
+        with storing(folder):
+            try:
+                found = self.fs.ls(f"{self.path}/{folder}", detail=False, refresh=True)
+            except FileNotFoundError:
+                return []
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def relative(self, uri: str) -> str:
+        """An object's path relative to the root, so that the root can be moved; elsewhere, its full address."""
+        for prefix in (f"{self.path}/", f"{self.address}/"):
+            if uri.startswith(prefix):
+                return uri[len(prefix) :]
+        if not uri:
+            return ""
+        fs, path = open_store(uri)
+        inside = type(fs) is type(self.fs) and path.startswith(f"{self.path}/")
+        return path[len(self.path) + 1 :] if inside else uri
