@@ -7,7 +7,8 @@
 The root is made up (tests/made_up_root.py): real commits, videos of some bytes. Each collection is a process of its
 own, whose peak resident memory and seconds count, imports included; `_cpu_s` are seconds of a processor, the same on a
 busy machine. `changed_collect_s` is one after a review, which decides every edit anew. A million edits take 20 GB and 6
-million inodes of the folder. The last line is JSON; the figures are by number of edits.
+million inodes of the folder. `export_mb_s` is by format, of a small root with videos of a megabyte (exports.py). The
+last line is JSON; the other figures are by number of edits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import exports
 import made_up_root
 
 COLLECT = """
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--videos", choices=("copy", "link"), default="copy", help="as output.videos")
     parser.add_argument("--measure", nargs="+", choices=sorted(MEASURES), default=list(MEASURES))
     parser.add_argument("--folder", help="where the roots are made and removed; default: the temporary folder")
+    parser.add_argument("--export-clips", type=int, default=20, help="clips of the exported root; 0: no exports")
     given = parser.parse_args()
     found = {}
     for edits in given.edits:
@@ -116,6 +119,8 @@ def main() -> None:
             found[f"{edits}"] = measured(Path(folder), edits, given.videos, given.measure)
     names = dict.fromkeys(name for figures in found.values() for name in figures)
     result = {name: {edits: figures.get(name) for edits, figures in found.items()} for name in names}
+    speeds = exports.measured(given.export_clips, 1) if given.export_clips else []
+    result["export_mb_s"] = {row["format"]: row["export MB/s"] for row in speeds}
     whole_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(json.dumps(result | {"videos": given.videos, "peak_mib": round(whole_mib)}))
 

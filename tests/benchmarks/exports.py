@@ -54,15 +54,20 @@ def speeds(root: str, folder: Path, to: FormatName, rounds: int) -> Row:
     return {"format": to, "export MB/s": round(max(first)), "again MB/s": round(max(again))}
 
 
+def measured(clips: int, rounds: int) -> list[Row]:
+    """A row of speeds for each format."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        root = make_root(folder, clips)
+        return [speeds(root, folder, name, rounds) for name in get_args(FormatName)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        root = make_root(folder, args.clips)
-        rows = [speeds(root, folder, name, args.rounds) for name in get_args(FormatName)]
+    rows = measured(args.clips, args.rounds)
     print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
     for row in rows:
         print(f"| {' | '.join(map(str, row.values()))} |")
