@@ -130,7 +130,7 @@ def finish(
     get_run_logger().info("%s", told)
     if gave_up is not None:
         raise gave_up
-    wanted = counts["clips"] - counts["screened"]
+    wanted = counts["clips"] - counts.get("screened", 0)
     if counts["succeeded"] < settings.engine.min_success_ratio * wanted:
         raise TooFewSucceeded(
             f"only {counts['succeeded']} of {wanted} clips succeeded, fewer than min_success_ratio "
@@ -170,13 +170,14 @@ def gallery_link(output: OutputSpec) -> str:
 
 def summary(settings: Settings, counts: Record, collected: Record, times: Times) -> str:
     """The run in one markdown table."""
+    out = counts.get("screened", 0)  # waves of earlier versions counted none
     rows = [
         ("Source", unsigned(settings.dataset.source)),
         ("Model", settings.model.path),
         ("Recipe", ", ".join(each.name for each in settings.recipe.candidates)),
         ("Output", settings.output.root),
         ("Clips", f"{counts['succeeded']} of {counts['clips']} succeeded, {counts['clips_reused']} reused"),
-        *([("Screened out", f"{counts['screened']} clips, as screen.action asks for")] if counts["screened"] else []),
+        *([("Screened out", f"{out} clips, as screen.action asks for")] if out else []),
         ("Parked", f"{counts['parked']} left alone after {settings.engine.park_after} attempts"),
         ("Edits", f"{counts['edits_made']} made, {counts['edits_reused']} reused"),
         ("Model evaluations", counts["evaluations"]),
