@@ -18,6 +18,7 @@ from made_up_root import key_of, make_root, rows_of
 
 from cogvideo_core.dataset import collect, columns, contact_sheet, gallery, gather, spool, tables, videos
 from cogvideo_core.dataset.rows import OWN, TABLE_FIELDS, edit_rows, metadata_bytes
+from cogvideo_core.errors import StorageError
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.upkeep.verify import verify_tree
@@ -212,6 +213,15 @@ def test_gathering_does_not_grow_either(tmp_path: Path, monkeypatch: pytest.Monk
         make_root(tmp_path / name, edits)
     _, few, many = (peak_mib(lambda name=name: collected(tmp_path / name, gallery=False)) for name in sizes)
     assert many < 1.3 * few, f"{few:.1f} MiB for 80 rows, {many:.1f} MiB for 320"
+
+
+def test_a_full_temporary_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says where to make room; the tables of before stay."""
+    make_root(tmp_path, 60)
+    monkeypatch.setattr(collect, "SCHEMA", f"PRAGMA max_page_count=12; {collect.SCHEMA}")
+    with pytest.raises(StorageError, match="make room in the folder that TMPDIR names"):
+        collected(tmp_path)
+    assert not (tmp_path / "dataset").exists() and not (tmp_path / "tables").exists()
 
 
 @pytest.mark.parametrize("at", ["tables/edits.parquet", "dataset/metadata.jsonl", "index.html"])
