@@ -218,7 +218,7 @@ def test_gathering_does_not_grow_either(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_full_temporary_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says where to make room; the tables of before stay."""
     make_root(tmp_path, 60)
-    monkeypatch.setattr(collect, "SCHEMA", f"PRAGMA max_page_count=12; {collect.SCHEMA}")
+    monkeypatch.setattr(collect, "SCHEMA", f"PRAGMA max_page_count=7; {collect.SCHEMA}")
     with pytest.raises(StorageError, match="make room in the folder that TMPDIR names"):
         collected(tmp_path)
     assert not (tmp_path / "dataset").exists() and not (tmp_path / "tables").exists()
