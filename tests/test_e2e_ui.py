@@ -135,7 +135,7 @@ def fill_in(page: Page, here: Any, deployment: UUID) -> None:
     page.get_by_role("menuitem", name="Custom run").click()
     page.get_by_label("Guidance scale").wait_for()
     groups = page.get_by_text(re.compile(r"^[a-z]+ \(Optional\)$")).all_inner_texts()
-    wanted = ["dataset", "model", "inversion", "recipe", "output", "engine", "judge"]
+    wanted = ["dataset", "model", "inversion", "recipe", "output", "engine", "judge", "mask", "screen"]
     assert [group.split()[0] for group in groups] == wanted
     choose(page, "Preset", "bold")
     page.get_by_label(re.compile("^Steps")).first.fill("10")
