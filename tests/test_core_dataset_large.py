@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from made_up_root import key_of, make_root, rows_of
 
 from cogvideo_core.dataset import collect, columns, contact_sheet, gallery, gather, spool, tables, videos
 from cogvideo_core.dataset.rows import OWN, TABLE_FIELDS, edit_rows, metadata_bytes
+from cogvideo_core.dataset.target import temporary_prefix
 from cogvideo_core.errors import StorageError
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.storage.ledger import Ledger
@@ -383,3 +386,21 @@ def test_a_link_that_leads_out_of_the_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="a symlink leads out"):
         collected(tmp_path / "run")
     assert videos.shards(collect.Target.of(str(tmp_path / "run"))) == []
+
+
+def test_what_a_killed_collection_left_goes(tmp_path: Path) -> None:
+    """Temporary files of processes of this machine that have ended; those of living ones and of other machines stay."""
+    make_root(tmp_path, MANY)
+    collected(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    own = temporary_prefix()
+    dead, alive = own.replace(f"-{os.getpid()}-", f"-{ended.pid}-") + "x", own + "x"
+    other = f".collect-{'0' * 12}-{ended.pid}-x"
+    for folder in ("dataset", "dataset/videos"):
+        for name in (dead, alive, other):
+            (tmp_path / folder / name).write_bytes(b"")
+    make_root(tmp_path, MANY + 1, MANY)
+    collected(tmp_path)
+    for folder in ("dataset", "dataset/videos"):
+        assert {path.name for path in (tmp_path / folder).glob(".collect-*")} == {alive, other}

@@ -176,8 +176,7 @@ def result(root: str) -> Record:
     for row in (rows := tables.read_table(root, "edits")):
         del row["edit_object"], row["source_object"]  # they name the attempt
     found |= {"rows": rows, "errors": tables.read_table(root, "errors")}
-    names = [name for name, _ in objects.walk("dataset") if "/.collect-" not in name]  # a killed copy; nobody loads it
-    return found | {name: objects.read(name) for name in [*names, "index.html"]}
+    return found | {name: objects.read(name) for name in [*(name for name, _ in objects.walk("dataset")), "index.html"]}
 
 
 def serve() -> None:

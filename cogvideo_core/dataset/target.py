@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store
 
-TEMPORARY = ".collect-"
+TEMPORARY = re.compile(r"\.collect-([0-9a-f]{12})-(\d+)-.+")  # machine, process
+
+
+@cache
+def machine() -> str:
+    """Tells apart where process numbers mean the same: machines, and containers on them."""
+    processes = "/proc/self/ns/pid"
+    return hashlib.sha256(f"{socket.gethostname()} {_link(processes)}".encode()).hexdigest()[:12]
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # not on Linux
+        return ""
+
+
+def temporary_prefix() -> str:
+    """What this process's temporary files are called, so that others know when nobody needs them."""
+    return f".collect-{machine()}-{os.getpid()}-"
+
+
+def is_left(name: str) -> bool:
+    """Whether a file is temporary and its process, one of this machine's, has ended: by a kill, or a power cut."""
+    found = TEMPORARY.fullmatch(name)
+    return found is not None and found[1] == machine() and not psutil.pid_exists(int(found[2]))
 
 
 class Target:
@@ -26,6 +56,7 @@ class Target:
         self.local = isinstance(fs, LocalFileSystem)
         self.address = str(fs.unstrip_protocol(self.path))
         self.written: dict[str, int] = {}
+        self._swept: set[str] = set()
 
     @classmethod
     def of(cls, root: str) -> Target:
@@ -51,12 +82,23 @@ class Target:
         """An empty file on this machine's disk: on a local root in this folder, which is made."""
         if self.local:
             os.makedirs(folder, exist_ok=True)
-        handle, path = tempfile.mkstemp(dir=folder if self.local else None, prefix=TEMPORARY)
+            self.sweep(folder)
+        handle, path = tempfile.mkstemp(dir=folder if self.local else None, prefix=temporary_prefix())
         os.close(handle)
         try:
             yield path
         finally:
             Path(path).unlink(missing_ok=True)
+
+    def sweep(self, folder: str) -> None:
+        """Removes what killed processes of this machine have left in a local folder; looks once at each."""
+        if folder in self._swept:
+            return
+        self._swept.add(folder)
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            for entry in entries:
+                if is_left(entry.name):
+                    Path(entry.path).unlink(missing_ok=True)
 
     def publish(self, temporary: str, final: str) -> None:
         """Puts a file of this machine's disk in its place."""

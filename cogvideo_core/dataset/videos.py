@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from fsspec import AbstractFileSystem
 
 from cogvideo_core.dataset.spool import Spool, in_turn
-from cogvideo_core.dataset.target import TEMPORARY, Target
+from cogvideo_core.dataset.target import Target, temporary_prefix
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store
 
@@ -87,7 +87,9 @@ def shards(target: Target) -> list[str]:
 
 
 def _local(target: Target, folder: str, linked: bool) -> Iterator[tuple[str, int]]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(f"{target.path}/{FOLDER}/{folder}") as entries:
+    place = f"{target.path}/{FOLDER}/{folder}".rstrip("/")
+    target.sweep(place)
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(place) as entries:
         for entry in entries:
             if entry.is_file(follow_symlinks=False):
                 about = entry.stat(follow_symlinks=False)
@@ -173,7 +175,7 @@ def _linked(path: str, final: str) -> bool:
     """Whether the file has got this second name, in place of what was there; not every disk can."""
     folder = os.path.dirname(final)
     os.makedirs(folder, exist_ok=True)
-    temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
+    temporary = f"{folder}/{temporary_prefix()}{uuid.uuid4().hex}"
     try:
         os.link(path, temporary)
         os.replace(temporary, final)
