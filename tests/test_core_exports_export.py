@@ -18,6 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from cogvideo_core.errors import BadSpec, CorruptObject, EditError, ForbiddenUri, StorageError
+from cogvideo_core.exports import export as exporting
 from cogvideo_core.exports import formats
 from cogvideo_core.exports import rows as export_rows
 from cogvideo_core.exports.export import export
@@ -468,3 +469,46 @@ def test_the_steps_are_told(run: Run, tmp_path: Path) -> None:
     for times in (1, 2):
         export(run.root, str(tmp_path / "e"), ExportSpec(dedupe=True), lambda: heard.append(1), heard.append)
         assert heard == [9, *[1] * 9] * times
+
+
+def test_an_interrupted_replacement_goes_on(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while an earlier export's files go, the folder is still ours, and the same call replaces it."""
+    place = tmp_path / "place"
+    export(run.root, str(place), ExportSpec(to="triplets"))
+
+    def stopping(objects: Any, name: str) -> None:
+        os.unlink(place / name)
+        raise StorageError("stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="stopped"):
+        patch.setattr("cogvideo_core.storage.local.LocalObjects.remove", stopping)
+        export(run.root, str(place), ExportSpec(overwrite=True))
+    with pytest.raises(BadSpec, match="holds another export"):
+        export(run.root, str(place), ExportSpec())
+    export(run.root, str(place), ExportSpec(overwrite=True))
+    assert not list(place.glob("triplets-*"))
+
+
+def test_a_source_is_read_once_for_all_edits_of_a_clip(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many threads read: each video of the ledger once."""
+    asked: list[str] = []
+
+    def counting(objects: Any, video: Any) -> Any:
+        asked.append(video.object)
+        return rows_read(objects, video)
+
+    rows_read = exporting.read_video
+    monkeypatch.setattr(exporting, "read_video", counting)
+    counts = export(run.root, str(tmp_path / "place"), ExportSpec())
+    assert len(asked) == len(set(asked)) == counts["edits"] + len({row["source_key"] for row in run.rows})
+
+
+def test_a_users_column_may_have_any_name(tmp_path: Path) -> None:
+    """Also that of a key which rows use while they are collected."""
+    run = Run(str(tmp_path / "run"), tmp_path / "made")
+    run.edit("a.mp4", "a red square", own=json.dumps({"own columns": "mine"}))
+    run.collect()
+    (row,) = [json.loads(line) for line in (tmp_path / "run/dataset/metadata.jsonl").read_text().splitlines()]
+    assert row["own_own columns"] == "mine"

@@ -135,9 +135,9 @@ class Edited:
 
     def unused(self) -> set[str]:
         """Names of videos that only such rows have."""
-        names = {name.rpartition("/")[2] for row in self.gone() for name in _files(row)}
+        names = {_base(name) for row in self.gone() for name in _files(row)}
         for row in self.table() if names else ():
-            names.difference_update(name.rpartition("/")[2] for name in _files(row) if row["kept"])
+            names.difference_update(_base(name) for name in _files(row) if row["kept"])
         return names
 
     def _every(self, query: str) -> Iterator[Row]:

@@ -85,7 +85,7 @@ class Shape:
     """What is known of the columns once every row was seen: names and types of the scores and of the user's own."""
 
     def __init__(self) -> None:
-        self.scores, self.own = Columns(), OwnColumns({*TABLE_FIELDS, "scores"})
+        self.scores, self.own = Columns(), OwnColumns({*TABLE_FIELDS, "scores", OWN})
 
     def add(self, row: Row) -> None:
         """Sees a row of `edit_row`."""

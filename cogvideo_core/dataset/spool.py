@@ -52,14 +52,16 @@ class Spool:
 
     def rows(self, sql: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         """What a query finds, some rows at a time, while other tables may be read and written."""
-        cursor = self.db.execute(sql, values)
+        with _on_disk():  # a sort is done by the first step
+            cursor = self.db.execute(sql, values)
         cursor.arraysize = READ_AT_ONCE
         while found := _fetched(cursor):
             yield from found
 
     def one(self, sql: str, *values: Any) -> Any:
         """The first value of the first row, None for none."""
-        found = self.db.execute(sql, values).fetchone()
+        with _on_disk():
+            found = self.db.execute(sql, values).fetchone()
         return found[0] if found else None
 
 

@@ -15,17 +15,14 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from cogvideo_core.dataset import videos
-from cogvideo_core.dataset.reviews import read_reviews
 from cogvideo_core.dataset.rows import TABLE_FIELDS
 from cogvideo_core.dataset.spool import Spool
 from cogvideo_core.dataset.target import Target
-from cogvideo_core.dataset.verdicts import judge_of
+from cogvideo_core.dataset.verdicts import Deciding
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.specs import OutputSpec
-from cogvideo_core.stages.judge import calibration_of, judge_fingerprint
 from cogvideo_core.storage.commit import versions
 from cogvideo_core.storage.keys import Stage
-from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.objects import storing
 
 Record = dict[str, Any]
@@ -50,22 +47,20 @@ class Last(NamedTuple):
         return str(self.found.get("judge", ""))
 
 
-def seen(ledger: Ledger, spool: Spool, output: OutputSpec, about: Record) -> Record:
+def seen(deciding: Deciding, spool: Spool, output: OutputSpec, about: Record) -> Record:
     """What a collection depends on, as hashes. Lists the committed objects into the table `objects` of the spool."""
-    spec = judge_of(about)
-    calibration = calibration_of(ledger, spec)
     inputs = {
         "about": about,
-        "reviews": read_reviews(ledger),
-        "calibration": asdict(calibration) if calibration else None,
+        "reviews": deciding.reviews,
+        "calibration": asdict(deciding.calibration) if deciding.calibration else None,
         "output": {name: getattr(output, name) for name in ("gallery", "videos")},
         "columns": [*TABLE_FIELDS],
         "versions": {name: versions().get(name) for name in ("cogvideo-edit", "pyarrow")},
     }
-    found: Record = {"format": FORMAT, "inputs": fingerprint(inputs), "judge": judge_fingerprint(spec)}
+    found: Record = {"format": FORMAT, "inputs": fingerprint(inputs), "judge": deciding.judge}
     for stage in STAGES:
         total = hashlib.sha256()
-        spool.add(ADD_OBJECT, _hashed(ledger.objects.listed(stage), total))
+        spool.add(ADD_OBJECT, _hashed(deciding.ledger.objects.listed(stage), total))
         found[stage] = total.hexdigest()
     return found
 

@@ -143,11 +143,12 @@ def collect_run(
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
     about, target, linked = kept_settings(output.root, about), Target.of(output.root), output.videos == "link"
     with Spool(SCHEMA) as spool:
-        found, before = state.seen(ledger, spool, output, about), state.last(target)
+        deciding = Deciding.of(ledger, about)
+        found, before = state.seen(deciding, spool, output, about), state.last(target)
         if not records and output.verify != "full" and state.unchanged(target, found, before, linked):
             logger.info("nothing has changed under %s since its last collection", unsigned(output.root))
             return before.counts | {"copied": 0, "kept": before.counts["copied"] + before.counts["kept"]}
-        gathering = Gathering(ledger, spool, Deciding.of(ledger, about), output.verify)
+        gathering = Gathering(ledger, spool, deciding, output.verify)
         target.remove(state.FILE)  # while tables are written, they are nobody's
         counts = collect.collect_into(
             target,

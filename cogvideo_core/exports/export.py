@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 
+from cogvideo_core.dataset.spool import in_turn
 from cogvideo_core.dataset.tables import kept_settings
 from cogvideo_core.exports.card import export_card
 from cogvideo_core.exports.folders import Finetrainers, Triplets
@@ -18,7 +18,7 @@ from cogvideo_core.exports.formats import Content, Format, Shard, shards
 from cogvideo_core.exports.outcome import Outcome
 from cogvideo_core.exports.parquet import Parquet
 from cogvideo_core.exports.place import Files, Place
-from cogvideo_core.exports.rows import READERS, Item, Video, ahead, count_wanted, items, table_schema
+from cogvideo_core.exports.rows import READERS, Item, Video, count_wanted, items, table_schema
 from cogvideo_core.exports.spec import ExportSpec
 from cogvideo_core.exports.webdataset import WebDataset
 from cogvideo_core.settings.fingerprints import fingerprint
@@ -28,6 +28,8 @@ from cogvideo_core.storage.uris import check_uri
 
 LARGEST_BYTES = 1 << 30  # of one video, which is held in memory
 ITEMS_AHEAD = 2 * READERS
+Read = bytes | str
+"""A video's bytes, or what is wrong with it."""
 
 
 def export(
@@ -54,7 +56,7 @@ def export(
         for shard in shards(items(ledger, root, spec, outcome), form.shard_bytes):
             files = _finished(shard, place, spec, outcome, form) or _write(shard, place, spec, outcome, form, ledger)
             written += sum(stored.size for stored in files.values())
-        files = form.finish(place)
+        files = form.finish()
         about = kept_settings(root, {})
         card = export_card(spec, outcome, form, schema, about).encode()
         place.add({**files, "README.md": place.write("README.md", card)})
@@ -105,15 +107,13 @@ def _write(shard: Shard, place: Place, spec: ExportSpec, outcome: Outcome, form:
 def _contents(shard: Shard, outcome: Outcome, form: Format, objects: Objects) -> Iterator[Content]:
     """The shard's edits with their videos, read ahead by threads; those that can't be had are left out and counted."""
 
-    @lru_cache(maxsize=4)
-    def source_of(video: Video) -> bytes | str:
-        return read_video(objects, video)
-
-    def both(item: Item) -> tuple[bytes | str, bytes | str]:
-        return read_video(objects, item.edit), source_of(item.source)
+    def both(given: tuple[Item, Future[Read]]) -> tuple[Item, Read, Read]:
+        item, source = given
+        return item, read_video(objects, item.edit), source.result()
 
     with ThreadPoolExecutor(READERS) as pool:
-        for item, (edit, source) in ahead(pool, both, shard.items, ITEMS_AHEAD):
+        given = _with_sources(pool, objects, shard.items)
+        for item, edit, source in in_turn(pool, both, given, ITEMS_AHEAD):
             if isinstance(edit, str):
                 outcome.leave_out(item.row["clip"], f"its edit {item.row['edit_key'][:12]}: {edit}")
             elif isinstance(source, str):
@@ -124,7 +124,16 @@ def _contents(shard: Shard, outcome: Outcome, form: Format, objects: Objects) ->
                 yield Content(item, edit, source)
 
 
-def read_video(objects: Objects, video: Video) -> bytes | str:
+def _with_sources(pool: Executor, objects: Objects, items: Iterable[Item]) -> Iterator[tuple[Item, Future[Read]]]:
+    """Each edit with its source, which is read once for all adjacent edits of a clip."""
+    held: tuple[Video, Future[Read]] | None = None
+    for item in items:
+        if held is None or held[0] != item.source:
+            held = item.source, pool.submit(read_video, objects, item.source)
+        yield item, held[1]
+
+
+def read_video(objects: Objects, video: Video) -> Read:
     """The committed bytes of a video, or what is wrong with it. Raises StorageError where the store fails."""
     if video.size > LARGEST_BYTES:
         return f"the video has {video.size} bytes, more than {LARGEST_BYTES}"

@@ -20,7 +20,7 @@ trainers that read `prompts.txt` and `videos.txt` get edits and target prompts. 
 ```python
 from datasets import load_dataset
 
-edits = load_dataset("videofolder", data_dir="{folder}/{split}", split="train")  # video, control_video, caption
+edits = load_dataset("videofolder", data_dir="EXPORT/{split}", split="train")  # video, control_video, caption
 ```
 """
 TRIPLETS_LOAD = """\
@@ -28,7 +28,7 @@ TRIPLETS_LOAD = """\
 import json
 from pathlib import Path
 
-folder = Path("{folder}")
+folder = Path("EXPORT")
 for line in (folder / "triplets-{split}.jsonl").open(encoding="utf-8"):
     triplet = json.loads(line)
     source, target = folder / triplet["source"], folder / triplet["target"]
@@ -80,14 +80,14 @@ class Triplets(_Folder):
         line = {"source": item.source_name, "instruction": item.row["instruction"], "target": item.edit_name}
         self.lists.add(f"triplets-{item.split}.jsonl", _line(line))
 
-    def finish(self, place: Place) -> Files:
+    def finish(self) -> Files:
         return self.lists.publish()
 
     def paths(self, split: str) -> list[str]:
         return [f"triplets-{split}.jsonl"]
 
     def load(self, splits: list[str]) -> str:
-        return TRIPLETS_LOAD.format(folder="EXPORT", split=splits[0])
+        return TRIPLETS_LOAD.format(split=splits[0])
 
 
 class Finetrainers(_Folder):
@@ -119,7 +119,7 @@ class Finetrainers(_Folder):
         self.lists.add(name, '{"data": [\n' if name not in self.lists.files else ",\n")
         self.lists.add(name, _line(told).rstrip())
 
-    def finish(self, place: Place) -> Files:
+    def finish(self) -> Files:
         for name in [name for name in self.lists.files if name.startswith("validation-")]:
             self.lists.add(name, "\n]}\n")
         if TRAIN in self.sizes:
@@ -137,7 +137,7 @@ class Finetrainers(_Folder):
         return [f"{split}/metadata.jsonl", f"{split}/videos/*.mp4"]
 
     def load(self, splits: list[str]) -> str:
-        return FINETRAINERS_LOAD.format(folder="EXPORT", split=splits[0])
+        return FINETRAINERS_LOAD.format(split=splits[0])
 
 
 def _line(told: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ class Format(Protocol):
         """Hears of each edit of the export in order, also of those in shards that are there already."""
         ...
 
-    def finish(self, place: Place) -> Files:
+    def finish(self) -> Files:
         """Publishes lists of the whole export, where the format has them."""
         ...
 

@@ -19,7 +19,7 @@ LOAD = """\
 ```python
 from datasets import Video, load_dataset
 
-edits = load_dataset("{folder}", split="{split}")  # this folder, or its id on the hub; decoding needs torchcodec
+edits = load_dataset("EXPORT", split="{split}")  # this folder, or its id on the hub; decoding needs torchcodec
 raw = edits.cast_column("video", Video(decode=False)).cast_column("source", Video(decode=False))  # bytes
 ```
 """
@@ -56,14 +56,14 @@ class Parquet:
     def tell(self, item: Item) -> None:
         pass
 
-    def finish(self, place: Place) -> Files:
+    def finish(self) -> Files:
         return {}
 
     def paths(self, split: str) -> list[str]:
         return [f"data/{split}-*.parquet"]
 
     def load(self, splits: list[str]) -> str:
-        return LOAD.format(folder="EXPORT", split=splits[0])
+        return LOAD.format(split=splits[0])
 
 
 def _row(content: Content) -> dict[str, object]:

@@ -18,19 +18,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from cogvideo_core.dataset.videos import OWN_NAME
 from cogvideo_core.errors import BadSpec, StorageError
+from cogvideo_core.exports.spec import SPLIT
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.opening import open_objects
 from cogvideo_core.storage.uris import check_uri, protocol, unsigned
 
 HOME, MARK, SUMS = ".export", ".export/export.json", "sha256sums.txt"
 SCRATCH, RECORDS = ".export/tmp", ".export/shards"
-VIDEO = r"videos/[A-Za-z0-9._-]+-[0-9a-f]{12}(-source)?\.mp4"
-SPLIT = "[a-z][a-z0-9_]*"
+VIDEO, SPLIT_NAME = f"videos/{OWN_NAME.pattern}", SPLIT.pattern
 # every name that an export gives: nothing else is ever removed
 OURS = re.compile(
-    rf"\.export/.+|README\.md|sha256sums\.txt|{SPLIT}-\d{{5,}}\.tar|data/{SPLIT}-\d{{5,}}\.parquet"
-    rf"|triplets-{SPLIT}\.jsonl|training\.json|validation-{SPLIT}\.json|{VIDEO}|{SPLIT}/({VIDEO}|metadata\.jsonl|prompts\.txt|videos\.txt)"
+    rf"\.export/.+|README\.md|sha256sums\.txt|{SPLIT_NAME}-\d{{5,}}\.tar|data/{SPLIT_NAME}-\d{{5,}}\.parquet"
+    rf"|triplets-{SPLIT_NAME}\.jsonl|training\.json|validation-{SPLIT_NAME}\.json|{VIDEO}|{SPLIT_NAME}/({VIDEO}|metadata\.jsonl|prompts\.txt|videos\.txt)"
 )
 
 
@@ -90,7 +91,7 @@ class Place:
                     f"field dest: {self.dest!r} holds another export ({found.get('to')}), or one of another root or "
                     "choice; give another folder, or replace it with --overwrite"
                 )
-            self._remove_all_but(set())
+            self._remove_all_but({MARK})  # the mark last: an interrupted replacement goes on
         self._names = set() if found is not None else None
         self.objects.remove(SUMS)
         self.write(MARK, json.dumps(dict(identity), indent=2).encode())

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cogvideo_core.dataset.spool import in_turn
 from cogvideo_core.dataset.tables import iter_table
 from cogvideo_core.dataset.videos import IN_DATASET
 from cogvideo_core.errors import BadSpec, CorruptObject
@@ -104,7 +104,7 @@ def items(ledger: Ledger, root: str, spec: ExportSpec, outcome: Outcome) -> Iter
     numbers = dict.fromkeys(shares, 0)
     rows = (row for row in iter_table(root, "edits") if wanted(row, spec.which))
     with ThreadPoolExecutor(READERS) as pool:
-        for row, found in ahead(pool, look, rows, ROWS_AHEAD):
+        for row, found in in_turn(pool, lambda row: (row, look(row)), rows, ROWS_AHEAD):
             if isinstance(found, str):
                 outcome.leave_out(row["clip"], found)
             elif spec.dedupe and (known := _same(row, found)) in seen:
@@ -114,18 +114,6 @@ def items(ledger: Ledger, root: str, spec: ExportSpec, outcome: Outcome) -> Iter
                 split = split_of(found.content, shares)
                 yield _item(row, found, split, numbers[split])
                 numbers[split] += 1
-
-
-def ahead(pool: Executor, work: Callable[[T], R], things: Iterable[T], most: int) -> Iterator[tuple[T, R]]:
-    """(thing, work(thing)) in order, computed by the pool, up to `most` of them before they are asked for."""
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    for thing in things:
-        waiting.append((thing, pool.submit(work, thing)))
-        if len(waiting) > most:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    for thing, future in waiting:
-        yield thing, future.result()
 
 
 def _lookup(ledger: Ledger) -> Callable[[Row], _Found | str]:

@@ -45,7 +45,7 @@ class WebDataset:
     def tell(self, item: Item) -> None:
         pass
 
-    def finish(self, place: Place) -> Files:
+    def finish(self) -> Files:
         return {}
 
     def paths(self, split: str) -> list[str]:
