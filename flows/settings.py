@@ -31,7 +31,11 @@ GROUPS: dict[str, type[Spec]] = {
     "mask": MaskSpec,
     "screen": ScreenSpec,
 }
-DESCRIBING: dict[str, type[Spec]] = {"captions": CaptionSpec, "instructions": InstructionSpec}  # of write-manifest
+DESCRIBING: dict[str, type[Spec]] = {  # the groups of write-manifest
+    **{name: GROUPS[name] for name in ("dataset", "model")},
+    "captions": CaptionSpec,
+    "instructions": InstructionSpec,
+}
 EVERY = GROUPS | DESCRIBING
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
@@ -94,7 +98,11 @@ def chosen(source: str, prompts: str, model: str, output: str, limit: int = 0, f
     if not file:
         model, output = model or MODEL, output or OUTPUT
     dataset: dict[str, Any] = {"source": source, "prompts": prompts, "limit": limit}
-    groups = {"dataset": dataset, "model": {"path": model}, "output": {"root": output}}
+    return given_of({"dataset": dataset, "model": {"path": model}, "output": {"root": output}})
+
+
+def given_of(groups: Groups) -> Groups:
+    """The fields that an option gives a value."""
     return {group: {name: value for name, value in fields.items() if value} for group, fields in groups.items()}
 
 
@@ -111,17 +119,18 @@ def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> 
         told = {name: fields for name, fields in told.items() if name != "recipe" or not recipe}
     if recipe in PRESET_INVERSIONS:
         groups["inversion"] = PRESET_INVERSIONS[recipe].as_json()
-    for layer in (told, given, parse_sets(sets)):
-        for group, fields in layer.items():
-            groups[group] = groups.get(group, {}) | fields
-    return {name: group_of(name, groups.get(name, {})) for name in GROUPS}
+    return _merged(GROUPS, groups, told, given, parse_sets(sets))
 
 
 def describing_of(given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
     """The groups of write-manifest: the settings file, then the command's options, then --set; the last one wins."""
-    known = {name: EVERY[name] for name in ("dataset", "model", *DESCRIBING)}
+    return _merged(DESCRIBING, settings_file(file), given, parse_sets(sets, DESCRIBING))
+
+
+def _merged(known: Mapping[str, type[Spec]], *layers: Groups) -> dict[str, Any]:
+    """The known groups, of layers of which the last one wins."""
     groups: Groups = {}
-    for layer in (settings_file(file), given, parse_sets(sets, known)):
+    for layer in layers:
         for group, fields in layer.items():
             groups[group] = groups.get(group, {}) | fields
     return {name: group_of(name, groups.get(name, {})) for name in known}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+COLUMNS = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 _bars: Progress | None = None
 _ids: dict[str, TaskID] = {}
 
@@ -18,8 +19,7 @@ def bars(clips: int | None, edits: int | None) -> Iterator[None]:
     """Bars for clips and edits, counters where None says that nobody knows how many there are, and a counter of model
     steps, while the body runs."""
     global _bars
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*COLUMNS, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
         _ids.update(clips=progress.add_task("clips", total=clips), edits=progress.add_task("edits", total=edits))
         _ids.update(steps=progress.add_task("steps", total=None))
         _bars = progress

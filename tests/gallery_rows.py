@@ -53,11 +53,6 @@ def made_up_rows(edits: int) -> Iterator[dict[str, Any]]:
         } | {f"score_{name}": 10 * part[2 + place] for place, name in enumerate(NUMBERS)}
 
 
-def first_page_bytes(rows: Iterable[dict[str, Any]]) -> int:
-    """Size of index.html of a gallery of these rows; the other files are made and dropped."""
-    return next(len(data) for name, data in gallery_files(rows, [], {}) if name == "index.html")
-
-
 class Gallery(HTMLParser):
     """Files of a gallery, read as a browser would: elements and text of index.html, and all data by name."""
 

@@ -169,7 +169,6 @@ def test_a_hundred_thousand_edits_open_quickly(large: Made, served: dict[str, st
     again = clock.lap()
     print(f"{where}: first page {large.sizes['index.html']:,} bytes. Seconds (the page's processor time): ", end="")
     print(f"first page {first}, first search {found}, another {again}")
-    assert max(first.seconds, found.seconds, again.seconds) < GENEROUS_S
     assert first.busy < 2 and found.busy < 4
 
 
@@ -364,6 +363,16 @@ def test_a_gallery_that_was_made_anew_is_told(tmp_path: Path, browser: Browser, 
     page.close()
 
 
+def test_an_empty_gallery_says_so(tmp_path: Path, browser: Browser, gallery_rows: ModuleType) -> None:
+    """No edits and no failures still make a page, which says what it is."""
+    gallery_rows.write(tmp_path, [])
+    page = opened(browser)
+    page.goto((tmp_path / "index.html").as_uri())
+    expect(page.locator("#nothing")).to_be_visible()
+    expect(page.locator("section")).to_have_count(0)
+    page.close()
+
+
 def test_a_small_gallery_fits_every_screen(tmp_path: Path, browser: Browser, gallery_rows: ModuleType) -> None:
     """Wide and narrow, light and dark: no sideways scrolling, no empty pager, and a picture of each for the eye."""
     gallery_rows.write(with_videos(tmp_path), gallery_rows.made_up_rows(40), title="A few edits")
@@ -372,6 +381,10 @@ def test_a_small_gallery_fits_every_screen(tmp_path: Path, browser: Browser, gal
         page.goto((tmp_path / "index.html").as_uri())
         expect(page.locator("section")).to_have_count(10)
         expect(page.locator("#pages")).to_be_hidden()
+        expect(page.locator(".video.small")).to_have_count(50)  # 48 pixels wide, enlarged without smoothing
+        expect(page.get_by_text("All figures")).to_have_count(40)
+        expect(page.locator("small.figures").first).to_contain_text("colour kept ΔE")
+        expect(page.locator("figure.rejected small.verdict").first).to_contain_text("Rejected: ")
         assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
         keep_picture(page, f"gallery-{scheme}-{width}")
         page.close()

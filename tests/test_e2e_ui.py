@@ -210,12 +210,13 @@ def test_cancel_keeps_what_is_committed(here: Any, page: Page, tiny_pipeline_fol
         kept(page, "running")
         page.locator("button[aria-haspopup=menu]").last.click()
         page.get_by_role("menuitem", name="Cancel", exact=True).click()
+        before = len(list(root.glob("edits/*/*/commit.json")))
         page.get_by_role("button", name="Cancel Flow Run").click()
         family = here.process("worker").children(recursive=True)
         assert family
         here.wait_for(lambda: not any(process.is_running() for process in family), CANCEL_S)
         committed = sorted(root.glob("edits/*/*/commit.json"))
-        assert 0 < len(committed) < 80
+        assert 0 < before <= len(committed) < before + 20  # of 80: a quarter of the run, on however busy a machine
         ran = here.ended(client, run, 60)
         assert ran.state.is_cancelled()
         open_run(page, here, run)

@@ -34,6 +34,8 @@ COMMANDS = (
     "judge",
     "calibrate",
     "export",
+    "screen",
+    "write-manifest",
     "inspect",
     "verify",
     "gc",

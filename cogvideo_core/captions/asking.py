@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cogvideo_core.captions.answers import MOST_CHARACTERS
 from cogvideo_core.endpoints.chat import Endpoint, picture, posted, text_of
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.inputs import clip_files
@@ -24,7 +25,7 @@ from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.stages.units import part_of
 from cogvideo_core.storage.ledger import Ledger
 
-FORMAT, TRIES, MOST_CHARACTERS = 1, 4, 50_000
+FORMAT, TRIES = 1, 4
 CAPTIONS_KEY, INSTRUCTIONS_KEY = "COGVIDEO_EDIT_CAPTIONS_KEY", "COGVIDEO_EDIT_INSTRUCTIONS_KEY"  # in the environment
 IN_ORDER = "These are frames of a video, in order."
 Record = dict[str, Any]

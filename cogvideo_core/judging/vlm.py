@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cogvideo_core.endpoints.chat import Endpoint, at, picture, posted
+from cogvideo_core.endpoints.chat import Endpoint, at, picture, posted, text_of
 from cogvideo_core.errors import ModelError
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -90,7 +90,7 @@ def probability(answer: Any, words: tuple[str, str]) -> float | None:
                 shares[words.index(word)] += math.exp(min(value, 0.0))
         if sum(shares) > 0:
             return shares[0] / sum(shares)
-    said = re.findall(r"[a-z]+", str(at(choice, "message", "content") or "").lower()[:200])
+    said = re.findall(r"[a-z]+", text_of(answer).lower()[:200])
     hits = [word for word in said if word in words]
     return float(hits[0] == words[0]) if hits else None
 

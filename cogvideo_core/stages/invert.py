@@ -146,10 +146,3 @@ def heard(velocity: Velocity, work: Work, stage: str) -> Velocity:
         return velocity(x, t)
 
     return called
-
-
-def stepping(states: Iterator[Tensor], work: Work, stage: str) -> Iterator[Tensor]:
-    """The states; `Work.on_step` is called for each one."""
-    for state in states:
-        work.on_step(stage)
-        yield state

@@ -11,7 +11,7 @@ import typer
 from flows.cli.exits import OK, PARTLY, sentences
 from flows.cli.options import Limit, Model, Prompts, Set, SettingsFile
 from flows.cli.running import prepare_prefect
-from flows.settings import describing_of
+from flows.settings import Groups, describing_of, given_of
 
 app = typer.Typer()
 
@@ -24,7 +24,7 @@ class By(StrEnum):
 
 @app.command("write-manifest")
 def write_manifest(
-    source: Annotated[str, typer.Argument(help="Folder of videos, or a manifest (CSV, JSONL, Parquet).")],
+    source: Annotated[str, typer.Argument(help="As of cogvideo-edit run.")],
     out: Annotated[str, typer.Argument(help="The manifest to write, a .jsonl file; best in the folder of the clips.")],
     endpoint: Annotated[
         str, typer.Option(help="Address of an OpenAI-compatible endpoint, http://host:8000/v1: captions.url.")
@@ -52,14 +52,13 @@ def write_manifest(
     [dim]cogvideo-edit write-manifest in/ in/edits.jsonl --endpoint http://host:8000/v1 --endpoint-model NAME[/dim]
     [dim]cogvideo-edit write-manifest pairs.csv edits.jsonl --instructions template[/dim]
     """
-    given: dict[str, dict[str, Any]] = {
+    given: Groups = {
         "dataset": {"source": source, "prompts": prompts, "limit": limit},
         "model": {"path": model},
         "captions": {"url": endpoint, "model": endpoint_model},
         "instructions": {"by": instructions.value if instructions else ""},
     }
-    told = {group: {name: value for name, value in fields.items() if value} for group, fields in given.items()}
-    groups = describing_of(told, sets, settings)
+    groups = describing_of(given_of(given), sets, settings)
     prepare_prefect()
     with sentences():
         counts = _written(groups, out, overwrite)

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from cogvideo_core.exports.spec import ExportSpec
 from flows.cli.exits import OK, PARTLY, sentences
+from tasks.progress import COLUMNS
 
 app = typer.Typer()
 HUB = "hf://"
@@ -94,8 +95,7 @@ def _push(folder: str, dest: str, to: str, private: bool) -> None:
 def _run(root: str, dest: str, spec: ExportSpec) -> dict[str, Any]:
     from cogvideo_core.exports.export import export as run
 
-    columns = (TextColumn("{task.description:>8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*COLUMNS, console=Console(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("edits", total=None)
         return run(root, dest, spec, lambda: progress.advance(bar), lambda total: progress.update(bar, total=total))
 

@@ -41,7 +41,7 @@ from cogvideo_core.study.flops import SCRIPT, SHARED, Given, given, script, shar
 
 EDITS = (1, 4, 8, 16)
 STEPS = 50  # of the script's inversions and edits
-FAIR_STEPS = 20  # the fewest at which the script's edits are as good as at 50, by docs/performance.md
+FAIR_STEPS = 20  # the fewest measured at which the script's edits are as good as at 50, by docs/performance.md
 JOBS = [name for name in PRESETS if name not in ("seed", "text")]
 WINDOWS = {
     "all steps, all layers": SHARED,

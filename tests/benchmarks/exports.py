@@ -1,6 +1,6 @@
 """How fast edits are exported in each format, and how fast a finished export is looked through again.
 
-    python tests/benchmarks/exports.py                       # the table of docs/exports.md
+    python tests/benchmarks/exports.py                       # 160 edits
     python tests/benchmarks/exports.py --clips 2 --rounds 1  # a small one
 
 A root of made-up clips of 1 MB with four edits of 1 MB each, on a local disk; MB/s of the videos of all edits, a source
