@@ -7,8 +7,10 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import fsspec
 import pytest
@@ -17,6 +19,7 @@ from cogvideo_core.errors import StorageError
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.upkeep.verify import open_root, usage, verify_tree
+from flows.server.gallery import serve
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +49,25 @@ def test_a_run_on_s3_is_the_run_on_a_disk(toy: Any, s3_root: str, tmp_path: Path
     toy.run(s3_root, tmp_path / "clips", 1, verify="full")
     assert toy.result(s3_root) == good and list(verify_tree(s3_root)) == []
     assert usage(open_root(s3_root))["quarantine"][0] == 3
+
+
+def test_the_gallery_is_served_from_a_store(toy: Any, s3_root: str, tmp_path: Path) -> None:
+    """A collected run on S3: its page, as a page, and its videos, in the parts that a browser asks for."""
+    toy.run(s3_root, tmp_path / "clips", 1)
+    server = serve(s3_root.rpartition("/")[0], "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    address, run = f"http://127.0.0.1:{server.server_port}", s3_root.rpartition("/")[2]
+    objects = open_root(s3_root).objects
+    assert objects.fs.info(objects.path("index.html"))["ContentType"] == "text/html"  # for who hosts it as a site
+    with urlopen(f"{address}/") as answer:
+        assert f'href="/{run}/index.html"' in answer.read().decode()
+    with urlopen(f"{address}/{run}/index.html") as answer:
+        assert answer.read() == objects.read("index.html")
+    video = next(name for name, _ in objects.walk("dataset/videos"))
+    with urlopen(Request(f"{address}/{run}/{video}", headers={"Range": "bytes=10-19"})) as answer:
+        assert answer.status == 206 and answer.read() == objects.read(video)[10:20]
+    server.shutdown()
+    server.server_close()
 
 
 def test_credentials_reach_nothing(

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
+import fsspec
 import psutil
 import pytest
 import yaml
@@ -270,9 +272,9 @@ def test_a_taken_port_is_refused(home: Path) -> None:
 STORED = f"edits/ab/{'ab' * 32}/{'cd' * 16}/edit.mp4"
 
 
-@pytest.fixture(params=["", "me:mine"])
+@pytest.fixture(params=[("disk", ""), ("disk", "me:mine"), ("store", "")], ids=["disk", "password", "store"])
 def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
-    """(a served gallery, headers of a welcome guest), with and without a password."""
+    """(a served gallery, headers of a welcome guest), with and without a password, on a disk and in an object store."""
     root = tmp_path / "out" / "run"
     (root / "dataset/videos/ab").mkdir(parents=True)
     (root / "dataset/videos/ab/a-1.mp4").write_bytes(b"of a large dataset")
@@ -291,12 +293,26 @@ def gallery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[An
     (root / "gallery/00002.js").symlink_to(root / "00001.js")
     (tmp_path / "index.html").write_text("outside")
     (root / "dataset/videos/link.mp4").symlink_to(tmp_path / "index.html")
-    server = gallery_server.serve(tmp_path / "out", "127.0.0.1", 0, request.param)
+    place, password = request.param
+    store = in_memory(tmp_path) if place == "store" else ""
+    server = gallery_server.serve(f"{store}/out" if store else tmp_path / "out", "127.0.0.1", 0, password)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    coded = base64.b64encode(request.param.encode()).decode()
-    yield server, {"Authorization": f"Basic {coded}"} if request.param else {}
+    coded = base64.b64encode(password.encode()).decode()
+    yield server, {"Authorization": f"Basic {coded}"} if password else {}
+    if store:
+        fsspec.filesystem("memory").rm(store, recursive=True)
     server.shutdown()
     server.server_close()
+
+
+def in_memory(folder: Path) -> str:
+    """The files of a folder in fsspec's store in memory, which has no links; its URL."""
+    url = f"memory://{folder.name}-{uuid4().hex}"
+    fs, root = fsspec.core.url_to_fs(url)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            fs.pipe_file(f"{root}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return url
 
 
 def asked(server: Any, path: str, headers: dict[str, str], method: str = "GET") -> tuple[int, bytes, Any]:
@@ -364,6 +380,22 @@ def test_browsers_can_seek(gallery: Any) -> None:
     server, welcome = gallery
     status, body, headers = asked(server, "/run/dataset/videos/a-1.mp4", welcome | {"Range": "bytes=10-19"})
     assert (status, body, headers["Content-Range"]) == (206, bytes(range(10, 20)), "bytes 10-19/200")
+
+
+def test_a_store_out_of_reach_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The browser gets 502, and the server goes on."""
+    from flows.server import shelves
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route to the store")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "info", away)
+    server = gallery_server.serve("memory://away", "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    assert asked(server, "/run/index.html", {})[0] == 502 and asked(server, "/nothing", {})[0] == 404
+    server.shutdown()
+    server.server_close()
+    assert isinstance(shelves.shelf_of("memory://away"), shelves.StoreShelf)
 
 
 @given(st.text(max_size=20) | st.from_regex(r"bytes=\d{0,4}-\d{0,4}", fullmatch=True), st.integers(0, 3000))

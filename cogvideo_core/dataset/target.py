@@ -67,7 +67,7 @@ class Target:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file that takes its place when the block ends; where the block raises, what was there before stays."""
         final = f"{self.path}/{name}"
-        with storing(name), self.temporary(os.path.dirname(final)) as temporary:
+        with storing(name), self.temporary(final) as temporary:
             with open(temporary, "wb") as sink:
                 yield sink
             self.written[name] = os.path.getsize(temporary)
@@ -78,12 +78,16 @@ class Target:
             sink.write(data)
 
     @contextmanager
-    def temporary(self, folder: str) -> Iterator[str]:
-        """An empty file on this machine's disk: on a local root in this folder, which is made."""
+    def temporary(self, final: str) -> Iterator[str]:
+        """An empty file on this machine's disk: on a local root in the folder of the final one, which is made.
+
+        Its ending is the final one's, from which stores tell browsers what an object is.
+        """
+        folder, ending = os.path.dirname(final), os.path.splitext(final)[1]
         if self.local:
             os.makedirs(folder, exist_ok=True)
             self.sweep(folder)
-        handle, path = tempfile.mkstemp(dir=folder if self.local else None, prefix=temporary_prefix())
+        handle, path = tempfile.mkstemp(ending, temporary_prefix(), folder if self.local else None)
         os.close(handle)
         try:
             yield path

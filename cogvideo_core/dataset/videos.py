@@ -196,7 +196,7 @@ def _copy(fs: AbstractFileSystem, path: str, target: Target, final: str, linked:
         return
     if inside and linked and _linked(path, final):
         return
-    with fs.open(path, "rb") as source, target.temporary(os.path.dirname(final)) as temporary:
+    with fs.open(path, "rb") as source, target.temporary(final) as temporary:
         with open(temporary, "wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
         target.publish(temporary, final)

@@ -111,14 +111,15 @@ def deploy(slots: Slots = 0, crashed_after_s: Zombies = 300) -> None:
 
 @app.command()
 def gallery(
-    folder: Annotated[Path, typer.Argument(help="Galleries below it are served.")] = Path("out"),
+    folder: Annotated[str, typer.Argument(help="Folder or URL; galleries below it are served.")] = "out",
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 4201,
     auth: Auth = False,
 ) -> None:
-    """Serve the galleries below a folder, until Ctrl-C.
+    """Serve the galleries below a folder, here or in an object store, until Ctrl-C.
 
     [dim]cogvideo-edit gallery out --port 8080[/dim]
+    [dim]cogvideo-edit gallery s3://bucket/runs[/dim]
     """
     from flows.server.gallery import serve
 

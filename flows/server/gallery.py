@@ -5,20 +5,17 @@ from __future__ import annotations
 import base64
 import hmac
 import html
-import os
 import re
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
-PAGE = "index.html"
-STORED = r"(?:edits|sources)/[0-9a-f]{2}/[0-9a-f]{64}/[0-9a-f]{32}/(?:edit|source)\.mp4"  # of rejected edits
-VIDEO = re.compile(rf"(?:.*/)?(?:dataset/videos/(?:[0-9a-f]{{2}}/)?[A-Za-z0-9._-]+\.mp4|{STORED})")
-DATA = re.compile(r"(?:.*/)?gallery/(?:index-)?[0-9]{5,9}\.js")  # what index.html loads of a large gallery
+from cogvideo_core.errors import StorageError
+from flows.server.shelves import PAGE, Shelf, asked, shelf_of
+
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
-PART_BYTES, DEPTH = 1 << 20, 3
 NOTHING = ["<p>No run has come to its gallery yet.</p>"]
 FRONT = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": "default-src 'none'"}
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".mp4": "video/mp4"}
@@ -27,9 +24,12 @@ OURS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "sa
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
-def serve(folder: Path, host: str, port: int, auth: str = "") -> ThreadingHTTPServer:
-    """A server of the galleries below `folder`; `auth` is the user:password that it asks for. Call serve_forever()."""
-    handler = partial(Handler, folder.resolve(), auth)
+def serve(folder: str | Path, host: str, port: int, auth: str = "") -> ThreadingHTTPServer:
+    """A server of the galleries below a path or URL; `auth` is the user:password it asks for. Call serve_forever().
+
+    Raises ForbiddenUri for a URL that may not be used.
+    """
+    handler = partial(Handler, shelf_of(folder), auth)
     server = ThreadingHTTPServer((host, port), handler)
     server.daemon_threads = True
     return server
@@ -41,8 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "gallery", ""
 
-    def __init__(self, folder: Path, auth: str, *args: object) -> None:
-        self.folder, self.auth = folder, auth
+    def __init__(self, shelf: Shelf, auth: str, *args: object) -> None:
+        self.shelf, self.auth = shelf, auth
         super().__init__(*args)  # type: ignore[arg-type]
 
     def do_HEAD(self) -> None:
@@ -53,12 +53,24 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.FORBIDDEN)  # or a foreign page could read us by DNS rebinding
         elif self.auth and not self._welcome():
             self._refuse(HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Basic realm="gallery"'})
-        elif self.path == "/":
-            self._answer(front_page(self.folder), FRONT)
-        elif path := found(self.folder, self.path):
-            self._send(path)
         else:
+            self._serve()
+
+    def _serve(self) -> None:
+        try:
+            name = asked(self.path)
+            size = self.shelf.size(name) if name else None
+            if self.path == "/":
+                self._answer(front_page(self.shelf), FRONT)
+            elif name and size is not None:
+                self._send(name, size)
+            else:
+                self._refuse(HTTPStatus.NOT_FOUND)
+        except FileNotFoundError:  # a collection has just removed it
             self._refuse(HTTPStatus.NOT_FOUND)
+        except StorageError:  # the store is out of reach; who looks may try again
+            self.close_connection = True
+            self._refuse(HTTPStatus.BAD_GATEWAY)
 
     def _strange_host(self) -> bool:
         return re.sub(r":\d+$", "", self.headers.get("Host", "")) not in LOOPBACK
@@ -81,45 +93,28 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(data)
 
-    def _send(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            first, last = wanted_range(self.headers.get("Range", ""), size) or (0, size - 1)
-            part = bool(self.headers.get("Range")) and wanted_range(self.headers["Range"], size) is not None
-            headers = {"Content-Type": KINDS[path.suffix], "Content-Length": str(last - first + 1)}
-            headers |= {"Accept-Ranges": "bytes"}
-            headers |= {"Content-Range": f"bytes {first}-{last}/{size}"} if part else {}
-            self._head(HTTPStatus.PARTIAL_CONTENT if part else HTTPStatus.OK, headers)
-            file.seek(first)
-            left = last - first + 1 if self.command == "GET" else 0
-            while left > 0 and (data := file.read(min(left, PART_BYTES))):
-                self.wfile.write(data)
-                left -= len(data)
+    def _send(self, name: str, size: int) -> None:
+        wanted = wanted_range(self.headers.get("Range", ""), size)
+        first, last = wanted or (0, size - 1)
+        headers = {"Content-Type": KINDS[PurePosixPath(name).suffix], "Content-Length": str(last - first + 1)}
+        headers |= {"Accept-Ranges": "bytes"}
+        headers |= {"Content-Range": f"bytes {first}-{last}/{size}"} if wanted else {}
+        parts = self.shelf.read(name, first, last) if self.command == "GET" else iter(())
+        data = next(parts, b"")  # a store that can't be read is told before a header says that all is well
+        self._head(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK, headers)
+        while data:
+            self.wfile.write(data)
+            data = next(parts, b"")
 
     def log_message(self, format: str, *args: object) -> None:
         """Silent: what is looked at is nobody's business."""
 
 
-def front_page(folder: Path) -> bytes:
-    """Links to the galleries at most DEPTH folders down."""
-    pages = sorted(path for depth in range(DEPTH + 1) for path in folder.glob("*/" * depth + PAGE))
-    names = [path.parent.relative_to(folder).as_posix() for path in pages if (path.parent / "dataset").is_dir()]
+def front_page(shelf: Shelf) -> bytes:
+    """Links to the galleries."""
+    names = shelf.galleries()
     links = [f'<p><a href="/{quote(name)}/{PAGE}">{html.escape(name)}</a></p>' for name in names]
     return ("<!doctype html><title>Galleries</title><h1>Galleries</h1>" + "".join(links or NOTHING)).encode()
-
-
-def found(folder: Path, target: str) -> Path | None:
-    """The page, data or video that a request's target names, if it is one and really lies below the folder."""
-    try:
-        name = unquote(urlsplit(target).path, errors="strict").lstrip("/")
-        path = (folder / name).resolve()
-    except (ValueError, OSError):
-        return None
-    inside = path.is_relative_to(folder) and path.is_file()
-    if not inside:
-        return None
-    below = path.relative_to(folder).as_posix()
-    return path if path.name == PAGE or VIDEO.fullmatch(below) or DATA.fullmatch(below) else None
 
 
 def wanted_range(header: str, size: int) -> tuple[int, int] | None:

@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from cogvideo_core.dataset.reviews import append_review, read_reviews
 from cogvideo_core.storage.ledger import Ledger
-from flows.server.gallery import PAGE, Handler
+from flows.server.gallery import Handler
+from flows.server.shelves import PAGE, LocalShelf
 
 MOST_BYTES = 1000  # of a request
 TOKEN = "X-Review-Token"
@@ -30,8 +31,8 @@ class ReviewHandler(Handler):
     """GET of the page, its data and videos; GET and POST of `review`, for pages that this server gave out alone."""
 
     def __init__(self, folder: Path, token: str, *args: object) -> None:
-        self.token = token
-        super().__init__(folder, "", *args)
+        self.token, self.folder = token, folder
+        super().__init__(LocalShelf(folder), "", *args)
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
