@@ -16,6 +16,7 @@ from cogvideo_core.captions.asking import check_specs
 from cogvideo_core.dataset.gallery import markdown_table
 from cogvideo_core.errors import EditError, HopelessRun
 from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, ModelSpec
 from cogvideo_core.stages.failures import SameFailure, is_failure
 from cogvideo_core.storage.ledger import Ledger
@@ -40,6 +41,7 @@ def describe_dataset(
     model: ModelSpec = ModelSpec(),  # noqa: B008
     captions: CaptionSpec = CaptionSpec(),  # noqa: B008
     instructions: InstructionSpec = InstructionSpec(),  # noqa: B008
+    screen: ScreenSpec = ScreenSpec(),  # noqa: B008
     out: Annotated[str, Field(min_length=1)] = "out/edits.jsonl",
     overwrite: bool = False,
 ) -> Record:
@@ -51,7 +53,8 @@ def describe_dataset(
     """
     check_describing(dataset, captions, instructions, out, overwrite)
     root = manifest.answers_of(out)
-    settings = Describing(dataset=dataset, model=model, captions=captions, instructions=instructions, answers=root)
+    groups = {"dataset": dataset, "model": model, "captions": captions, "instructions": instructions, "screen": screen}
+    settings = Describing(**groups, answers=root)
     counts: Counter[str] = Counter()
     failed: list[Record] = []
     before, _ = manifest.base_of(dataset, out)

@@ -32,7 +32,7 @@ GROUPS: dict[str, type[Spec]] = {
     "screen": ScreenSpec,
 }
 DESCRIBING: dict[str, type[Spec]] = {  # the groups of write-manifest
-    **{name: GROUPS[name] for name in ("dataset", "model")},
+    **{name: GROUPS[name] for name in ("dataset", "model", "screen")},
     "captions": CaptionSpec,
     "instructions": InstructionSpec,
 }

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, ModelSpec, Spec
 from cogvideo_core.stages.failures import attempt
 from cogvideo_core.storage.ledger import Ledger
@@ -26,6 +27,7 @@ class Describing(Spec):
     model: ModelSpec
     captions: CaptionSpec
     instructions: InstructionSpec
+    screen: ScreenSpec = ScreenSpec()
     answers: str  # root of the ledger that keeps them
 
     def step(self) -> Callable[[Record], Record]:
@@ -36,7 +38,8 @@ class Describing(Spec):
         from cogvideo_core.stages.units import shape_of
 
         shape = shape_of(self.dataset, configured(self.model))
-        return partial(describe_clip, Job(self.dataset, shape, self.captions, self.instructions, Ledger(self.answers)))
+        ledger = Ledger(self.answers)
+        return partial(describe_clip, Job(self.dataset, shape, self.captions, self.instructions, ledger, self.screen))
 
 
 @verb("describe_batch", retries=2)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_server import Answer, Endpoint, said
 
@@ -16,9 +17,12 @@ from cogvideo_core.captions.describe import describe_clip, filled
 from cogvideo_core.endpoints import chat
 from cogvideo_core.errors import BadSpec, ClipError, EndpointUnreachable, NotAVideo
 from cogvideo_core.inputs.sources import read_clips
+from cogvideo_core.media import video
 from cogvideo_core.models.configuration import VideoShape
 from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec
+from cogvideo_core.shapes import world
 from cogvideo_core.shapes.make import make_clips
 from cogvideo_core.storage.ledger import Ledger
 
@@ -93,6 +97,26 @@ def test_nothing_is_asked_twice(endpoint: Endpoint, folder: Path, tmp_path: Path
     assert describe_clip(job(tmp_path, endpoint.url, model="other"), clip_of(folder))["asked"] == 1
     assert describe_clip(job(tmp_path, endpoint.url, temperature=1.0), clip_of(folder))["asked"] == 1
     assert describe_clip(job(tmp_path, endpoint.url, dataset={"fit": "pad"}), clip_of(folder))["asked"] == 2
+
+
+def test_the_window_is_the_one_that_is_edited(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Behind a cut, if the first scene is too short: its stills are those of the second scene alone; without a screen
+    they are not."""
+    first, second = (world.render(world.scene_from_seed(seed)) for seed in (1, 2))
+    for name, frames in {"cut": np.concatenate([first[:5], second]), "second": second}.items():
+        (tmp_path / name).mkdir()
+        video.encode(frames, tmp_path / name / "a.mp4", 8, crf=1)
+        (tmp_path / name / "m.jsonl").write_text('{"clip": "a.mp4"}')
+
+    def seen(name: str, screen: ScreenSpec) -> np.ndarray:
+        (found,) = read_clips(DatasetSpec(source=str(tmp_path / name / "m.jsonl")), need_targets=False)
+        looked = Looked(replace(job(tmp_path / "answers", endpoint.url), screen=screen), dict(found))
+        assert looked.sha256 == Looked(looked.job, dict(found) | {"uri": "/gone.mp4"}).sha256
+        return looked.frames.astype(int)
+
+    alone = seen("second", ScreenSpec())
+    assert np.abs(seen("cut", ScreenSpec()) - alone).mean() < 4
+    assert np.abs(seen("cut", ScreenSpec(cuts="ignore")) - alone).mean() > 10
 
 
 def test_what_a_row_has_stays(endpoint: Endpoint, folder: Path, tmp_path: Path) -> None:

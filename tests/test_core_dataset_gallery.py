@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from cogvideo_core.dataset import gallery as module
 from cogvideo_core.dataset.gallery import escape_markdown, gallery_files, markdown_table, settings
-from cogvideo_core.dataset.gallery_rows import MAX_EDITS
+from cogvideo_core.dataset.gallery_rows import MAX_EDITS, MAX_OWN
+from cogvideo_core.dataset.rows import OWN
 
 NASTY = [
     "<script>alert(1)</script>",
@@ -79,6 +80,16 @@ def test_a_rejected_edit_is_shown_with_its_reason(shown: Any) -> None:
     assert index["texts"][index["groups"][0]] == "rejected left-out" and ["confidence", [0.2]] in index["values"]
     both = shown([lost, edit(verdict="accepted", rejected_because="", kept=True, confidence=0.9, **places)])
     assert "sources/cd/x/y/source.mp4" not in both.urls() and both.edits[1]["verdict"] == "Accepted"
+
+
+def test_own_columns_are_shown_and_searched(shown: Any) -> None:
+    """Those with a value, cut where they are long; an edit without any has no line for them."""
+    page = shown([edit(**{OWN: ["id", "licence", "tags"], "id": 7, "licence": "CC0", "tags": None}), edit(window=1)])
+    assert [found["own"] for found in page.edits] == ["id 7, licence CC0", ""]
+    (index,) = page.indexes
+    assert [index["texts"][place] for place in index["own"]] == ["id 7, licence cc0", ""]
+    (long,) = shown([edit(**{OWN: ["note"], "note": "x" * 1000})]).edits
+    assert len(long["own"]) == MAX_OWN and long["own"].endswith("…")
 
 
 def test_parts_of_a_clip_are_sections_of_their_own(shown: Any) -> None:

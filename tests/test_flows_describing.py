@@ -179,7 +179,7 @@ def test_pairs_get_instructions_without_an_endpoint(
         ([], "field instructions.url: is empty; name an endpoint there or in captions.url"),
         (["--endpoint", "http://h/v1"], "field captions.model: is empty"),
         (["--endpoint", "ftp://h/v1"], "captions.url"),
-        (["--set", "recipe.seeds=[1]"], "groups are dataset, model, captions, instructions"),
+        (["--set", "recipe.seeds=[1]"], "groups are dataset, model, screen, captions, instructions"),
         (["--set", "captions.tempalte=x"], "no such field; did you mean template?"),
         (["--instructions", "template", "--limit", "1"], "does not exist"),
     ],

@@ -16,12 +16,14 @@ from cogvideo_core.captions.answers import MOST_CHARACTERS
 from cogvideo_core.endpoints.chat import Endpoint, picture, posted, text_of
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.inputs import clip_files
-from cogvideo_core.media.video import Limits, View
+from cogvideo_core.media.video import Limits, View, probe
 from cogvideo_core.media.window import Place, spread, taken_window
 from cogvideo_core.models.configuration import VideoShape
 from cogvideo_core.settings.caption_specs import CaptionSpec, EndpointSpec, InstructionSpec
 from cogvideo_core.settings.fingerprints import fingerprint
+from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec
+from cogvideo_core.stages.screen import Screening, placed, screened
 from cogvideo_core.stages.units import part_of
 from cogvideo_core.storage.ledger import Ledger
 
@@ -40,6 +42,12 @@ class Job:
     captions: CaptionSpec
     instructions: InstructionSpec
     ledger: Ledger
+    screen: ScreenSpec = ScreenSpec()  # noqa: RUF009 - frozen
+
+    @property
+    def screening(self) -> Screening:
+        """How the window is placed between cuts, as a run with the same settings places it."""
+        return Screening(self.screen, self.dataset, self.shape, self.ledger)
 
     @property
     def writer(self) -> tuple[EndpointSpec, Endpoint]:
@@ -75,7 +83,7 @@ def check_specs(captions: CaptionSpec, instructions: InstructionSpec) -> None:
 
 
 class Looked:
-    """A clip's window, decoded once it is needed. Raises what `taken_window` and `fetch` raise."""
+    """A clip's window, decoded once it is needed. Raises what `taken_window`, `fetch` and the screen raise."""
 
     def __init__(self, job: Job, clip: Mapping[str, Any]) -> None:
         self.job, self.clip = job, clip
@@ -83,12 +91,14 @@ class Looked:
     @cached_property
     def frames(self) -> np.ndarray:
         """uint8 [F,H,W,3], as the model that edits sees them."""
-        shape, dataset = self.job.shape, self.job.dataset
+        shape, dataset, clip, limits = self.job.shape, self.job.dataset, dict(self.clip), Limits.of(self.job.dataset)
         view = View(shape.height, shape.width, shape.fps, dataset.fit)
         with tempfile.TemporaryDirectory() as folder:
-            path, _ = clip_files.fetched(self.clip, Path(folder), Limits.of(dataset))
-            place = Place(self.clip["window"], part_of(self.clip))
-            return taken_window(path, self.clip["clip"], dataset, place, view, shape.frames).frames
+            path, content = clip_files.fetched(clip, Path(folder), limits)
+            looked = screened(self.job.screening, clip, path, content, probe(path, clip["clip"], limits))
+            where = placed(self.job.screening, clip, looked)
+            place = Place(where.number, part_of(clip), where.start_s)
+            return taken_window(path, clip["clip"], dataset, place, view, shape.frames).frames
 
     @cached_property
     def sha256(self) -> str:
@@ -107,7 +117,8 @@ class Looked:
         dataset, shape = self.job.dataset, self.job.shape
         seen = {name: getattr(dataset, name) for name in ("window", "fit", "deinterlace", "tone_map")}
         size = [shape.frames, shape.height, shape.width, shape.fps]
-        return {"format": FORMAT, "source_id": self.clip["source_id"], "shape": size} | seen
+        about = {"format": FORMAT, "source_id": self.clip["source_id"], "shape": size} | seen
+        return about | ({"screen": self.job.screen.as_json()} if self.job.screen.looks else {})
 
 
 class Asker:

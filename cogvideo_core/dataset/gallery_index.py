@@ -18,7 +18,7 @@ class Index:
         self.counts: list[int] = []  # edits of each section
         self.texts: dict[str, int] = {}
         self.columns: dict[str, list[Any]] = {name: [] for name in ("clips", "sources")}
-        self.columns |= {name: [] for name in ("prompts", "recipes", "groups", "keys")}
+        self.columns |= {name: [] for name in ("prompts", "recipes", "own", "groups", "keys")}
         self.values: dict[str, list[float | None]] = {}
         self.bytes = 0  # of the JSON, roughly
 
@@ -27,7 +27,8 @@ class Index:
         self.columns["clips"].append(self._text(section.clip))
         self.columns["sources"].append(self._text(section.prompt))
         for tile in section.tiles:
-            for column, text in (("prompts", tile.prompt), ("recipes", tile.recipe), ("groups", tile.groups)):
+            texts = {"prompts": tile.prompt, "recipes": tile.recipe, "own": tile.own, "groups": tile.groups}
+            for column, text in texts.items():
                 self.columns[column].append(self._text(text))
             self._add_values(tile.values)
             self.columns["keys"].append(tile.key[:KEY_CHARACTERS])

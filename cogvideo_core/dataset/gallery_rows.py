@@ -8,8 +8,9 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from cogvideo_core.dataset.rows import Row
+from cogvideo_core.dataset.rows import OWN, Row
 
+MAX_OWN = 300  # characters of the user's own columns that are shown and searched, of an edit
 MAX_EDITS = 60  # of one section: a clip with more of them is continued in another
 FOLDER = "dataset/"  # where index.html finds the file names of the rows
 FIGURES = (  # word, score, how it is written, what it means
@@ -30,6 +31,7 @@ class Tile(NamedTuple):
     shown: Row
     prompt: str
     recipe: str
+    own: str  # the user's own columns
     groups: str  # verdict, and kept or left-out, as words
     key: str
     values: dict[str, float]  # rank, scores and confidence, those that there are
@@ -93,7 +95,7 @@ def _side_by_side(tiles: list[Tile]) -> list[Tile]:
 
 
 def _tile(row: Row) -> Tile:
-    scores, verdict, kept = _scores(row), row.get("verdict", ""), row.get("kept", True)
+    scores, verdict, kept, own = _scores(row), row.get("verdict", ""), row.get("kept", True), _own(row)
     shown = {
         "url": "" if row.get("state") == "stopped" else _place(row, "edit_object", "file_name"),
         "key": row.get("edit_key", ""),
@@ -105,10 +107,17 @@ def _tile(row: Row) -> Tile:
         "verdict": _told(row),
         "figures": [text.format(scores[name]) if name in scores else "" for _, name, text, _ in FIGURES],
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
+        "own": own,
     }
     groups = f"{verdict} {'kept' if kept else 'left-out'}".strip()
     values = {"rank": row.get("rank", 1)} | {name: round(value, 4) for name, value in scores.items()}
-    return Tile(shown, row["target_prompt"], row["recipe"], groups, row.get("edit_key", ""), values)
+    return Tile(shown, row["target_prompt"], row["recipe"], own, groups, row.get("edit_key", ""), values)
+
+
+def _own(row: Row) -> str:
+    """The user's own columns that have a value, in words."""
+    text = ", ".join(f"{name} {row[name]}" for name in row.get(OWN, ()) if row[name] not in (None, ""))
+    return text if len(text) <= MAX_OWN else f"{text[: MAX_OWN - 1]}…"
 
 
 def _scores(row: Row) -> dict[str, float]:

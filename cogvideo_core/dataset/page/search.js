@@ -53,9 +53,10 @@ function fitsOf(index, typed, wish) {
     const value = columns.get(name)?.[edit] ?? null;
     return value !== null && (side === "<" ? value < +limit : value > +limit);
   };
-  const {clips, sources, prompts, recipes, groups, keys} = index;
+  const {clips, sources, prompts, recipes, own, groups, keys} = index;
   return (edit, place) =>
-    words.every(has => has[clips[place]] || has[sources[place]] || has[prompts[edit]] || has[recipes[edit]] || has[groups[edit]])
+    words.every(has => has[clips[place]] || has[sources[place]] || has[prompts[edit]] || has[recipes[edit]] || has[own[edit]]
+      || has[groups[edit]])
     && (!shown || shown.has(groups[edit]))
     && (!wish.said || (saidShort.get(keys[edit]) || "none") === wish.said)
     && limits.every(limit => within(edit, limit));

@@ -31,7 +31,8 @@ function tile(section, edit) {
     make("small", {}, edit.notes),
     edit.verdict && make("small", {class: "verdict"}, edit.verdict),
     figures.length ? make("small", {class: "figures"}, ...figures) : "",
-    edit.scores && make("details", {class: "all"}, make("summary", {}, "All figures"), make("small", {}, edit.scores)));
+    edit.scores && make("details", {class: "all"}, make("summary", {}, "All figures"), make("small", {}, edit.scores)),
+    edit.own && make("details", {class: "all"}, make("summary", {}, "Own columns"), make("small", {}, edit.own)));
   const kinds = [edit.rejected && "rejected", !edit.kept && "out"].filter(Boolean);
   const shown = edit.url ? video(section, edit.url) : make("div", {class: "none"}, "given up early, no video");
   return make("figure", {"data-key": edit.key, "data-said": edit.said, class: kinds.join(" ")}, shown, caption);
