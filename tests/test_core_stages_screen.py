@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import toy_run
+from bright_network import bright_is_text
 
 from cogvideo_core.dataset import tables
+from cogvideo_core.errors import ModelError
 from cogvideo_core.media import video
 from cogvideo_core.models.configuration import VideoShape
 from cogvideo_core.planning import plan
@@ -204,6 +206,27 @@ def test_limits_mark_or_drop(folder: Path, limit: str) -> None:
     assert word in encoded(work_at(folder, "root", ScreenSpec(**usual)))["screen_because"]
     write(folder / "a.mp4", clip(5))
     assert encoded(work_at(folder, "root", ScreenSpec(**usual)))["screen_because"] == ""
+
+
+def test_text_is_looked_for_where_it_is_asked(folder: Path) -> None:
+    """A clip that its detector finds full is marked or dropped, with its share; a run that does not ask measures none,
+    and what it has measured is not measured again; without a detector the setting is refused."""
+    network, white = str(bright_is_text(folder.parent / "net.onnx")), np.full_like(clip(1), 255)
+    write(folder / "a.mp4", white)
+    plain = encoded(work_at(folder, "root", AVOID))
+    asked = ScreenSpec(most_text=0.5, text_model=network)
+    marked = encoded(work_at(folder, "root", asked))
+    assert plain["screen_text"] is None and plain["screen_because"] == ""
+    assert marked["screen_text"] == 1 and marked["screen_because"] == "text 1 is above 0.5"
+    assert marked["latents_key"] == plain["latents_key"] and marked["source_key"] == plain["source_key"]
+    assert encoded(work_at(folder, "root", asked.model_copy(update={"action": "drop"})))["kind"] == "screened"
+    assert len(list(work_at(folder, "root", AVOID).ledger.keys("screens"))) == 2
+    write(folder / "a.mp4", clip(5) // 2)
+    assert encoded(work_at(folder, "root", asked))["screen_because"] == ""
+    with pytest.raises(ValueError, match="most_text needs text_model"):
+        ScreenSpec(most_text=0.5)
+    with pytest.raises(ModelError, match=r"screen\.text_model"):
+        _ = work_at(folder, "root", ScreenSpec(most_text=0.5, text_model="gone.onnx")).screening
 
 
 def near_copy(path: Path, frames: np.ndarray) -> None:

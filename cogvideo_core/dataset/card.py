@@ -39,6 +39,7 @@ MEANING = {
     "screen_black": "share of the window's frames that are black",
     "screen_frozen": "longest run of frames that repeat the one before, as a share of the window",
     "screen_moving": "share of the picture that changes visibly during the window",
+    "screen_text": "share of the picture that is text, as a detector sees it",
     "screen_because": "what the screen has against the source",
     "duplicate_of": "an earlier clip that this one shows again",
     "verdict": "of the judge: accepted, rejected or unjudged",

@@ -10,7 +10,7 @@ from cogvideo_core.stages.screen import reasons
 from cogvideo_core.storage.uris import shown_clip
 
 Record = dict[str, Any]
-FIGURES = ("start_s", "luma", "black", "frozen", "moving")
+FIGURES = ("start_s", "luma", "black", "frozen", "moving", "text")
 
 
 def row(screen: ScreenSpec, clip: Record) -> Record:

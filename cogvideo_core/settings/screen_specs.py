@@ -10,6 +10,7 @@ from cogvideo_core.settings.fingerprints import Spec
 from cogvideo_core.settings.recipes import filled
 
 USUAL: dict[str, Any] = {"least_luma": 20.0, "most_black": 0.2, "most_frozen": 0.5, "least_moving": 0.005}
+LIMITS = (*USUAL, "most_text")
 LOOKED_FOR = ("cuts", "cut_ratio", "cut_change", "most_minutes")  # fields that what is measured depends on
 
 
@@ -63,6 +64,16 @@ class ScreenSpec(Spec):
         le=1,
         description="Share of the picture that changes visibly during the window. 0: any.",
     )
+    most_text: float = Field(
+        0.0,
+        title="Most text",
+        ge=0,
+        le=1,
+        description="Share of the picture that is text, as Text detector sees it. 0: any.",
+    )
+    text_model: str = Field(
+        "", title="Text detector", description="Path of its ONNX file, a network of the kind DBNet, for Most text."
+    )
     duplicates: Literal["off", "exact", "near"] = Field(
         "off",
         title="Duplicates",
@@ -89,10 +100,16 @@ class ScreenSpec(Spec):
             return given
         return filled(given, USUAL, dict.fromkeys(USUAL, 0.0))
 
+    @model_validator(mode="after")
+    def _with_detector(self) -> ScreenSpec:
+        if self.most_text and not self.text_model:
+            raise ValueError("most_text needs text_model, the ONNX file of a text detector")
+        return self
+
     @property
     def limits(self) -> dict[str, float]:
         """The limits that are set, by field."""
-        return {name: getattr(self, name) for name in USUAL if getattr(self, name)}
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name)}
 
     @property
     def looks(self) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import count
 from math import ceil
 from pathlib import Path
@@ -20,9 +21,10 @@ import pyarrow as pa
 
 from cogvideo_core.errors import ScenesTooShort, ScreenedOut
 from cogvideo_core.inputs.masks import AUTO, NONE
-from cogvideo_core.media import scenes, shots, video
-from cogvideo_core.media.figures import figures, hashes
+from cogvideo_core.media import scenes, shots, text, video
+from cogvideo_core.media.figures import HASHED, figures, hashes
 from cogvideo_core.models.configuration import VideoShape
+from cogvideo_core.models.file_hashes import digest_of
 from cogvideo_core.settings.screen_specs import LOOKED_FOR, ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, fingerprint
 from cogvideo_core.stages.units import part_of
@@ -32,7 +34,7 @@ Record = dict[str, Any]
 FORMAT = 1  # raised when what is measured changes its meaning
 CUTS_TOLD = 100  # times of cuts that are stored
 CUTS_SAID = 6  # of them in a sentence
-MEASURED = ("start_s", "luma", "black", "frozen", "moving")
+MEASURED = ("start_s", "luma", "black", "frozen", "moving", "text")
 SCREEN_FIELDS: dict[str, pa.DataType] = {
     "screen_cuts": pa.int32(),
     **{f"screen_{name}": pa.float64() for name in MEASURED},
@@ -44,13 +46,18 @@ SCREEN_FIELDS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True)
 class Screening:
-    """What all clips of a run are screened with. Without a ledger nothing is stored."""
+    """What all clips of a run are screened with. Without a ledger nothing is stored. Raises ModelError for a text
+    detector that can't be used."""
 
     spec: ScreenSpec
     dataset: DatasetSpec
     shape: VideoShape
     ledger: Ledger | None = None
     verify: Verify = "size"
+
+    def __post_init__(self) -> None:
+        if self.spec.most_text:
+            text.detector(self.spec.text_model)
 
     @property
     def need(self) -> scenes.Need:
@@ -99,7 +106,7 @@ def placed(screening: Screening, clip: Record, record: Record) -> Placed:
     else:
         check_scenes(screening, clip, record)
         window = record["windows"][clip["window"]]
-        columns = {"screen_cuts": record["cuts"]} | {f"screen_{name}": window[name] for name in MEASURED}
+        columns = {"screen_cuts": record["cuts"]} | {f"screen_{name}": window.get(name) for name in MEASURED}
         found = Placed(window["number"], window["start_s"], columns)
     why = reasons(screening.spec, clip, window)
     if why and screening.spec.action == "drop":
@@ -140,7 +147,9 @@ def check_scenes(screening: Screening, clip: Record, record: Record) -> None:
 def _spec(screening: Screening, clip: Record, content: str) -> Record:
     """What determines what is measured. Limits don't; nor does where the file lies."""
     part = part_of(clip)
-    given = ({"fixed": True} if _bound(clip) else {}) | ({"part": list(part)} if any(part) else {})
+    given: Record = ({"fixed": True} if _bound(clip) else {}) | ({"part": list(part)} if any(part) else {})
+    if screening.spec.most_text:
+        given |= {"text": digest_of([Path(screening.spec.text_model)])}
     return given | {
         "format": FORMAT,
         "content": content,
@@ -182,7 +191,20 @@ def _looked_at(screening: Screening, clip: Record, path: Path, probe: video.Prob
         found = [scenes.Spot(window.start_s, window.index) for window in usual]
     told = [round(float(cut / rate), 3) for cut in look.seen.cuts]
     windows = [_measured(look, spot, need, _bound(clip)) for spot in found]
+    if spec.most_text:
+        reads = partial(_text, spec.text_model, path, clip["clip"], probe, limits)
+        windows = [window | {"text": reads(window["start_s"], need)} for window in windows]
     return {"cuts": len(told), "cuts_s": told[:CUTS_TOLD], "windows": windows}
+
+
+def _text(
+    model: str, path: Path, clip: str, probe: video.Probe, limits: video.Limits, start_s: float, need: scenes.Need
+) -> float:
+    """The share of text in a window: the mean of its first, middle and last frame."""
+    view = video.View(text.HEIGHT, text.WIDTH, 1, "stretch")
+    times = [start_s + place * (need.frames - 1) / need.fps for place in HASHED]
+    frames = [video.decode(path, clip, probe, video.Window(0, time, 1), view, limits) for time in times]
+    return text.detector(model).share(np.concatenate(frames))
 
 
 def _look(

@@ -22,7 +22,7 @@ from flows.settings import chosen, settings_of
 
 app = typer.Typer()
 Record = dict[str, Any]
-COLUMNS = ("clip", "window", "verdict", "start_s", "cuts", "luma", "black", "frozen", "moving", "because")
+COLUMNS = ("clip", "window", "verdict", "start_s", "cuts", "luma", "black", "frozen", "moving", "text", "because")
 SHOWN = ("clip", "window", "verdict", "start_s", "cuts", "because")
 SHOWN_ROWS = 200  # of the table; the CSV has all
 
