@@ -23,13 +23,13 @@ class TextDetector:
     def __init__(self, path: str) -> None:
         self.path = path
         if not Path(path).is_file():
-            raise _unusable(path, "is no file", "give the path of an ONNX file")
+            raise _bad_detector(path, "is no file", "give the path of an ONNX file")
         if Path(path).stat().st_size > MAX_BYTES:
-            raise _unusable(path, f"has more than {MAX_BYTES >> 20} MiB", "give the small detector of its family")
+            raise _bad_detector(path, f"has more than {MAX_BYTES >> 20} MiB", "give the small detector of its family")
         try:
             self.net = cv2.dnn.readNetFromONNX(path)
         except cv2.error as error:
-            raise _unusable(path, "can't be read by OpenCV as a network", "give an ONNX file") from error
+            raise _bad_detector(path, "can't be read by OpenCV as a network", "give an ONNX file") from error
 
     def share(self, frames: np.ndarray) -> float:
         """Of the picture that is text, 0 to 1, mean over frames uint8 [K,384,640,3] RGB. Raises ModelError."""
@@ -56,8 +56,8 @@ def detector(path: str) -> TextDetector:
 
 
 def _not_a_detector(path: str) -> ModelError:
-    return _unusable(path, "gives no map of probabilities [1,1,h,w] for a picture", "give a text detector (DBNet)")
+    return _bad_detector(path, "gives no map of probabilities [1,1,h,w] for a picture", "give a text detector (DBNet)")
 
 
-def _unusable(path: str, problem: str, remedy: str) -> ModelError:
+def _bad_detector(path: str, problem: str, remedy: str) -> ModelError:
     return ModelError(f"field screen.text_model: {path!r} {problem}; {remedy}")
