@@ -16,6 +16,7 @@ from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
+from flows.collecting import placing_by
 from flows.engines import engine_of
 from flows.report import finish, run_name
 from flows.waves import LastStage, refused_counts, run_wave
@@ -108,7 +109,7 @@ def run(settings: Settings, last_stage: LastStage, only: list[list[Any]] | None 
                 counts = added(counts, _as_flow_run(settings, planned, wave, last_stage))
     except HopelessRun as error:  # raised by a wave; what it has done is collected all the same
         gave_up = error
-    collected = work.collect_dataset(settings, planned["waves"], last_stage)
+    collected = work.collect_dataset(settings, planned["waves"], last_stage, placing_by(settings.engine))
     records = Records(settings.output.root, planned["waves"], settings.plan)
     return finish(settings, records, counts, collected, gave_up)
 

@@ -23,6 +23,7 @@ from cogvideo_core.settings.specs import (
     fingerprint,
 )
 from cogvideo_core.stages.failures import STAGES
+from flows.collecting import placing_by
 from flows.edit_dataset import run
 from flows.engines import check_limit
 from flows.report import finish, run_name
@@ -115,7 +116,7 @@ def run_campaign(
         reported = found or finished(output.root, wave, about, retryable=True)
         counts = added(counts, reported or {})
         lost += [] if reported else [wave]
-    collected = work.collect_dataset(settings, planned["waves"])
+    collected = work.collect_dataset(settings, planned["waves"], placing=placing_by(engine))
     if lost:
         raise CampaignUnfinished(
             f"waves {lost} of {planned['waves']} did not come to their end; run the campaign again"

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from cogvideo_core.dataset import contact_sheet, tables
+from cogvideo_core.dataset import contact_sheet, tables, videos
 from cogvideo_core.dataset.outcomes import Records, spanned
 from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -199,15 +199,27 @@ def tried(step: Callable[[Record], Record], record: Record, stage: str, settings
     return record | {"loads": record.get("loads", {}) | {worker(): models.loads}, "busy": busy}
 
 
+@verb("place_videos", retries=2)
+def place_videos(root: str, linked: bool, jobs: list[list[Any]]) -> list[str]:
+    """Brings videos of the collected dataset to their places; what became of each `dataset.videos.Job`."""
+    stopping.check("collect")
+    placed = videos.placed_here(root, linked, iter([[videos.Job(*job) for job in jobs]]))
+    return [outcome for _, outcomes in placed for outcome in outcomes]
+
+
 @verb("collect_dataset", retries=2)
-def collect_dataset(settings: Settings, waves: int, last_stage: str = "edit") -> Record:
-    """Collects all committed edits of the run's root into the dataset folder, the tables and the gallery.
+def collect_dataset(
+    settings: Settings, waves: int, last_stage: str = "edit", placing: videos.Placing | None = None
+) -> Record:
+    """Collects all committed edits of the run's root into the dataset folder, the tables and the gallery. `placing`
+    copies the videos; without it, threads do.
 
     A retry has a plan of its own (`plan/retry`), and does not replace the settings that the root keeps."""
     ledger, records = Ledger(settings.output.root), Records(settings.output.root, waves, settings.plan)
     about = {name: group for name, group in settings.as_json().items() if name != "plan"} | {"last_stage": last_stage}
     fill_probed(settings.output.root, records.of_wave, settings.plan)
-    return tables.collect_run(settings.output, ledger, records, about if settings.plan == "plan" else {}, last_stage)
+    about = about if settings.plan == "plan" else {}
+    return tables.collect_run(settings.output, ledger, records, about, last_stage, placing)
 
 
 @verb("judge_batch", retries=2)

@@ -25,6 +25,7 @@ from cogvideo_core.errors import StorageError
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.upkeep.verify import verify_tree
+from tasks.work import place_videos
 
 Row = dict[str, Any]
 EDITS, MANY = 40, 30
@@ -61,6 +62,29 @@ def loaded(folder: Path, cache: Path, **more: Any) -> Any:
     for column in ("video", "source"):
         found = found.cast_column(column, Video(decode=False))
     return found
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_others_may_copy_the_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole batches, each by a worker that is told by JSON: the same files and counts; a second time there is nothing
+    to copy."""
+    monkeypatch.setattr(videos, "BATCH", 15)
+    sizes: list[int] = []
+
+    def by_workers(root: str, linked: bool, batches: Iterator[list[Any]]) -> Iterator[tuple[list[Any], list[Any]]]:
+        for batch in batches:
+            sizes.append(len(batch))
+            yield batch, place_videos.fn(root, linked, json.loads(json.dumps(batch)))
+
+    make_root(tmp_path / "run", EDITS)
+    output, ledger = OutputSpec(root=str(tmp_path / "run")), Ledger(str(tmp_path / "run"))
+    spread = tables.collect_run(output, ledger, [], {}, placing=by_workers)
+    files, made = tree(tmp_path / "run"), list(sizes)
+    again = tables.collect_run(output, ledger, [], {"title": "b"}, placing=by_workers)
+    alone = tmp_path / "alone"
+    make_root(alone, EDITS)
+    assert collected(alone) == spread and tree(alone) == files
+    assert made == [15, 15, 15, 5] == sizes and again["copied"] == 0 and again["kept"] == spread["copied"] == 50
 
 
 @pytest.mark.parametrize("streaming", [False, True], ids=["loaded", "streamed"])

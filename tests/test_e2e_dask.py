@@ -19,6 +19,7 @@ import pytest
 from distributed import Client
 from undisturbed import CLIPS, EDITS, PROMPTS, Undisturbed
 
+from cogvideo_core.dataset import videos
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec
 from cogvideo_core.shapes.make import make_clips
 from flows.edit_dataset import edit_dataset
@@ -100,8 +101,16 @@ def test_workers_keep_memory_for_the_next_tensor() -> None:
         assert "MALLOC_TRIM_THRESHOLD_" not in found and found["OMP_NUM_THREADS"] == "1"
 
 
-def test_a_cluster_of_its_own(prefect_harness: None, tiny_pipeline_folder: Path, tmp_path: Path) -> None:
-    """Without an address the run starts its own workers, one process each, and ends them."""
+def test_a_cluster_of_its_own(
+    prefect_harness: None, tiny_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an address the run starts its own workers, one process each, and ends them. They copy the videos too."""
+
+    def not_here(*_: Any) -> Any:
+        raise AssertionError("videos were copied by the process of the flow")
+
+    monkeypatch.setattr(videos, "BATCH", 3)
+    monkeypatch.setattr(videos, "placed_here", not_here)  # in this process alone
     manifest = make_clips(tmp_path / "in", 2, prompts=1)
     counts: Any = edit_dataset(
         dataset=DatasetSpec(source=str(manifest)),
@@ -111,6 +120,7 @@ def test_a_cluster_of_its_own(prefect_harness: None, tiny_pipeline_folder: Path,
         engine=EngineSpec(engine="dask", dask_workers=2),
     )
     assert (counts["failed"], counts["dataset_edits"]) == (0, 2)
+    assert len(list((tmp_path / "run/dataset/videos").iterdir())) == 4
     head = json.loads((tmp_path / "run/plan/waves/00000.jsonl").read_text().splitlines()[0])
     assert set(head["loads"].values()) == {1}
     assert not any(worker.endswith(f":{os.getpid()}") for worker in head["loads"])

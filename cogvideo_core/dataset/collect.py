@@ -77,6 +77,7 @@ class Videos(NamedTuple):
 
     recheck: bool = False  # whether those that are there are compared with their sha256
     linked: bool = False  # hard links instead of copies, where the disk can
+    placing: videos.Placing | None = None  # who copies; None: threads of this process
 
 
 def collect_into(
@@ -93,7 +94,7 @@ def collect_into(
         shape, count = _gathered(target, spool, edits, how)
         _add_errors(spool, failures)
         clock, spent = _add_timings(spool, timings)
-        copies = videos.place_videos(target, spool, count > MANY, how.linked)
+        copies = videos.place_videos(target, spool, count > MANY, how.linked, how.placing)
         edited = Edited(spool, shape, count > MANY, copies.missing)
         _add_errors(spool, _gone(edited))
         tally = _write_edits(target, edited)

@@ -18,6 +18,7 @@ from cogvideo_core.dataset.rows import TABLE_FIELDS
 from cogvideo_core.dataset.spool import Spool
 from cogvideo_core.dataset.target import Target
 from cogvideo_core.dataset.verdicts import JUDGED_BY, Deciding
+from cogvideo_core.dataset.videos import Placing
 from cogvideo_core.errors import BadSpec, CorruptObject
 from cogvideo_core.settings.specs import OutputSpec
 from cogvideo_core.stages.failures import STAGES, is_failure
@@ -131,13 +132,19 @@ def kept_settings(root: str, about: Record) -> Record:
 
 
 def collect_run(
-    output: OutputSpec, ledger: Ledger, records: Iterable[Record], about: Record, last_stage: str = "edit"
+    output: OutputSpec,
+    ledger: Ledger,
+    records: Iterable[Record],
+    about: Record,
+    last_stage: str = "edit",
+    placing: Placing | None = None,
 ) -> Record:
     """Writes tables/, dataset/ and index.html under the root; returns the counts that `dataset.collect` gives.
 
     `records` is iterated more than once. Where there are none, and nothing that the last collection depended on or
     wrote has changed since, nothing is written. `about` is what the card and the gallery show as settings; if empty,
-    they show those of the root's last run. Raises BadSpec for a root where nothing was ever done.
+    they show those of the root's last run. `placing` copies the videos. Raises BadSpec for a root where nothing was
+    ever done.
     """
     if not records and not any(True for _ in ledger.keys("sources")):
         raise BadSpec(f"field output.root: nothing is committed under {output.root!r}; give the root of a run")
@@ -157,7 +164,7 @@ def collect_run(
             chain(earlier(output.root, "timings"), timings_of(records)),
             about,
             output.gallery,
-            collect.Videos(output.verify == "full", linked),
+            collect.Videos(output.verify == "full", linked, placing),
         )
         state.write(target, found, counts, linked)
     return counts

@@ -67,6 +67,8 @@ class Target:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file that takes its place when the block ends; where the block raises, what was there before stays."""
         final = f"{self.path}/{name}"
+        if self.local:
+            self.sweep(os.path.dirname(final))
         with storing(name), self.temporary(final) as temporary:
             with open(temporary, "wb") as sink:
                 yield sink
@@ -86,7 +88,6 @@ class Target:
         folder, ending = os.path.dirname(final), os.path.splitext(final)[1]
         if self.local:
             os.makedirs(folder, exist_ok=True)
-            self.sweep(folder)
         handle, path = tempfile.mkstemp(ending, temporary_prefix(), folder if self.local else None)
         os.close(handle)
         try:

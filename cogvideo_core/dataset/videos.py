@@ -12,15 +12,15 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fsspec import AbstractFileSystem
 
+from cogvideo_core.dataset.columns import parts
 from cogvideo_core.dataset.spool import Spool, in_turn
 from cogvideo_core.dataset.target import Target, temporary_prefix
 from cogvideo_core.storage.objects import storing
@@ -30,7 +30,8 @@ FOLDER = "dataset/videos"
 OWN_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(-source)?\.mp4")
 IN_DATASET = re.compile(rf"videos/(?:[0-9a-f]{{2}}/)?{OWN_NAME.pattern}")  # file_name in the tables
 SHARD = re.compile(r"[0-9a-f]{2}")
-AT_ONCE, AHEAD = 8, 256
+AT_ONCE, AHEAD = 16, 256  # copies inside of a store are made by the store: threads wait
+BATCH = 1_000  # videos that a worker is given
 SCHEMA = """
 CREATE TABLE jobs (base TEXT PRIMARY KEY, shard TEXT, uri TEXT, size INTEGER, sha256 TEXT) WITHOUT ROWID;
 CREATE TABLE have (base TEXT, folder TEXT, size INTEGER, PRIMARY KEY (base, folder)) WITHOUT ROWID;
@@ -60,6 +61,11 @@ class Job(NamedTuple):
     sha256: str  # of the object, "" where the copy is trusted for its size
     here: int | None  # bytes of the file that is in place
     elsewhere: str | None  # another folder that holds it
+
+
+Placing = Callable[[str, bool, Iterator[list[Job]]], Iterator[tuple[list[Job], list[Outcome]]]]
+"""placing(root, linked, batches): brings the videos of each batch to their places below the root, and says what became
+of each. `placed_here` does; a flow has others do it, a batch each."""
 
 
 class Copies(NamedTuple):
@@ -113,21 +119,30 @@ def digest(target: Target, linked: bool) -> str:
     return total.hexdigest()
 
 
-def place_videos(target: Target, spool: Spool, spread: bool, linked: bool) -> Copies:
+def place_videos(target: Target, spool: Spool, spread: bool, linked: bool, placing: Placing | None = None) -> Copies:
     """Brings every video of the table `jobs` to its place; one that is there with the right size (and sha256, where
     the job has one) is kept. With `linked` local objects are hard-linked where the disk can. Raises StorageError."""
     spool.add("INSERT INTO have VALUES (?, ?, ?)", listed(target, linked))
     missing: set[str] = set()
     counts = {"kept": 0, "copied": 0}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        jobs = (Job(*row) for row in spool.rows(WANTED, spread, spread, spread))
-        todo = (job for job in jobs if not _settled(job, counts))
-        for job, outcome in in_turn(pool, partial(_placed, target, linked), todo, AHEAD):
+    jobs = (Job(*row) for row in spool.rows(WANTED, spread, spread, spread))
+    todo = (job for job in jobs if not _settled(job, counts))
+    for batch, outcomes in (placing or placed_here)(target.address, linked, parts(todo, BATCH)):
+        for job, outcome in zip(batch, outcomes, strict=True):
             if outcome == "missing":
                 missing.add(job.base)
             else:
                 counts[outcome] += 1
     return Copies(missing, counts["copied"], counts["kept"])
+
+
+def placed_here(root: str, linked: bool, batches: Iterator[list[Job]]) -> Iterator[tuple[list[Job], list[Outcome]]]:
+    """By threads of this process. Raises StorageError."""
+    target = Target.of(root)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        jobs = (job for batch in batches for job in batch)
+        for job, outcome in in_turn(pool, lambda job: (job, _placed(target, linked, job)), jobs, AHEAD):
+            yield [job], [outcome]
 
 
 def _settled(job: Job, counts: dict[str, int]) -> bool:
@@ -137,20 +152,20 @@ def _settled(job: Job, counts: dict[str, int]) -> bool:
     return done
 
 
-def _placed(target: Target, linked: bool, job: Job) -> tuple[Job, Outcome]:
+def _placed(target: Target, linked: bool, job: Job) -> Outcome:
     fs, path = open_store(job.uri)
     name = place_of(job.base, job.folder)
     with storing(name):
         try:
             size = fs.info(path)["size"] if job.size is None else job.size
             if job.here == size and _whole(target, job, name):
-                return job, "kept"
+                return "kept"
             if job.elsewhere is not None and _moved(target, job, place_of(job.base, job.elsewhere), name, size):
-                return job, "kept"
+                return "kept"
             _copy(fs, path, target, f"{target.path}/{name}", linked)
         except FileNotFoundError:
-            return job, "missing"
-    return job, "copied"
+            return "missing"
+    return "copied"
 
 
 def _whole(target: Target, job: Job, name: str) -> bool:
