@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable
@@ -14,9 +13,8 @@ import fsspec
 import pyarrow.parquet as pq
 import pytest
 
-from cogvideo_core.dataset.card import dataset_card
 from cogvideo_core.dataset.collect import EditRow, collect
-from cogvideo_core.dataset.rows import SPLIT_WORDS, edit_rows, failure_rows, metadata_bytes, parquet_bytes
+from cogvideo_core.dataset.rows import SPLIT_WORDS, edit_rows, failure_row, metadata_bytes
 from cogvideo_core.dataset.target import Target
 from cogvideo_core.errors import EditError
 
@@ -289,24 +287,26 @@ def test_no_file_name_looks_like_a_split(name: str, edit: Callable[..., EditRow]
     assert not SPLIT_WORDS.search("latest-trained-device")
 
 
-def test_columns_beyond_the_known_ones_are_kept() -> None:
+def test_columns_beyond_the_known_ones_are_kept(root: Path, edit: Callable[..., EditRow]) -> None:
     """Timings may carry more; a column of mixed types becomes text."""
-    table = pq.read_table(io.BytesIO(parquet_bytes([{"a": 1, "b": 1}, {"b": "x"}], {})))
-    assert table.to_pylist() == [{"a": 1, "b": "1"}, {"a": None, "b": "x"}]
+    collect(str(root), [edit()], [], [TIMING | {"a": 1, "b": 1}, TIMING | {"b": "x"}], ABOUT)
+    rows = pq.read_table(root / "tables/timings.parquet").to_pylist()
+    assert [(row["a"], row["b"]) for row in rows] == [(1, "1"), (None, "x")]
 
 
 def test_failures_have_all_columns() -> None:
     """Unknown fields are dropped, missing ones filled, messages cut."""
-    (row,) = failure_rows([FAILURE | {"message": "x" * 9_000, "timings": [], "attempts": 3}])
+    row = failure_row(FAILURE | {"message": "x" * 9_000, "timings": [], "attempts": 3})
     assert list(row) == [*FAILURE, "attempts", "retryable", "source_id", "window", "parked"]
     assert (len(row["message"]), row["attempts"], row["retryable"]) == (2_000, 3, False)
 
 
-def test_the_card_says_what_it_is(edit: Callable[..., EditRow]) -> None:
+def test_the_card_says_what_it_is(root: Path, edit: Callable[..., EditRow]) -> None:
     """Front matter that YAML reads, counts, columns, settings, failures."""
     import yaml  # type: ignore[import-untyped,unused-ignore]
 
-    card = dataset_card(edit_rows([edit(scores={"psnr": 3.0})]), failure_rows([FAILURE] * 25), ABOUT)
+    collect(str(root), [edit(scores={"psnr": 3.0})], [FAILURE] * 25, [], ABOUT)
+    card = (root / "dataset/README.md").read_text()
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["pretty_name"] == "Edits" and front["task_categories"] == ["video-to-video"]
     assert front["size_categories"] == ["n<1K"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import date
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cogvideo_core.dataset.own_columns import expanded, own_name, own_names
-from cogvideo_core.dataset.rows import TABLE_FIELDS, edit_rows, metadata_bytes, parquet_bytes
+from cogvideo_core.dataset.columns import write_rows
+from cogvideo_core.dataset.own_columns import OwnColumns, own_name, own_names
+from cogvideo_core.dataset.rows import TABLE_FIELDS, Shape, edit_rows, metadata_bytes
 from cogvideo_core.errors import ClipError
 from cogvideo_core.inputs.own_columns import own_text
 from cogvideo_core.inputs.sources import read_clips
@@ -114,10 +116,19 @@ def edit() -> Any:
     return make
 
 
+def parquet(rows: list[Any], fields: dict[str, pa.DataType]) -> bytes:
+    sink = io.BytesIO()
+    write_rows(sink, rows, fields)
+    return sink.getvalue()
+
+
 def test_tables_and_metadata_hold_them(edit: Any) -> None:
     """Numbers stay numbers, a column of mixed types becomes text, and what a row lacks is empty."""
     rows = rows_of(edit, '{"id": 1, "tags": ["a"], "mixed": 1}', '{"id": 2.5, "mixed": "b", "seed": 9}', "")
-    table = pq.read_table(pa.BufferReader(parquet_bytes(rows, TABLE_FIELDS)))
+    shape = Shape()
+    for row in rows:
+        shape.add(row | {"scores": {}})
+    table = pq.read_table(pa.BufferReader(parquet(rows, TABLE_FIELDS | shape.fields())))
     assert table["id"].to_pylist() == [1.0, 2.5, None] and table["tags"].to_pylist() == [["a"], None, None]
     assert table["mixed"].to_pylist() == ["1", "b", None] and table["own_seed"].to_pylist() == [None, 9, None]
     lines = [json.loads(line) for line in metadata_bytes(rows).splitlines()]
@@ -145,6 +156,9 @@ values = st.recursive(
 @given(st.lists(st.dictionaries(st.text("abc", min_size=1, max_size=3), values, max_size=3), max_size=4))
 def test_whatever_a_row_holds_makes_a_table(rows: list[dict[str, Any]]) -> None:
     """Any JSON-like values of any rows become columns that Parquet and JSON can hold."""
-    found = expanded([own_text("a.mp4", row.items()) for row in rows], {"a"})
-    parquet_bytes(found, {})
+    own, texts = OwnColumns({"a"}), [own_text("a.mp4", row.items()) for row in rows]
+    for text in texts:
+        own.add(text)
+    found = list(map(own.columns(), texts))
+    parquet(found, own.types())
     json.dumps(found, allow_nan=False)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cogvideo_core.dataset.reviews import FILE, append_review, labels_of, read_reviews
-from cogvideo_core.dataset.verdicts import with_verdicts
+from cogvideo_core.dataset.verdicts import Deciding
 from cogvideo_core.storage.ledger import Ledger
 
 KEYS = [f"{i:064x}" for i in range(200)]
@@ -69,7 +69,7 @@ def rows(*confidences: float) -> list[Any]:
 def verdicts(root: Path, *confidences: float, **judge: Any) -> list[tuple[str, int, bool]]:
     ledger = Ledger(str(root))
     about = {"model": {"path": "other"}, "judge": judge | {"text": "none"}}
-    found = with_verdicts(ledger, rows(*confidences), about)
+    found = Deciding.of(ledger, about).decided(rows(*confidences))
     return [(row["verdict"], row["rank"], row["kept"]) for row in found]
 
 

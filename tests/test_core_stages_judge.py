@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cogvideo_core.dataset.verdicts import with_verdicts
+from cogvideo_core.dataset.verdicts import Deciding
 from cogvideo_core.errors import NotFinite, StorageError
 from cogvideo_core.judging import judges
 from cogvideo_core.media import video
@@ -87,7 +87,7 @@ def test_a_judge_that_cannot_be_used_leaves_edits_unjudged(
         assert judge.judge_stored(ledger, spec, rows) == 0
     assert "edits stay unjudged: field judge.text" in caplog.text and "Traceback" not in caplog.text
     about = {"model": {"path": "shapes"}, "judge": spec.as_json()}
-    assert [found["verdict"] for found in with_verdicts(ledger, rows, about)] == ["unjudged"] * 2  # type: ignore[arg-type]
+    assert [found["verdict"] for found in Deciding.of(ledger, about).decided(rows)] == ["unjudged"] * 2  # type: ignore[arg-type]
 
 
 def test_limits_decide_anew_without_a_video(rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_limits_decide_anew_without_a_video(rows: list[dict[str, Any]], tmp_path
 
     def decided(**changes: Any) -> list[Any]:
         about = {"model": {"path": "shapes"}, "judge": SPEC.model_copy(update=changes).as_json()}
-        return list(with_verdicts(ledger, rows, about))  # type: ignore[arg-type]
+        return list(Deciding.of(ledger, about).decided(rows))  # type: ignore[arg-type]
 
     good, bad = decided(calibration="auto")
     assert (bad["verdict"], bad["kept"]) == ("rejected", False) and "text choice" in bad["rejected_because"]
@@ -112,7 +112,7 @@ def test_limits_decide_anew_without_a_video(rows: list[dict[str, Any]], tmp_path
 def test_the_settings_of_an_earlier_version_judge_nothing(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     """A root whose settings know no judge, or an unknown one, keeps its edits unjudged."""
     for about in ({}, {"judge": {"nonsense": 1}}, {"judge": 3, "model": 4}):
-        found = with_verdicts(Ledger(str(tmp_path)), rows, about)  # type: ignore[arg-type]
+        found = Deciding.of(Ledger(str(tmp_path)), about).decided(rows)  # type: ignore[arg-type]
         assert [(edit["verdict"], edit["kept"]) for edit in found] == [("unjudged", True)] * 2
 
 
@@ -148,6 +148,6 @@ def test_a_calibration_that_is_gone_ends_no_run(rows: list[dict[str, Any]], tmp_
     ledger = Ledger(str(tmp_path))
     judge.judge_stored(ledger, SPEC, rows)
     about = {"model": {"path": "shapes"}, "judge": SPEC.as_json() | {"calibration": str(tmp_path / "gone.json")}}
-    good, bad = with_verdicts(ledger, rows, about)  # type: ignore[arg-type]
+    good, bad = Deciding.of(ledger, about).decided(rows)  # type: ignore[arg-type]
     assert (good["verdict"], bad["verdict"], good["confidence"]) == ("accepted", "rejected", None)
     assert "without a calibration" in caplog.text and "gone.json" in caplog.text

@@ -8,7 +8,7 @@ from typing import Any
 
 from cogvideo_core.dataset.gallery import escape_markdown, markdown_table, settings
 from cogvideo_core.dataset.rows import OWN
-from cogvideo_core.dataset.yields import SHOWN_REASONS, Spread, Tally, measured, spread_of, tally_of
+from cogvideo_core.dataset.yields import SHOWN_REASONS, Spread, Tally
 from cogvideo_core.storage.uris import plain_name, printable
 
 Row = dict[str, Any]
@@ -133,14 +133,6 @@ Decoding the columns `video` and `source` needs the package torchcodec; with `de
 
 {settings}
 {failures}"""
-
-
-def dataset_card(
-    rows: Sequence[Row], failures: Sequence[Row], about: Mapping[str, Any], rejected: Sequence[Row] = ()
-) -> str:
-    """README.md of a small dataset of these rows."""
-    every = [*rows, *rejected]
-    return card_of(tally_of(every), list(spread_of(measured(every))), failures, len(failures), about)
 
 
 def card_of(

@@ -73,14 +73,6 @@ class OwnColumns:
         return columns_of
 
 
-def expanded(texts: Sequence[str], taken: Collection[str]) -> list[Row]:
-    """The columns of each row, as `OwnColumns` makes them."""
-    own = OwnColumns(taken)
-    for text in texts:
-        own.add(text)
-    return list(map(own.columns(), texts))
-
-
 def _parsed(text: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text) if text else {}

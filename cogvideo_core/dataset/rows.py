@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from cogvideo_core.dataset.columns import Columns, write_rows
+from cogvideo_core.dataset.columns import Columns
 from cogvideo_core.dataset.own_columns import OwnColumns
 from cogvideo_core.stages.failures import ERROR_FIELDS
 from cogvideo_core.stages.screen import SCREEN_FIELDS
@@ -123,11 +122,6 @@ def edit_rows(edits: Iterable[Mapping[str, Any]]) -> list[Row]:
     return list(map(shape.flat(), unique))
 
 
-def failure_rows(failures: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Failures with all columns of `tables/errors.parquet`, sorted by clip, stage and message."""
-    return sorted(map(failure_row, failures), key=lambda row: (row["clip"], row["stage"], row["message"]))
-
-
 def failure_row(failure: Mapping[str, Any]) -> Row:
     """A failure with all columns of `tables/errors.parquet`."""
     known = {"attempts": 1, "retryable": False, "window": 0, "parked": False} | {
@@ -139,16 +133,6 @@ def failure_row(failure: Mapping[str, Any]) -> Row:
 
 def _message(text: str) -> str:
     return unsigned(text)[:MAX_MESSAGE]
-
-
-def parquet_bytes(rows: Sequence[Row], fields: Mapping[str, pa.DataType]) -> bytes:
-    """A Parquet file of these columns, then any others that rows have, in alphabetical order."""
-    others, sink = Columns(), io.BytesIO()
-    for row in rows:
-        for name in row.keys() - {*fields, OWN}:
-            others.add(name, row[name])
-    write_rows(sink, rows, dict(fields) | others.types())
-    return sink.getvalue()
 
 
 def metadata_bytes(rows: Iterable[Row]) -> bytes:

@@ -60,15 +60,6 @@ class Deciding(NamedTuple):
         return {**WHOLE, **row, "scores": scores, "confidence": decided.confidence} | told
 
 
-def with_verdicts(ledger: Ledger, edits: Sequence[EditRow], about: Record) -> list[EditRow]:
-    """The rows with the scores of the judge that the settings name, the verdict of its limits, and their ranks.
-
-    Nothing is measured here, so changed limits decide anew in seconds. An edit that was given up early is rejected.
-    What a person said of an edit stands above the judge.
-    """
-    return Deciding.of(ledger, about).decided(edits)
-
-
 def _compare(rows: list[Record], spec: JudgeSpec) -> None:
     """Gives the candidates of a prompt their ranks, and says which are kept."""
     candidates = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,12 +110,6 @@ class Tally:
         ]
 
 
-def tally_of(rows: Iterable[Row]) -> Tally:
-    tally = Tally()
-    tally.add(rows)
-    return tally
-
-
 def spread(values: np.ndarray) -> tuple[float, float, float, str]:
     """5th percentile, median, 95th percentile, and a histogram in characters between the first and the last."""
     low, middle, high = (float(value) for value in np.percentile(values, [5, 50, 95]))
@@ -133,9 +127,3 @@ def is_measured(column: str) -> bool:
 def spread_of(columns: Iterable[tuple[str, np.ndarray]]) -> Iterator[Spread]:
     """The spread of each column, those without values left out."""
     return ((name, *spread(values)) for name, values in columns if len(values))
-
-
-def measured(rows: Sequence[Row]) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, values [rows that have one]) of each column of figures, by name."""
-    for name in sorted({name for row in rows for name in row if is_measured(name)}):
-        yield name, np.array([float(row[name]) for row in rows if row.get(name) is not None])
