@@ -46,7 +46,7 @@ def test_pixel_metrics_follow_their_formulas() -> None:
 
 
 def test_pixel_metrics_by_hand() -> None:
-    """A change by 51 levels, a fifth of white, has an MSE of .04 and 13.979 dB; a quarter of it outside the mask .01."""
+    """A change by 51 levels, a fifth of white, has an MSE of .04 and 13.979 dB; with a quarter outside the mask .01."""
     grey = np.full((2, 16, 16, 3), 100, np.uint8)
     mask = np.ones((2, 16, 16), bool)
     mask[:, :8, :8] = False

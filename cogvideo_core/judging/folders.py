@@ -20,22 +20,38 @@ FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 
 
 def judge_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
-    """The local folder of a judge's model, checked: the shipped one for "shapes", a folder, or the hub's download.
+    """`model_folder` of a judge's model, which the setting judge.`field` names."""
+    return model_folder(f"judge.{field}", path, kinds)
 
-    kinds: the `model_type`s that the judge can use. Raises ModelError, which names the setting judge.`field`.
+
+def model_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
+    """The local folder of a model, checked: the shipped one for "shapes", a folder, or the hub's download.
+
+    field: the setting that names it, for errors. kinds: the `model_type`s that can be used. Raises ModelError.
     """
     folder = _place(field, path)
-    kind = read_json(folder / "config.json", f"judge.{field}").get("model_type")
+    kind = read_json(folder / "config.json", field).get("model_type")
     if kind not in kinds:
-        raise _unusable(field, path, f"is a {kind!r}", f"give a model of one of these types: {', '.join(kinds)}")
+        raise unusable(field, path, f"is a {kind!r}", f"give a model of one of these types: {', '.join(kinds)}")
+    _check_weights(field, path, folder)
+    return folder
+
+
+def weights_folder(field: str, path: str) -> Path:
+    """`model_folder` of weights that have no configuration beside them. Raises ModelError."""
+    folder = _place(field, path)
+    _check_weights(field, path, folder)
+    return folder
+
+
+def _check_weights(field: str, path: str, folder: Path) -> None:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickled = any(file.suffix in PICKLED for file in folder.glob("*"))
         problem = "holds only pickled weights, which are never loaded" if pickled else "holds no weights"
-        raise _unusable(field, path, problem, "convert or download model.safetensors")
+        raise unusable(field, path, problem, "convert or download model.safetensors")
     for file in weights:
-        header(file, f"judge.{field}")
-    return folder
+        header(file, field)
 
 
 def folders_of(spec: JudgeSpec) -> dict[str, Path]:
@@ -69,13 +85,14 @@ def _place(field: str, path: str) -> Path:
     if (folder := Path(path)).exists():
         return folder
     if path.count("/") != 1 or path.startswith((".", "/")):
-        raise _unusable(field, path, "is no folder and no hub id", "give a folder, a hub id, or none")
+        raise unusable(field, path, "is no folder and no hub id", "give a folder, a hub id, or none")
     try:
         return Path(snapshot_download(path, allow_patterns=list(FILES)))
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
         problem = f"is not in the local cache and could not be had from the hub ({type(error).__name__})"
-        raise _unusable(field, path, problem, "check id and network, or download it and give the folder") from error
+        raise unusable(field, path, problem, "check id and network, or download it and give the folder") from error
 
 
-def _unusable(field: str, path: str, problem: str, remedy: str) -> ModelError:
-    return ModelError(f"field judge.{field}: {path!r} {problem}; {remedy}")
+def unusable(field: str, path: str, problem: str, remedy: str) -> ModelError:
+    """The error about a model that the setting `field` names."""
+    return ModelError(f"field {field}: {path!r} {problem}; {remedy}")

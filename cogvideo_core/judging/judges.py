@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cogvideo_core.judging import motion, structure, text
 from cogvideo_core.judging.folders import folders_of
+from cogvideo_core.judging.loading import device
 from cogvideo_core.media.quality import kept_db
 from cogvideo_core.media.window import spread
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -34,10 +34,10 @@ class Judges:
     def __init__(self, spec: JudgeSpec) -> None:
         self.spec, self.folders = spec, folders_of(spec)
         self._sources: dict[str, tuple[bytes, Tensor]] = {}
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.text = text.TextJudge(self.folders["text"], device, spec.contrasts) if "text" in self.folders else None
+        place = device()
+        self.text = text.TextJudge(self.folders["text"], place, spec.contrasts) if "text" in self.folders else None
         self.structure = (
-            structure.StructureJudge(self.folders["structure"], device) if "structure" in self.folders else None
+            structure.StructureJudge(self.folders["structure"], place) if "structure" in self.folders else None
         )
 
     def _of_source(self, judge: str, see: Callable[[np.ndarray], Tensor], frames: np.ndarray) -> Tensor:

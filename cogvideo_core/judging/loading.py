@@ -13,9 +13,9 @@ from cogvideo_core.errors import ModelError, NotFinite
 
 
 def load_parts(field: str, folder: Path, device: torch.device, *, tokenizer: bool = False) -> tuple[Any, Any, Any]:
-    """(model in float32 on the device, image processor, tokenizer or None) of a folder that `judge_folder` has checked.
+    """(model in float32 on the device, image processor, tokenizer or None) of a folder that `model_folder` has checked.
 
-    Raises ModelError, which names the setting judge.`field`.
+    Raises ModelError, which names the setting `field`.
     """
     own = {"local_files_only": True, "trust_remote_code": False}
     try:
@@ -25,14 +25,19 @@ def load_parts(field: str, folder: Path, device: torch.device, *, tokenizer: boo
     except Exception as error:  # the libraries raise whatever a damaged file leads them to
         why = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"field judge.{field}: {str(folder)!r} can't be loaded ({type(error).__name__}: {why}); "
+            f"field {field}: {str(folder)!r} can't be loaded ({type(error).__name__}: {why}); "
             "download it again, with all its files"
         ) from error
     return model.to(device).eval(), processor, words
 
 
+def device() -> torch.device:
+    """Where judges and metrics run: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def finite(field: str, found: Tensor) -> Tensor:
     """What a judge's model gave. Raises NotFinite."""
     if not bool(torch.isfinite(found).all()):
-        raise NotFinite(f"field judge.{field}: its numbers are not all finite; download the model again")
+        raise NotFinite(f"field {field}: its numbers are not all finite; download the model again")
     return found

@@ -19,10 +19,11 @@ from cogvideo_core.judging.loading import finite, load_parts
 class StructureJudge:
     """A vision transformer whose patch features are compared frame by frame."""
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        """Loads a folder that `folders.judge_folder` has checked. Raises ModelError."""
-        self.device, self._lock = device, threading.Lock()
-        self.model, self.processor, _ = load_parts("structure", folder, device)
+    def __init__(self, folder: Path, device: torch.device, field: str = "judge.structure") -> None:
+        """Loads a folder that `folders.model_folder` has checked; `field` is the setting that names it. Raises
+        ModelError."""
+        self.device, self.field, self._lock = device, field, threading.Lock()
+        self.model, self.processor, _ = load_parts(field, folder, device)
 
     @torch.no_grad()
     def features(self, frames: np.ndarray) -> Tensor:
@@ -30,7 +31,7 @@ class StructureJudge:
         inputs = self.processor(images=list(frames), return_tensors="pt").to(self.device)
         with self._lock:
             found = self.model(**inputs).last_hidden_state.float().cpu()
-        return finite("structure", found)
+        return finite(self.field, found)
 
 
 def structure_score(source: Tensor, edit: Tensor) -> float:

@@ -28,14 +28,17 @@ PROBES = ("a red circle moving right", "a blue square moving left")
 class TextJudge:
     """A model that embeds frames and prompts. It may be called from several threads, one at a time."""
 
-    def __init__(self, folder: Path, device: torch.device, contrasts: Sequence[str] = ()) -> None:
-        """Loads a folder that `folders.judge_folder` has checked. Raises ModelError.
+    def __init__(
+        self, folder: Path, device: torch.device, contrasts: Sequence[str] = (), field: str = "judge.text"
+    ) -> None:
+        """Loads a folder that `folders.model_folder` has checked. Raises ModelError.
 
-        contrasts: "red / green / blue", beside those of the folder's own contrasts.json.
+        contrasts: "red / green / blue", beside those of the folder's own contrasts.json. field: the setting that names
+        the folder.
         """
-        self.device, self._lock = device, threading.Lock()
+        self.device, self.field, self._lock = device, field, threading.Lock()
         self.contrasts = [words_of(line) for line in [*contrasts, *_own_contrasts(folder)]]
-        self.model, self.processor, self.tokenizer = load_parts("text", folder, device, tokenizer=True)
+        self.model, self.processor, self.tokenizer = load_parts(field, folder, device, tokenizer=True)
         self._check_tokenizer(folder)
         self.texts = lru_cache(4096)(self._embed_text)
 
@@ -43,7 +46,7 @@ class TextJudge:
         ids = [self.tokenizer(text).input_ids for text in PROBES]
         if ids[0] == ids[1] or max(map(max, ids)) >= self.model.config.text_config.vocab_size:
             problem = "has a tokenizer that does not fit it, or knows no English words"
-            raise ModelError(f"field judge.text: {str(folder)!r} {problem}; download the model's own tokenizer files")
+            raise ModelError(f"field {self.field}: {str(folder)!r} {problem}; download the model's own tokenizer files")
 
     @property
     def scale(self) -> float:
@@ -58,7 +61,7 @@ class TextJudge:
         tokens = self.tokenizer([text], padding=padding, truncation=True, max_length=longest, return_tensors="pt")
         with self._lock:
             found = pooled(self.model.get_text_features(**tokens.to(self.device)))
-        return finite("text", normalize(found, dim=-1)[0].cpu())
+        return finite(self.field, normalize(found, dim=-1)[0].cpu())
 
     @torch.no_grad()
     def embed_frames(self, frames: np.ndarray) -> Tensor:
@@ -72,7 +75,7 @@ class TextJudge:
                 found = pooled(self.model.get_video_features(pixel_values=pixels[spread][None]))
             else:
                 found = pooled(self.model.get_image_features(**inputs))
-        return finite("text", normalize(found, dim=-1).cpu())
+        return finite(self.field, normalize(found, dim=-1).cpu())
 
     def contrast(self, edit: Tensor, prompt: str) -> float | None:
         """The least probability of a word that the prompt names, against the prompts with each of its alternatives in

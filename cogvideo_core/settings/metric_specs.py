@@ -40,8 +40,8 @@ class MetricSpec(Spec):
     vlm: str = Field(
         "",
         title="Question model's address",
-        description="OpenAI-compatible endpoint, http://host:8000/v1, that answers the questions of FiVE-Acc. Its key is "
-        "read from COGVIDEO_EDIT_VLM_KEY. Empty: nobody is asked.",
+        description="OpenAI-compatible endpoint, http://host:8000/v1, that answers the questions of FiVE-Acc. Its key "
+        "is read from COGVIDEO_EDIT_VLM_KEY. Empty: nobody is asked.",
         pattern=r"^$|^https?://[^\s@?#]+$",
     )
     vlm_model: str = Field("", title="Question model", description="The model's name at that endpoint.")

@@ -45,8 +45,6 @@ def _measured(names: Sequence[str], spec: MetricSpec, sample: Sample) -> dict[st
 def seen(spec: MetricSpec, sample: Sample) -> Sample:
     """The sample with the frames that metrics of single frames look at."""
     count = spec.frames or len(sample.edit)
-    source, edit, mask = (
-        None if frames is None else spread(frames[:: spec.stride], count)
-        for frames in (sample.source, sample.edit, sample.mask)
-    )
+    source, edit = (spread(frames[:: spec.stride], count) for frames in (sample.source, sample.edit))
+    mask = None if sample.mask is None else spread(sample.mask[:: spec.stride], count)
     return sample._replace(source=source, edit=edit, mask=mask)

@@ -26,8 +26,8 @@ def ssim(source: np.ndarray, edit: np.ndarray) -> float:
     """SSIM of one frame uint8 [H,W,3], at most 1: Gaussian window of 11 pixels and σ 1.5, population covariance, mean
     over channels and over the pixels that lie 5 or more from the border (Wang et al. 2004). Higher is better.
 
-    The benchmarks call torchmetrics' StructuralSimilarityIndexMeasure. Frames of less than 11 pixels on a side have none
-    (NaN).
+    The benchmarks call torchmetrics' StructuralSimilarityIndexMeasure. Frames of less than 11 pixels on a side have
+    none (NaN).
     """
     if min(source.shape[:2]) < 11:
         return float("nan")
