@@ -9,6 +9,7 @@ from cogvideo_core.judging.metrics.samples import Question, Sample
 from cogvideo_core.settings.metric_specs import MetricSpec
 
 SPEC = MetricSpec()
+PIXELS = [f"{name}{part}" for name in ("mse", "psnr", "ssim") for part in ("", "_unedit_part")]
 RNG = np.random.default_rng(5)
 SOURCE = RNG.integers(0, 256, (3, 24, 20, 3), np.uint8)
 EDIT = np.clip(SOURCE + RNG.normal(0, 25, SOURCE.shape), 0, 255).astype(np.uint8)
@@ -33,7 +34,7 @@ def plain_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_pixel_metrics_follow_their_formulas() -> None:
     """MSE, PSNR and SSIM are means over frames of the formulas written out, on whole frames and with the mask black."""
-    (found,) = measured([], SPEC, [Sample(SOURCE, EDIT, MASK)])
+    (found,) = measured(PIXELS, SPEC, [Sample(SOURCE, EDIT, MASK)])
     for ending, keep in (("", np.ones_like(MASK)), ("_unedit_part", ~MASK)):
         a, b = (frames / 255 * keep[..., None] for frames in (SOURCE, EDIT))
         errors = ((a - b) ** 2).reshape(3, -1).mean(1)
@@ -42,7 +43,7 @@ def test_pixel_metrics_follow_their_formulas() -> None:
         assert found[f"ssim{ending}"] == pytest.approx(
             np.mean([plain_ssim(*ab) for ab in zip(a, b, strict=True)]), abs=1e-4
         )
-    assert set(found) == {f"{name}{end}" for name in ("mse", "psnr", "ssim") for end in ("", "_unedit_part")}
+    assert set(found) == set(PIXELS)
 
 
 def test_pixel_metrics_by_hand() -> None:
@@ -57,7 +58,7 @@ def test_pixel_metrics_by_hand() -> None:
 def test_what_is_masked_does_not_count() -> None:
     """A change inside the mask alone leaves the outside equal: 100 dB, SSIM 1, MSE 0."""
     edit = np.where(MASK[..., None], 255 - SOURCE, SOURCE)
-    (found,) = measured([], SPEC, [Sample(SOURCE, edit, MASK)])
+    (found,) = measured(PIXELS, SPEC, [Sample(SOURCE, edit, MASK)])
     assert (found["psnr_unedit_part"], found["mse_unedit_part"]) == (100, 0)
     assert found["ssim_unedit_part"] == pytest.approx(1) and found["psnr"] < 40
 
@@ -66,10 +67,10 @@ def test_frames_that_a_mask_marks_whole_are_left_out() -> None:
     """The mean is over the other frames, and there is none where all are marked."""
     whole = MASK.copy()
     whole[1] = True
-    (found,) = measured([], SPEC, [Sample(SOURCE, EDIT, whole)])
-    (others,) = measured([], SPEC, [Sample(SOURCE[::2], EDIT[::2], MASK[::2])])
+    (found,) = measured(PIXELS, SPEC, [Sample(SOURCE, EDIT, whole)])
+    (others,) = measured(PIXELS, SPEC, [Sample(SOURCE[::2], EDIT[::2], MASK[::2])])
     assert found["psnr_unedit_part"] == others["psnr_unedit_part"]
-    (none,) = measured([], SPEC, [Sample(SOURCE, EDIT, np.ones_like(MASK))])
+    (none,) = measured(PIXELS, SPEC, [Sample(SOURCE, EDIT, np.ones_like(MASK))])
     assert set(none) == {"mse", "psnr", "ssim"}
 
 
@@ -77,8 +78,8 @@ def test_stride_and_count_choose_the_frames() -> None:
     """stride=2 takes the first and the third of three frames; frames=1 the first alone."""
     pair, one = Sample(SOURCE[::2], EDIT[::2]), Sample(SOURCE[:1], EDIT[:1])
     sample = Sample(SOURCE, EDIT)
-    assert measured([], MetricSpec(stride=2), [sample]) == measured([], SPEC, [pair])
-    assert measured([], MetricSpec(frames=1), [sample]) == measured([], SPEC, [one])
+    assert measured(PIXELS, MetricSpec(stride=2), [sample]) == measured(PIXELS, SPEC, [pair])
+    assert measured(PIXELS, MetricSpec(frames=1), [sample]) == measured(PIXELS, SPEC, [one])
 
 
 @pytest.mark.parametrize(
@@ -101,5 +102,5 @@ def test_bad_samples_are_refused(sample: Sample, kind: type[ClipError], words: s
 
 def test_unknown_metrics_are_refused() -> None:
     """The message lists those that are known."""
-    with pytest.raises(BadSpec, match=r"metric 'fvd' is not known; the known ones are mse, psnr"):
+    with pytest.raises(BadSpec, match=r"metric 'fvd' is not known; the known ones are clip_t, clip_f"):
         measured(["fvd"], SPEC, [])

@@ -61,7 +61,12 @@ class Lpips:
             raise unusable(field, str(folder), problem, "write one as docs/metrics.md shows") from error
 
     def distances(self, source: np.ndarray, edit: np.ndarray) -> list[float]:
-        """LPIPS of each pair of frames uint8 [F,H,W,3]; 0 for equal ones, lower is better. Raises NotFinite."""
+        """LPIPS of each pair of frames uint8 [F,H,W,3]; 0 for equal ones, lower is better. Raises NotFinite.
+
+        Frames of less than 32 pixels on a side, of which a network would leave nothing, have none (NaN).
+        """
+        if min(source.shape[1:3]) < 32:
+            return [float("nan")] * len(source)
         return [self._distance(a, b) for a, b in zip(source, edit, strict=True)]
 
     @torch.no_grad()

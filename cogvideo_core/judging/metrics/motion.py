@@ -25,11 +25,11 @@ def flow_of(frames: np.ndarray) -> np.ndarray:
     size = (round(width * factor), round(height * factor))
     large = flows(np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR) for frame in grey]))
     back = [cv2.resize(flow, (width, height), interpolation=cv2.INTER_AREA) for flow in large]
-    return np.stack(back) * np.float32([width / size[0], height / size[1]])
+    return np.stack(back) * np.array([width / size[0], height / size[1]], np.float32)
 
 
 def warped(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The picture [H,W,...] seen from where the flow [H,W,2] begins: its value at x + flow(x), between pixels linear."""
+    """The picture [H,W,...] where the flow [H,W,2] leads: its values at x + flow(x), linear between pixels."""
     v, u = np.mgrid[0 : flow.shape[0], 0 : flow.shape[1]].astype(np.float32)
     at = (u + flow[..., 0], v + flow[..., 1])
     return np.asarray(cv2.remap(picture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
@@ -66,7 +66,7 @@ def warp_error(source: np.ndarray, edit: np.ndarray) -> float:
 
 
 def motion_alignment(source: np.ndarray, edit: np.ndarray) -> float:
-    """Minus the mean distance in pixels between the flow of the edit and that of the source: at most 0, higher is better.
+    """Minus the mean distance in pixels between the flows of edit and source: at most 0. Higher is better.
 
     Source: V2VBench (arXiv 2407.07111, wenhao728/awesome-diffusion-v2v). Differs: DIS flow in place of GMFlow's.
     """
@@ -74,7 +74,7 @@ def motion_alignment(source: np.ndarray, edit: np.ndarray) -> float:
 
 
 def grid(height: int, width: int) -> np.ndarray:
-    """Where tracks begin: float32 [GRID²,2], as x and y, evenly spread with CoTracker's margin of a 64th of the width."""
+    """Where tracks begin: float32 [GRID²,2], as x and y, evenly spread, with CoTracker's margin of width / 64."""
     margin = width / 64
     ys, xs = np.linspace(margin, height - margin, GRID), np.linspace(margin, width - margin, GRID)
     return np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2).astype(np.float32)
@@ -85,13 +85,13 @@ def boxed(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(mask.any((0, 2)))[0], np.nonzero(mask.any((0, 1)))[0]
     if not len(rows):
         return points[:0]
-    x, y = np.floor(points).T
+    x, y = np.rint(points).T
     return points[(x >= columns[0]) & (x < columns[-1]) & (y >= rows[0]) & (y < rows[-1])]
 
 
 def tracks(flow: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The points [N,2] of the first frame followed along the flow: [N,F,2]; they stop at the picture's border."""
-    edge = np.float32([flow.shape[2] - 1, flow.shape[1] - 1])
+    edge = np.array([flow.shape[2] - 1, flow.shape[1] - 1], np.float32)
     path = [points]
     for step in flow:
         x, y = path[-1].T
@@ -105,8 +105,8 @@ def warped_at(flow: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def fidelity(source: np.ndarray, edit: np.ndarray) -> float:
-    """Motion fidelity of tracks [N,F,2]: the mean over the edit's tracks of the correlation with the source's track that
-    is most alike, where the correlation is the mean cosine of their steps. Higher is better, at most 1.
+    """Motion fidelity of tracks [N,F,2]: the mean over the edit's tracks of the correlation with the source's track
+    that is most alike, where the correlation is the mean cosine of their steps. Higher is better, at most 1.
 
     Source: Yatim et al. 2023 (arXiv 2311.17009, diffusion-motion-transfer/diffusion-motion-transfer,
     `motion_fidelity_score.py`), which FiVE-Bench uses; like that code, not the paper, it looks from the edit to the

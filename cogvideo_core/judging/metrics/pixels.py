@@ -38,12 +38,12 @@ def ssim(source: np.ndarray, edit: np.ndarray) -> float:
 COMPARED: dict[str, Compare] = {"mse": mse, "psnr": psnr, "ssim": ssim}  # psnr: dB, higher is better, 100 where equal
 
 
-def pixel_scores(source: np.ndarray, edit: np.ndarray) -> dict[str, float]:
-    """Means over the frames uint8 [F,H,W,3] of mse, psnr and ssim, frame by frame.
+def compared(compare: Compare, source: np.ndarray, edit: np.ndarray) -> float:
+    """The mean over the frames uint8 [F,H,W,3]; NaN for none.
 
     PSNR of a frame that equals its source is 100 dB; the benchmarks' code gives infinity, and so does its mean.
     """
-    return {name: mean([f(a, b) for a, b in zip(source, edit, strict=True)]) for name, f in COMPARED.items()}
+    return mean([compare(a, b) for a, b in zip(source, edit, strict=True)])
 
 
 def unedited(source: np.ndarray, edit: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

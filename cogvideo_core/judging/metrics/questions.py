@@ -17,9 +17,9 @@ NAMES = ("yes_no", "multi_choice", "union", "inter")
 
 
 def five_acc(spec: MetricSpec, edit: np.ndarray, questions: Sequence[Question]) -> dict[str, float]:
-    """five_acc_yes_no: 1 where all yes-or-no questions are answered as expected, else 0; five_acc_multi_choice: the same
-    of the multiple choices; where there are both, five_acc_union: 1 where either is, five_acc_inter: where both are,
-    five_acc: the mean of the four. Higher is better. edit: uint8 [F,H,W,3]. Raises EndpointUnreachable.
+    """five_acc_yes_no: 1 where all yes-or-no questions are answered as expected, else 0; five_acc_multi_choice: the
+    same of the multiple choices. Where there are both: five_acc_union, 1 where either is; five_acc_inter, 1 where both
+    are; five_acc, the mean of the four. Higher is better. edit: uint8 [F,H,W,3]. Raises EndpointUnreachable.
 
     Source: FiVE-Bench (arXiv 2503.13684, Harvard-AI-and-Robotics-Lab/FiVE-Bench, `evaluation/`), with Qwen2.5-VL-7B.
     Differs: the questions are put in our own words, stills are sent as pictures rather than a video, and an answer may

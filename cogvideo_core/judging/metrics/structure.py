@@ -18,14 +18,14 @@ SHORT_PX, LONGEST_PX = 224, 480
 
 
 def structure_distance(judge: StructureJudge, source: np.ndarray, edit: np.ndarray) -> list[float]:
-    """Of each pair of frames uint8 [F,H,W,3]: mean squared difference of the self-similarities [T,T] of their keys, that
-    is of the cosines between the keys of all tokens in the last layer. 0 for equal frames, lower is better.
+    """Of each pair of frames uint8 [F,H,W,3]: mean squared difference of the self-similarities [T,T] of their keys,
+    that is of the cosines between the keys of all tokens in the last layer. 0 for equal frames, lower is better.
 
     Source: Tumanyan et al. 2022 (arXiv 2201.00424, omerbt/Splice), as PIE-Bench computes it with DINO ViT-B/8 (arXiv
     2310.01506): the shorter side is scaled to 224 pixels (the longer to at most 480), and values of 0..255 are
     normalised as if they were 0..1. That slip of its code is kept, because its figures hang on it.
-    Differs: positions are interpolated as transformers does, and frames are scaled with antialiasing, as torchvision does
-    since 0.17.
+    Differs: positions are interpolated as transformers does, and frames are scaled with antialiasing, as torchvision
+    does since 0.17.
     """
     return [
         float(mse_loss(self_similarity(keys(judge, a)), self_similarity(keys(judge, b))))
@@ -78,8 +78,8 @@ def scaled_size(height: int, width: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def dino_consistency(judge: StructureJudge, edit: np.ndarray) -> float:
-    """Mean cosine of the class tokens of neighbouring frames uint8 [F,H,W,3], negative ones as 0; 1 for a still picture,
-    higher is better.
+    """Mean cosine of the class tokens of neighbouring frames uint8 [F,H,W,3], negative ones as 0; 1 for a still
+    picture. Higher is better.
 
     Source: V2VBench (arXiv 2407.07111, wenhao728/awesome-diffusion-v2v), with DINOv2-B.
     """

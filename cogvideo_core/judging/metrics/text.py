@@ -19,12 +19,12 @@ AT_ONCE = 16  # frames
 def embedded(judge: TextJudge, frames: np.ndarray) -> Tensor:
     """uint8 [F,H,W,3] -> float32 [F,D], each of length 1."""
     parts = [judge.embed_frames(frames[at : at + AT_ONCE]) for at in range(0, len(frames), AT_ONCE)]
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.zeros(0, 1)
 
 
 def prompt_score(judge: TextJudge, shown: Tensor, prompt: str) -> float:
-    """CLIP-T with a CLIP model, PickScore with a PickScore model: the model's scale (100 in the released ones) times the
-    cosine of frame and prompt, mean over the embedded frames [F,D]. Higher is better.
+    """CLIP-T with a CLIP model, PickScore with a PickScore model: the model's scale (100 in the released ones) times
+    the cosine of frame and prompt, mean over the embedded frames [F,D]. Higher is better.
 
     Sources: LOVEU-TGVE 2023 (arXiv 2310.16003, showlab/loveu-tgve-2023, `scripts/run_eval.py`) and V2VBench (arXiv
     2407.07111); PickScore: Kirstain et al. 2023 (arXiv 2305.01569, yuvalkirstain/PickScore), which they average over
@@ -47,6 +47,8 @@ def clip_f(shown: Tensor) -> float:
 
     Source: LOVEU-TGVE 2023 (arXiv 2310.16003, showlab/loveu-tgve-2023, `scripts/run_eval.py`).
     """
+    if len(shown) < 2:
+        return float("nan")
     cosines = shown @ shown.T
     return float((cosines.sum() - cosines.trace()) / (len(shown) * (len(shown) - 1)))
 
