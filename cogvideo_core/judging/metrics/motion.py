@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from cogvideo_core.judging.motion import SHORTEST_PX, flows
 
@@ -29,10 +30,15 @@ def flow_of(frames: np.ndarray) -> np.ndarray:
 
 
 def warped(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The picture [H,W,...] where the flow [H,W,2] leads: its values at x + flow(x), linear between pixels."""
+    """The picture [H,W,C] where the flow [H,W,2] leads: its values at x + flow(x)."""
     v, u = np.mgrid[0 : flow.shape[0], 0 : flow.shape[1]].astype(np.float32)
-    at = (u + flow[..., 0], v + flow[..., 1])
-    return np.asarray(cv2.remap(picture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    return between(picture, u + flow[..., 0], v + flow[..., 1])
+
+
+def between(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The picture [H,W,C] at places between pixels, linear; cv2.remap knows but 32nds of a pixel."""
+    channels = np.moveaxis(picture, -1, 0)
+    return np.stack([ndimage.map_coordinates(each, (y, x), order=1, mode="nearest") for each in channels], -1)
 
 
 def occluded(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -95,13 +101,8 @@ def tracks(flow: np.ndarray, points: np.ndarray) -> np.ndarray:
     path = [points]
     for step in flow:
         x, y = path[-1].T
-        path.append(np.clip(path[-1] + warped_at(step, x, y), 0, edge))
+        path.append(np.clip(path[-1] + between(step, x, y), 0, edge))
     return np.stack(path, 1)
-
-
-def warped_at(flow: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The flow [H,W,2] at places between pixels: [N,2]."""
-    return np.asarray(cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)).reshape(-1, 2)
 
 
 def fidelity(source: np.ndarray, edit: np.ndarray) -> float:
@@ -113,9 +114,11 @@ def fidelity(source: np.ndarray, edit: np.ndarray) -> float:
     source alone, and takes 1 from the correlation of the tracks that begin at one place. Differs: tracks are chains of
     DIS flow, not CoTracker's; a step of no length has a cosine of 0, where that code has none.
     """
+    if not len(edit):
+        return float("nan")
     ours, theirs = (_directions(each) for each in (edit, source))
     alike = ours @ theirs.T / (source.shape[1] - 1) - np.eye(len(ours), dtype=np.float32)
-    return float(alike.max(1).mean()) if len(ours) else float("nan")
+    return float(alike.max(1).mean())
 
 
 def _directions(followed: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from cogvideo_core.judging.vlm import ASK, CHOOSE, KEY
 from cogvideo_core.media.window import spread
 from cogvideo_core.settings.metric_specs import MetricSpec
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NAMES = ("yes_no", "multi_choice", "union", "inter")
 
 
@@ -53,18 +54,21 @@ def answered(spec: MetricSpec, stills: Sequence[dict], question: Question) -> bo
 
 def asked_as(question: Question) -> str:
     """What the model is asked, with the options by letter."""
-    options = [
-        f"{letter}) {text}" for letter, text in zip("abcdefghijklmnopqrstuvwxyz", question.options, strict=False)
-    ]
+    options = [f"{letter}) {text}" for letter, text in zip(LETTERS, question.options, strict=False)]
     return "\n".join([ASK if question.kind == "yes_no" else CHOOSE, question.text, *options])
 
 
 def said(reply: str, question: Question) -> str:
     """The answer in a reply: "yes", "no" or a letter; "" where it gives none."""
-    words = re.findall(r"[^\W_]+", reply.lower()[:500])
+    words = _words(reply[:500])
     if question.kind == "yes_no":
         return words[0] if words and words[0] in ("yes", "no") else ""
-    if words and len(words[0]) == 1:
-        return words[0]
-    plain = [re.findall(r"[^\W_]+", option.lower()) for option in question.options]
-    return "abcdefghijklmnopqrstuvwxyz"[plain.index(words)] if words in plain else ""
+    options = [_words(option) for option in question.options]
+    if words in options:
+        return LETTERS[options.index(words)]
+    found = re.match(r"[\W_]*([a-z])\b(\s+\w)?", reply.lower())
+    return found[1] if found and not (found[1] == "a" and found[2]) else ""  # "A bird" names no option
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
