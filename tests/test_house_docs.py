@@ -19,13 +19,28 @@ from flows.settings import DESCRIBING, GROUPS, parse_sets
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def refusals() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_refusals", ROOT / "docs" / "make_refusals.py")
+def maker(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def refusals() -> ModuleType:
+    return maker("make_refusals")
+
+
+def test_the_table_of_metrics_is_up_to_date() -> None:
+    """`python docs/make_metrics.py` would write what stands there, and a changed table is seen."""
+    metrics = maker("make_metrics")
+    text = metrics.PAGE.read_text("utf-8")
+    assert text == metrics.page() and "| `five_acc_inter` |" in text
+    dropped = metrics.METRICS.pop("niqe")
+    assert text != metrics.page()
+    metrics.METRICS["niqe"] = dropped
 
 
 def test_the_refusals_page_is_up_to_date(refusals: ModuleType) -> None:
