@@ -32,7 +32,7 @@ def model_folder(field: str, path: str, kinds: tuple[str, ...]) -> Path:
     folder = _place(field, path)
     kind = read_json(folder / "config.json", field).get("model_type")
     if kind not in kinds:
-        raise unusable(field, path, f"is a {kind!r}", f"give a model of one of these types: {', '.join(kinds)}")
+        raise bad_model(field, path, f"is a {kind!r}", f"give a model of one of these types: {', '.join(kinds)}")
     _check_weights(field, path, folder)
     return folder
 
@@ -49,7 +49,7 @@ def _check_weights(field: str, path: str, folder: Path) -> None:
     if not weights:
         pickled = any(file.suffix in PICKLED for file in folder.glob("*"))
         problem = "holds only pickled weights, which are never loaded" if pickled else "holds no weights"
-        raise unusable(field, path, problem, "convert or download model.safetensors")
+        raise bad_model(field, path, problem, "convert or download model.safetensors")
     for file in weights:
         header(file, field)
 
@@ -85,14 +85,14 @@ def _place(field: str, path: str) -> Path:
     if (folder := Path(path)).exists():
         return folder
     if path.count("/") != 1 or path.startswith((".", "/")):
-        raise unusable(field, path, "is no folder and no hub id", "give a folder, a hub id, or none")
+        raise bad_model(field, path, "is no folder and no hub id", "give a folder, a hub id, or none")
     try:
         return Path(snapshot_download(path, allow_patterns=list(FILES)))
     except Exception as error:  # the hub raises many kinds; all mean the same to the user
         problem = f"is not in the local cache and could not be had from the hub ({type(error).__name__})"
-        raise unusable(field, path, problem, "check id and network, or download it and give the folder") from error
+        raise bad_model(field, path, problem, "check id and network, or download it and give the folder") from error
 
 
-def unusable(field: str, path: str, problem: str, remedy: str) -> ModelError:
+def bad_model(field: str, path: str, problem: str, remedy: str) -> ModelError:
     """The error about a model that the setting `field` names."""
     return ModelError(f"field {field}: {path!r} {problem}; {remedy}")

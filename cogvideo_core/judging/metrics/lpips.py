@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from cogvideo_core.judging.folders import unusable
+from cogvideo_core.judging.folders import bad_model
 from cogvideo_core.judging.loading import finite
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in -1..1, as the classifiers want them
@@ -58,7 +58,7 @@ class Lpips:
                 self.distances(np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 64, 64, 3), np.uint8))
         except (KeyError, RuntimeError) as error:  # a tensor is missing, or has another shape than its layer
             problem = f"is no LPIPS network of AlexNet, VGG-16 or SqueezeNet ({' '.join(str(error).split())[:80]})"
-            raise unusable(field, str(folder), problem, "write one as docs/metrics.md shows") from error
+            raise bad_model(field, str(folder), problem, "write one as docs/metrics.md shows") from error
 
     def distances(self, source: np.ndarray, edit: np.ndarray) -> list[float]:
         """LPIPS of each pair of frames uint8 [F,H,W,3]; 0 for equal ones, lower is better. Raises NotFinite.

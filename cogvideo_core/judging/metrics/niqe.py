@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.judging.folders import unusable
+from cogvideo_core.judging.folders import bad_model
 
 FIELD = "metrics.niqe"
 FILE = "niqe_modelparameters.mat"
@@ -26,16 +26,18 @@ class Niqe:
         try:
             pyiqa: Any = importlib.import_module("pyiqa")
         except ImportError as error:
-            problem = f"field {FIELD}: NIQE needs the package pyiqa, which can't be imported ({error})"
-            raise BadSpec(f"{problem}; install cogvideo-edit[niqe], or leave {FIELD} empty") from error
+            raise BadSpec(
+                f"field metrics.niqe: the package pyiqa can't be imported ({error}); "
+                "install cogvideo-edit[niqe], or leave the field empty"
+            ) from error
         file = Path(path) / FILE
         if not file.is_file() or file.stat().st_size > MOST_BYTES:
-            raise unusable(FIELD, path, f"holds no {FILE}", "download that file of pyiqa's weights into it")
+            raise bad_model(FIELD, path, f"holds no {FILE}", "download that file of pyiqa's weights into it")
         try:
             self.model = pyiqa.create_metric("niqe", device=torch.device("cpu"), pretrained_model_path=str(file))
         except Exception as error:  # scipy raises whatever a damaged file leads it to
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-            raise unusable(FIELD, path, f"holds a {FILE} that can't be read ({why})", "download it again") from error
+            raise bad_model(FIELD, path, f"holds a {FILE} that can't be read ({why})", "download it again") from error
 
     @torch.no_grad()
     def scores(self, frames: np.ndarray) -> list[float]:
