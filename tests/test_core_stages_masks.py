@@ -17,6 +17,7 @@ from cogvideo_core.diffusion.editing import edit_evaluations
 from cogvideo_core.media import video
 from cogvideo_core.models import model
 from cogvideo_core.planning import plan
+from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec
 from cogvideo_core.shapes import world
@@ -142,6 +143,21 @@ def planned_keys(loaded: model.VideoModel, folder: Path, mask: MaskSpec) -> list
     work = work_of(loaded, folder, mask)
     records = [encode_clip(work, record) for record in planned(work, "", "still.png")]
     return [trajectory.plan_edits(work, record)[0]["edit_key"] for record in records]
+
+
+def test_models_score_an_edit_inside_its_mask(loaded: model.VideoModel, folder: Path) -> None:
+    """With a text judge, an edit with a mask has the scores of its box, and one without has none; the key is that of a
+    run without judges, and a judge that can't be used fails no clip."""
+    work = work_of(loaded, folder)
+    plain = key_of(edited(work, "still.png")[0])
+    judged = replace(work, judge=JudgeSpec(text="shapes"), ledger=Ledger(str(folder.parent / "judged")))
+    with_mask, without = edited(judged, "still.png", "none")
+    found = with_mask["edits"][0]["scores"]
+    assert -1 <= found["box_text_similarity"] <= 1 and 0 <= found["box_text_choice"] <= 1
+    assert "outside_lpips" not in found
+    assert key_of(with_mask) == plain and not any(name.startswith("box_") for name in without["edits"][0]["scores"])
+    gone = replace(judged, judge=JudgeSpec(text="none", lpips="/nowhere"), ledger=Ledger(str(folder.parent / "gone")))
+    assert key_of(edited(gone, "still.png")[0]) == plain
 
 
 def test_outside_is_what_the_vae_makes_of_the_clip(loaded: model.VideoModel, folder: Path) -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from cogvideo_core.errors import ModelError, NotFinite
+from cogvideo_core.errors import NotFinite
+from cogvideo_core.models.model_folders import not_loaded
 
 
 def load_parts(field: str, folder: Path, device: torch.device, *, tokenizer: bool = False) -> tuple[Any, Any, Any]:
-    """(model in float32 on the device, image processor, tokenizer or None) of a folder that `model_folder` has checked.
+    """(model in float32 on the device, image processor, tokenizer or None) of a folder that `checked_folder` gave.
 
     Raises ModelError, which names the setting `field`.
     """
@@ -23,11 +24,7 @@ def load_parts(field: str, folder: Path, device: torch.device, *, tokenizer: boo
         processor: Any = AutoImageProcessor.from_pretrained(folder, **own)
         words: Any = AutoTokenizer.from_pretrained(folder, **own) if tokenizer else None
     except Exception as error:  # the libraries raise whatever a damaged file leads them to
-        why = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"field {field}: {str(folder)!r} can't be loaded ({type(error).__name__}: {why}); "
-            "download it again, with all its files"
-        ) from error
+        raise not_loaded(field, folder, error) from error
     return model.to(device).eval(), processor, words
 
 

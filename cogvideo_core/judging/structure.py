@@ -20,7 +20,7 @@ class StructureJudge:
     """A vision transformer whose patch features are compared frame by frame."""
 
     def __init__(self, folder: Path, device: torch.device, field: str = "judge.structure") -> None:
-        """Loads a folder that `folders.model_folder` has checked; `field` is the setting that names it. Raises
+        """Loads a folder that `checked_folder` has checked; `field` is the setting that names it. Raises
         ModelError."""
         self.device, self.field, self._lock = device, field, threading.Lock()
         self.model, self.processor, _ = load_parts(field, folder, device)

@@ -31,7 +31,7 @@ class TextJudge:
     def __init__(
         self, folder: Path, device: torch.device, contrasts: Sequence[str] = (), field: str = "judge.text"
     ) -> None:
-        """Loads a folder that `folders.model_folder` has checked. Raises ModelError.
+        """Loads a folder that `checked_folder` has checked. Raises ModelError.
 
         contrasts: "red / green / blue", beside those of the folder's own contrasts.json. field: the setting that names
         the folder.

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from skimage.color import rgb2lab
 
 from cogvideo_core.media.quality import COMPARED_FRAMES, delta_e, flicker, psnr, similarity
+
+
+class Mask(NamedTuple):
+    """An edit's mask in pixels: how far each may change, float [F,H,W], and how far beyond it the outside begins."""
+
+    alpha: np.ndarray
+    margin_px: int
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Where the edit may change all: bool [F,H,W]."""
+        return self.alpha >= 1
+
+    @property
+    def outside(self) -> np.ndarray:
+        """What lies `margin_px` beyond the mask: bool [F,H,W]."""
+        return ~widened(self.alpha > 0, self.margin_px)
+
 
 LEAST_PIXELS = 100  # of a region; figures of a smaller one would be noise
 

@@ -33,6 +33,12 @@ class JudgeSpec(Spec):
     structure: str = Field(
         "", title="Structure judge", description="Folder or hub id of a DINOv2 model. Empty: structure is not compared."
     )
+    lpips: str = Field(
+        "",
+        title="LPIPS",
+        description="Folder with an LPIPS network as model.safetensors (docs/metrics.md): edits with a mask are "
+        "compared with their source by it, inside and outside. Empty: they are not.",
+    )
     contrasts: list[str] = Field(
         [],
         title="Contrasts",

@@ -18,13 +18,20 @@ from cogvideo_core.errors import CorruptObject, FrozenEdit
 from cogvideo_core.judging import policy
 from cogvideo_core.media.masks import pasted
 from cogvideo_core.media.quality import colour_transferred, preserved_scores
-from cogvideo_core.media.regions import region_scores
+from cogvideo_core.media.regions import Mask, region_scores
 from cogvideo_core.models import batching, memory
 from cogvideo_core.settings.specs import RecipeSpec
 from cogvideo_core.stages import early, gate, masks
 from cogvideo_core.stages.encode import read_latents
 from cogvideo_core.stages.invert import source_frames
-from cogvideo_core.stages.judge import all_scores, calibration_of, judge_edit, judge_fingerprint, judge_stored
+from cogvideo_core.stages.judge import (
+    all_scores,
+    calibration_of,
+    judge_edit,
+    judge_fingerprint,
+    judge_stored,
+    masked_scores,
+)
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
@@ -146,7 +153,9 @@ def finished(
         own, alpha = source_frames(work, record, record["frames"]), masks.alpha_of(work, mask)
         frames = pasted(own, frames, alpha) if work.mask.paste else frames
         cell_px = work.model.pixels_a_cell
-        scores = region_scores(own, shared.source(), frames, alpha, cell_px) if work.output.scores else {}
+        if work.output.scores:
+            scores = region_scores(own, shared.source(), frames, alpha, cell_px)
+            scores |= masked_scores(work.judge, record | edit, own, frames, Mask(alpha, cell_px))
     scores |= preserved_scores(shared.source(), frames) if work.output.scores else {}
     return frames, scores | gate.scores(record.get("reconstruction", {}))
 

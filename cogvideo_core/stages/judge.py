@@ -19,6 +19,7 @@ import numpy as np
 from cogvideo_core.errors import BadSpec, ClipError, EditError, EndpointUnreachable, StorageError
 from cogvideo_core.judging import policy
 from cogvideo_core.media import video
+from cogvideo_core.media.regions import Mask
 from cogvideo_core.media.window import spread
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.judge_specs import JudgeSpec
@@ -98,6 +99,22 @@ def _known(ledger: Ledger, key: str) -> float | None:
 
 def _keep(ledger: Ledger, key: str, answer: float) -> None:
     ledger.commit("judgements", key, {}, {"format": FORMAT, "answer": key}, {"answer": answer})
+
+
+def masked_scores(
+    spec: JudgeSpec, row: Mapping[str, Any], source: np.ndarray, edit: np.ndarray, mask: Mask
+) -> dict[str, float]:
+    """`regions.judged_regions` of an edit with a mask; none where a model can't be used, which the log tells. row: as
+    `scored` has it."""
+    from cogvideo_core.judging import judges, regions  # imports transformers, which collecting need not wait for
+
+    try:
+        wish = judges.Wish(row["source_prompt"], row["target_prompt"])
+        return regions.judged_regions(spec, source, edit, mask, wish)
+    except Exception as error:  # also what a GPU without room raises: an edit is worth more than its scores
+        why = error if isinstance(error, EditError) else f"{type(error).__name__}: {str(error)[:200]}"
+        logger.warning("edit %s has no scores of its mask by models: %s", row["edit_key"][:12], why)
+        return {}
 
 
 def judge_edit(

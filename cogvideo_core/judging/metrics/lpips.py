@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import conv2d, max_pool2d, relu
 
-from cogvideo_core.judging.folders import bad_model
 from cogvideo_core.judging.loading import finite
+from cogvideo_core.models.model_folders import bad_folder
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pictures in -1..1, as the classifiers want them
 FIELD = "metrics.lpips"
@@ -47,7 +47,7 @@ class Lpips:
     """The distance as a function. The weights say which of the three classifiers they are of."""
 
     def __init__(self, folder: Path, device: torch.device, field: str = FIELD) -> None:
-        """Loads a folder that `folders.weights_folder` has checked, with the tensors of the package lpips, or those of
+        """Loads a folder that `weights_folder` has checked, with the tensors of the package lpips, or those of
         torchvision's classifier (features.0.weight) beside its lin0.model.1.weight and so on. Raises ModelError."""
         self.device, self.field = device, field
         self.weights = {named(name): w for file in sorted(folder.glob("*.safetensors")) for name, w in _read(file)}
@@ -58,7 +58,7 @@ class Lpips:
                 self.distances(np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 64, 64, 3), np.uint8))
         except (KeyError, RuntimeError) as error:  # a tensor is missing, or has another shape than its layer
             problem = f"is no LPIPS network of AlexNet, VGG-16 or SqueezeNet ({' '.join(str(error).split())[:80]})"
-            raise bad_model(field, str(folder), problem, "write one as docs/metrics.md shows") from error
+            raise bad_folder(field, str(folder), problem, "write one as docs/metrics.md shows") from error
 
     def distances(self, source: np.ndarray, edit: np.ndarray) -> list[float]:
         """LPIPS of each pair of frames uint8 [F,H,W,3]; 0 for equal ones, lower is better. Raises NotFinite.

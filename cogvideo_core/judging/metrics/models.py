@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 
-from cogvideo_core.judging.folders import STRUCTURE_KINDS, model_folder, weights_folder
+from cogvideo_core.judging.folders import STRUCTURE_KINDS, shipped
 from cogvideo_core.judging.loading import device
 from cogvideo_core.judging.metrics.lpips import Lpips
 from cogvideo_core.judging.metrics.niqe import Niqe
 from cogvideo_core.judging.structure import StructureJudge
 from cogvideo_core.judging.text import TextJudge
+from cogvideo_core.models.model_folders import checked_folder, weights_folder
 from cogvideo_core.settings.metric_specs import MetricSpec
 
 
@@ -30,7 +31,7 @@ class Models:
     @cached_property
     def dino(self) -> StructureJudge:
         field = "metrics.dino"
-        return StructureJudge(model_folder(field, self.spec.dino, STRUCTURE_KINDS), device(), field)
+        return StructureJudge(checked_folder(field, self.spec.dino, STRUCTURE_KINDS), device(), field)
 
     @cached_property
     def lpips(self) -> Lpips:
@@ -42,7 +43,7 @@ class Models:
 
 
 def _clip(field: str, path: str) -> TextJudge:
-    return TextJudge(model_folder(field, path, ("clip",)), device(), field=field)
+    return TextJudge(checked_folder(field, path, ("clip",), shipped()), device(), field=field)
 
 
 @lru_cache(maxsize=1)

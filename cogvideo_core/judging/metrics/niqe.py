@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.judging.folders import bad_model
+from cogvideo_core.models.model_folders import bad_folder
 
 FIELD = "metrics.niqe"
 FILE = "niqe_modelparameters.mat"
@@ -32,12 +32,12 @@ class Niqe:
             ) from error
         file = Path(path) / FILE
         if not file.is_file() or file.stat().st_size > MOST_BYTES:
-            raise bad_model(FIELD, path, f"holds no {FILE}", "download that file of pyiqa's weights into it")
+            raise bad_folder(FIELD, path, f"holds no {FILE}", "download that file of pyiqa's weights into it")
         try:
             self.model = pyiqa.create_metric("niqe", device=torch.device("cpu"), pretrained_model_path=str(file))
         except Exception as error:  # scipy raises whatever a damaged file leads it to
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-            raise bad_model(FIELD, path, f"holds a {FILE} that can't be read ({why})", "download it again") from error
+            raise bad_folder(FIELD, path, f"holds a {FILE} that can't be read ({why})", "download it again") from error
 
     @torch.no_grad()
     def scores(self, frames: np.ndarray) -> list[float]:
