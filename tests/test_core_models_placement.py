@@ -70,29 +70,45 @@ def test_5b_fits_on_24_gib_as_it_stands(full_size: Path) -> None:
     assert fits and held + max(tiled, 3 * row, prompts) < memory.GPU_SHARE * 24 * GIB
 
 
-NEEDS_5B = placement.Needs(int(10.4 * GIB), int(0.8 * GIB), 42, int(4.3 * GIB), int(7.5 * GIB))
+NEEDS_5B = placement.Needs(int(10.4 * GIB), int(0.8 * GIB), int(8.9 * GIB), 42, int(1.44 * GIB), int(7.5 * GIB))
 
 
 @pytest.mark.parametrize(
-    ("gib", "weights", "offload"),
+    ("gib", "weights", "offload", "text_device"),
     [
-        (80, "stored", "none"),
-        (24, "stored", "none"),
-        (16, "int8", "none"),
-        (12, "int8", "model"),
-        (2, "stored", "blocks"),
+        (80, "stored", "none", "auto"),
+        (24, "stored", "none", "auto"),
+        (16, "int8", "none", "cpu"),
+        (12, "int8", "model", "auto"),
+        (9, "stored", "blocks", "cpu"),
+        (2, "stored", "blocks", "cpu"),
     ],
 )
-def test_a_model_is_fitted_to_its_card(gib: int, weights: str, offload: str) -> None:
+def test_a_model_is_fitted_to_its_card(gib: int, weights: str, offload: str, text_device: str) -> None:
     """5B at its usual size: as it stands on 24 GiB, in 8 bits on 16, with offload as well on 12; a block at a time is
-    the last resort. A choice of one's own stays, and a CPU offloads nothing."""
+    the last resort. The text encoder goes to the CPU where it has no room. A choice of one's own stays, and a CPU
+    offloads nothing."""
     room = int(memory.GPU_SHARE * gib * GIB)
     spec = ModelSpec(dtype="bfloat16", fit="auto")
     found = placement.fitted(spec, NEEDS_5B, room, gpu=True)
     assert (found.weights, found.offload, found.fit) == (weights, offload, "off")
+    assert found.text_device == text_device
     own = placement.fitted(spec.model_copy(update={"weights": "float8"}), NEEDS_5B, room, gpu=True)
     assert own.weights == "float8"
-    assert placement.fitted(spec, NEEDS_5B, room, gpu=False).offload == "none"
+    on_a_cpu = placement.fitted(spec, NEEDS_5B, room, gpu=False)
+    assert (on_a_cpu.offload, on_a_cpu.text_device) == ("none", "auto")
+
+
+@pytest.mark.parametrize(
+    ("gib", "offload", "overlap"), [(80, "none", "on"), (48, "none", "off"), (24, "none", "off"), (80, "model", "off")]
+)
+def test_the_vae_decodes_beside_where_both_fit(gib: int, offload: str, overlap: str) -> None:
+    """5B with 30 GiB for a whole frame: a call of 8 edits and decoding fit at once on 80 GiB; not on 48, where they
+    would share it at the price of smaller calls; never with offload."""
+    spec = ModelSpec(dtype="bfloat16", offload=offload)  # type: ignore[arg-type]
+    room = int(memory.GPU_SHARE * gib * GIB)
+    assert placement.overlapped(spec, NEEDS_5B, int(29.5 * GIB), room).vae_overlap == overlap
+    assert placement.overlapped(spec, NEEDS_5B, room, room).vae_overlap == "off"
 
 
 def test_fit_is_chosen_from_the_folder(tiny_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +123,13 @@ def test_fit_is_chosen_from_the_folder(tiny_pipeline_folder: Path, monkeypatch: 
     monkeypatch.setattr(placement, "total_bytes", lambda device: taken)
     loaded = model.load(spec)
     assert loaded.spec.weights == "stored" and placement.told(loaded.spec, loaded.device).startswith("cpu, float32")
+    assert loaded.spec.vae_overlap == "off"  # a CPU has no streams
+    on_a_card(monkeypatch, 24)
+    card = placement.placed(spec)
+    assert (card.vae_overlap, card.weights, card.text_device) == ("on", "stored", "auto")
+    words = ModelSpec(dtype="bfloat16", vae_overlap="on", text_device="cpu")
+    told = "cuda, bfloat16, VAE beside the transformer, text encoder on the CPU"
+    assert placement.told(words, torch.device("cuda")) == told
     words = ModelSpec(dtype="bfloat16", weights="int8", vae_tiling="on", offload="model")
     assert placement.told(words, torch.device("cuda")) == "cuda, bfloat16, weights in int8, VAE in tiles, offload model"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -526,6 +527,24 @@ def test_one_edit_too_many_is_a_failure(works: MakeWork, folder: Path, monkeypat
     failed = attempt(lambda record: edited(work, record), clip(folder), "edit", retries=3)
     assert (failed["kind"], failed["attempts"], failed["retryable"]) == ("out_of_memory", 1, False)
     assert "'a.mp4'" in failed["message"] and list(work.ledger.units("trajectories"))
+
+
+def test_decoding_beside_the_next_batch_changes_no_byte(
+    works: MakeWork, folder: Path, tiny_pipeline_folder: Path
+) -> None:
+    """Two clips at a time on one model, whose VAE has a lane of its own: keys and bytes of all edits are those of one
+    clip after the other in turn."""
+    names, calm = ("a.mp4", "long.mp4"), works("calm")
+    beside = model.load(ModelSpec(path=str(tiny_pipeline_folder), vae_overlap="on"))
+    busy = replace(works("busy"), model=beside)
+    clips = [clip(folder, name, PROMPTS) for name in names]
+    expected = [edited(calm, record) for record in clips]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda record: edited(busy, record), clips))
+    assert beside.vae.lane.beside and not calm.model.vae.lane.beside
+    for one, other in zip(found, expected, strict=True):
+        assert [edit["edit_key"] for edit in one["edits"]] == [edit["edit_key"] for edit in other["edits"]]
+        assert bytes_of(busy, one) == bytes_of(calm, other)
 
 
 @pytest.mark.parametrize("later", [1, 2, 4, 16])

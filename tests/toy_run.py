@@ -75,6 +75,9 @@ class ToyModel:
     def encode(self, frames: np.ndarray) -> Tensor:
         return torch.from_numpy(frames[:3, :8, :8, :2].astype(np.float32)).permute(0, 3, 1, 2) / 128 - 1
 
+    def crossing(self, x: Tensor) -> Tensor:
+        return x
+
     def decode(self, latents: Tensor) -> np.ndarray:
         flat = (latents.flatten() * 60 + 128).clamp(0, 255).to(torch.uint8).numpy()
         return np.resize(np.append(flat, 0), (9, 16, 16, 3))  # no two frames are equal

@@ -12,6 +12,7 @@ from diffusers import CogVideoXDDIMScheduler
 from cogvideo_core.errors import BadSpec
 
 CLEAN = -1  # the timestep that stands for the clean end of the grid
+COSINE = "cosine"  # the one spacing that diffusers does not have
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,24 @@ def angles(alphas_cumprod: np.ndarray) -> np.ndarray:
     return np.arctan2(np.sqrt(1 - alphas_cumprod), np.sqrt(alphas_cumprod))
 
 
+def cosine_timesteps(train_steps: int, steps: int) -> list[int]:
+    """T · (1 - cos πi/N) / 2 for i = 1 .. N, counted from 0: short steps at both ends, long ones between; ascending.
+
+    All are distinct, and the last is the noisiest.
+    """
+    nodes = np.arange(1, steps + 1)
+    wanted = np.round(train_steps * (1 - np.cos(np.pi * nodes / steps)) / 2).astype(int) - 1
+    # timesteps that round to the same one move up, and back from the end where there is no more room
+    rising = np.maximum.accumulate(np.maximum(wanted, 0) - nodes) + nodes
+    return [int(t) for t in np.minimum(rising, train_steps - 1 - (steps - nodes))]
+
+
+def _spaced(scheduler: CogVideoXDDIMScheduler, steps: int) -> list[int]:
+    """diffusers' own timesteps, ascending; it gives one too many at N = 61, say: its t = -1."""
+    scheduler.set_timesteps(steps)
+    return [int(t) for t in scheduler.timesteps][:steps][::-1]
+
+
 def schedule_from_config(config: Mapping[str, Any], steps: int, spacing: str = "trailing") -> Schedule:
     """The schedule of a checkpoint whose scheduler is of the DDIM or the DPM class; both share their noise schedule.
 
@@ -55,12 +74,8 @@ def schedule_from_config(config: Mapping[str, Any], steps: int, spacing: str = "
     if steps > train_steps:
         raise BadSpec(f"field steps: {steps} is more than the model's {train_steps} timesteps; use fewer")
     known = {k: v for k, v in config.items() if not k.startswith("_")}
-    scheduler = CogVideoXDDIMScheduler.from_config(known | {"timestep_spacing": spacing})
-    scheduler.set_timesteps(steps)
-    descending = [int(t) for t in scheduler.timesteps][
-        :steps
-    ]  # diffusers gives one too many at N = 61, say: its t = -1
+    scheduler = CogVideoXDDIMScheduler.from_config(known | ({"timestep_spacing": spacing} if spacing != COSINE else {}))
+    ascending = cosine_timesteps(train_steps, steps) if spacing == COSINE else _spaced(scheduler, steps)
     alphas = scheduler.alphas_cumprod.double().numpy()
-    ascending = [*reversed(descending)]
     thetas = angles(np.array([float(scheduler.final_alpha_cumprod), *alphas[ascending]]))
     return Schedule((CLEAN, *ascending), tuple(float(theta) for theta in thetas))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from cogvideo_core.models import memory
+import contextlib
+import json
+
+from cogvideo_core.models import memory, placement
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.specs import EngineSpec, RecipeSpec
 
@@ -10,17 +13,24 @@ from cogvideo_core.settings.specs import EngineSpec, RecipeSpec
 def edits_per_batch(model: VideoModel, engine: EngineSpec, recipe: RecipeSpec, latents: memory.Latents) -> int:
     """`EngineSpec.edits_per_batch`, or if 0 as many as memory has room for; the same throughout the process."""
     kind = (latents, recipe.fingerprint)
-    with model.lock:  # no call is running, whose memory would not count as free
+    # no call is running, whose memory would not count as free
+    with model.lock, model.room.lane.held() if model.room.lane else contextlib.nullcontext():
         if engine.edits_per_batch == 0 and kind not in model.room.chosen:
             per_row = memory.row_bytes(model.transformer.config, latents, model.transformer.dtype)
             model.room.chosen[kind] = memory.edits_that_fit(
-                memory.free_bytes(model.device) - _to_come(model), per_row, recipe
+                memory.free_bytes(model.device) - _to_come(model, latents), per_row, recipe
             )
         return engine.edits_per_batch or model.room.chosen[kind]
 
 
-def _to_come(model: VideoModel) -> int:
-    """Bytes of the weights that offloading has yet to bring to the device before a call."""
+def _to_come(model: VideoModel, latents: memory.Latents) -> int:
+    """Bytes that a call finds taken: weights that offloading has yet to bring to the device, decoding beside it."""
+    if model.room.lane and model.room.lane.beside:
+        f, _, h, w = latents
+        frames = 4 * (f - model.front_padding - 1) + 1
+        size = (frames, h * model.pixels_a_cell, w * model.pixels_a_cell)
+        vae = model.vae.module
+        return placement.decoding(json.dumps(dict(vae.config)), size, vae.dtype, vae.use_tiling)[0]
     if model.spec.offload != "model":
         return 0
     return sum(p.nbytes for p in model.transformer.parameters() if p.device.type != model.device.type)

@@ -12,7 +12,7 @@ from cogvideo_core.errors import ModelError
 from cogvideo_core.models.checkpoint_files import PICKLED, read_json
 from cogvideo_core.models.components import check_all_weights, check_configs, check_tokenizer
 from cogvideo_core.models.file_hashes import digest_of
-from cogvideo_core.models.options import check_config
+from cogvideo_core.models.quantised import check_quantised
 from cogvideo_core.settings.specs import ModelSpec
 
 IMAGE_TO_VIDEO = "CogVideoXImageToVideoPipeline"
@@ -79,7 +79,7 @@ def check_folder(folder: Path, weights: bool = True) -> str:
         _check_safe(folder)
     check_configs(folder)
     check_layout(folder, name)
-    check_config(folder)
+    check_quantised(folder)
     if weights:
         check_tokenizer(folder)
         check_all_weights(folder)

@@ -63,15 +63,16 @@ def read_json(path: Path, field: str = "model") -> dict[str, Any]:
     return found
 
 
-def check_weights(part: Path, make: Callable[[], torch.nn.Module]) -> None:
+def check_weights(part: Path, make: Callable[[], torch.nn.Module], joined: Callable[[Shapes], Shapes] = dict) -> None:
     """Refuses a component whose files are damaged, or lack tensors of the model that `make` gives on torch's meta
-    device, or have them in another shape. Raises ModelError."""
+    device, or have them in another shape. `joined`: the weights that the files' tensors make up. Raises ModelError."""
     held: Shapes = {}
     for file, names in weight_files(part).items():
         shapes = header(file)
         if missing := sorted(set(names or ()) - set(shapes)):
             raise unusable(file, f"lacks {_some(missing)}, which the index says it holds")
         held |= shapes
+    held = joined(held)
     with torch.device("meta"):
         model = make()
     wanted = {name: tuple(values.shape) for name, values in model.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import diffusers
 import transformers
 
 from cogvideo_core.errors import ModelError
+from cogvideo_core.models import quantised
 from cogvideo_core.models.checkpoint_files import check_fields, check_weights, check_whole, read_json, unusable
 
 LEAST = {
@@ -127,8 +129,9 @@ def check_all_weights(folder: Path) -> None:
         transformers.T5Config.from_pretrained(folder / "text_encoder")
     )
     for part, make in makers.items():
+        eight_bits = part == "transformer" and quantised.kind_of(folder) != "stored"
         try:
-            check_weights(folder / part, make)
+            check_weights(folder / part, make, partial(quantised.joined, folder / part) if eight_bits else dict)
         except ModelError:
             raise
         except Exception as error:  # a configuration that no model can be made of

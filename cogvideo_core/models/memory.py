@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cogvideo_core.errors import OutOfMemory
+from cogvideo_core.models.lane import Lane
 from cogvideo_core.settings.specs import RecipeSpec
 
 logger = logging.getLogger(__name__)
@@ -105,9 +106,10 @@ def give_back() -> None:
 class Room:
     """How many edits a call of one loaded model may have: chosen once for each kind of work, halved when too many."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane | None = None) -> None:
+        """lane: of the VAE, which may be computing at the same time."""
         self.chosen: dict[tuple[Latents, str], int] = {}
-        self.most = 64
+        self.most, self.lane = 64, lane
 
     def halve(self, edits: int) -> None:
         """After a call of so many edits ran out of memory."""
@@ -126,19 +128,24 @@ def ran_out_of_memory(error: Exception) -> bool:
 def as_many_as_fit(items: Sequence[T], room: Room, run: Callable[[Sequence[T]], R], what: str) -> tuple[Sequence[T], R]:
     """As many of the first `items` as there is room for, and run() of them.
 
-    When memory runs out, the room is halved for the rest of the process and fewer are tried. Raises OutOfMemory, which
-    names `what`, when a single item is too much.
+    When memory runs out, the VAE gives up its lane if it has one; then the room is halved for the rest of the process
+    and fewer are tried. Raises OutOfMemory, which names `what`, when a single item is too much.
     """
     while True:
-        part = items[: room.most]
+        part, beside = items[: room.most], room.lane is not None and room.lane.beside
         try:
             return part, run(part)
         except Exception as error:
             if isinstance(error, OutOfMemory) or not ran_out_of_memory(error):  # fewer edits would not help the former
                 raise
-            if len(part) == 1:
+            if len(part) == 1 and not beside:
                 raise OutOfMemory(f"{what}: {SMALLER}") from error
-        room.halve(len(part))  # out here, where the failed call's tensors are no longer held by its traceback
+        # out here, where the failed call's tensors are no longer held by its traceback
+        if room.lane is not None and beside:
+            logger.warning("memory ran out with %d edits in a call; going on with %s", len(part), room.lane.leave())
+            give_back()
+        else:
+            room.halve(len(part))
 
 
 SMALLER = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,12 +16,13 @@ from torch import Tensor
 
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.schedule import Schedule, schedule_from_config
-from cogvideo_core.models import compiling, options, processors, weights
+from cogvideo_core.models import compiling, options, processors, quantised, weights
 from cogvideo_core.models.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.models.checkpoint_files import unreadable
 from cogvideo_core.models.configuration import Configured
 from cogvideo_core.models.configuration import VideoShape as VideoShape
 from cogvideo_core.models.image_to_video import OFS, Images
+from cogvideo_core.models.lane import Clock, Lane, stream_on
 from cogvideo_core.models.lora import add_loras, lora_files
 from cogvideo_core.models.memory import Room
 from cogvideo_core.models.placement import chosen_device as chosen_device
@@ -33,8 +33,8 @@ from cogvideo_core.settings.specs import ModelSpec, fingerprint
 
 
 class VideoModel(Configured):
-    """A loaded CogVideoX. Processors are installed once; one forward at a time (`lock`); `evaluations` counts rows, and
-    `busy_s` the seconds inside the lock."""
+    """A loaded CogVideoX. Processors are installed once; one forward at a time (`lock`), but for the VAE's where it has
+    a lane of its own; `evaluations` counts rows, and `busy_s` the seconds in which anything computes."""
 
     def __init__(
         self,
@@ -48,11 +48,13 @@ class VideoModel(Configured):
         super().__init__(pipeline.transformer.config, getattr(pipeline.vae, "config", None))  # benches do without a VAE
         self.pipe, self.spec, self.fingerprints = pipeline, spec, fingerprints or {}
         self.transformer = pipeline.transformer
-        self.lock, self.evaluations, self.room, self.busy_s = threading.RLock(), 0, Room(), 0.0
+        self.lock, self.evaluations, self.clock = threading.RLock(), 0, Clock()
         self.device = torch.device(pipeline._execution_device)
+        lane = Lane(self.lock, self.clock, stream_on(self.device) if spec.vae_overlap == "on" else None)
+        self.room = Room(lane)
         text_device = torch.device("cpu") if spec.text_device == "cpu" else self.device
-        self.text_encoder = TextEncoder(pipeline, text_folder, text_device)
-        self.vae = Vae(pipeline.vae, self.device, spec, self.pixels_a_cell)
+        self.text_encoder = TextEncoder(pipeline, text_folder, text_device, spec.text_weights)
+        self.vae = Vae(pipeline.vae, self.device, spec, self.pixels_a_cell, lane)
         self._rope: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
         options.check_transformer(self.transformer, spec.weights)
         kernel = compiling.fixed_kernel(spec, self.transformer, self.device)
@@ -63,6 +65,7 @@ class VideoModel(Configured):
         """Of all components and of the precisions they run in."""
         shrunk: list[str] = [] if self.spec.weights == "stored" else [self.spec.weights]
         shrunk += ["sage"] if self.spec.attention == "sage" else []  # in 8 bits; the other kernels differ by rounding
+        shrunk += [] if self.spec.text_weights == "stored" else ["text", self.spec.text_weights]
         return fingerprint([self.fingerprints, self.spec.dtype, self.spec.vae_dtype, *shrunk])
 
     @property
@@ -83,13 +86,13 @@ class VideoModel(Configured):
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The lock, and the clock of `busy_s`: one holder at a time, so its intervals never overlap."""
-        with self.lock:
-            started = time.perf_counter()
-            try:
-                yield
-            finally:
-                self.busy_s += time.perf_counter() - started
+        """The transformer's lock, and the clock of `busy_s`."""
+        with self.lock, self.clock.running():
+            yield
+
+    @property
+    def busy_s(self) -> float:
+        return self.clock.seconds
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
         """Each distinct prompt once through T5: [P,S,D] in the order given."""
@@ -112,27 +115,25 @@ class VideoModel(Configured):
     @torch.inference_mode()
     def encode(self, frames: np.ndarray) -> Tensor:
         """frames uint8 [F,H,W,3] -> latents float32 [f,C,h,w] on the CPU, deterministic (the posterior's mode)."""
-        latents = self._mode(frames) * self.vae_config.scaling_factor
-        return torch.cat([latents[: self.front_padding], latents]).cpu()
+        latents = self.vae.encode(frames) * self.vae_config.scaling_factor
+        return torch.cat([latents[: self.front_padding], latents])
 
     @torch.inference_mode()
     def encode_image(self, frame: np.ndarray) -> Tensor:
         """A first frame uint8 [H,W,3] -> image latents float32 [C,h,w] on the CPU, deterministic."""
         scale = self.vae_config.scaling_factor
         # 1.5-5B-I2V was trained on images that were divided by the factor; its video latents are multiplied
-        return (self._mode(frame[None])[0] * (1 / scale if self.vae_config.invert_scale_latents else scale)).cpu()
+        return self.vae.encode(frame[None])[0] * (1 / scale if self.vae_config.invert_scale_latents else scale)
 
-    def _mode(self, frames: np.ndarray) -> Tensor:
-        """The VAE's own mode, unscaled: [f,C,h,w] float32."""
-        with self.computing():
-            return self.vae.encode(frames)
+    def crossing(self, x: Tensor) -> Tensor:
+        """Finished latents where `decode` can read them while the next batch is denoised."""
+        return self.vae.lane.crossing(x)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> np.ndarray:
         """latents [f,C,h,w] -> frames uint8 [F,H,W,3]; the padding in front is dropped."""
         finite(latents, "transformer", self.transformer.dtype, "model.dtype")
-        with self.computing():
-            return self.vae.decode(latents[self.front_padding :] / self.vae_config.scaling_factor)
+        return self.vae.decode(latents[self.front_padding :], self.vae_config.scaling_factor)
 
     def _rotary(self, latent_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """RoPE tables for a latent grid, made by the pipeline's own method; None for absolute positions (2B)."""
@@ -187,7 +188,8 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
     is not the model's own."""
     folder = model_folder(spec)
     name = check_folder(folder)
-    spec = placed(spec, shape)
+    spec = placed(quantised.held_as(spec, folder), shape)
+    quantised.check_loadable(spec, folder)
     device, loras = chosen_device(spec), lora_files(spec)
     dtypes = {"vae": getattr(torch, spec.vae_dtype), "default": getattr(torch, spec.dtype)}
     try:
@@ -198,7 +200,8 @@ def load(spec: ModelSpec, shape: VideoShape | None = None) -> VideoModel:
         raise unreadable(folder, error) from error
     pipe.set_progress_bar_config(disable=True)
     lora = add_loras(pipe, loras)
-    weights.shrink(pipe.transformer, spec)
+    if quantised.kind_of(folder) == "stored":
+        weights.shrink(pipe.transformer, spec)
     if spec.vae_tiling == "on":
         pipe.vae.enable_tiling()
     if spec.vae_slicing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -12,19 +10,6 @@ from cogvideo_core.errors import ModelError
 
 NOT_CACHES = ("group_offloading", "layer_execution_tracker", "lazy_", "layerwise_casting", "peft_autocast")
 """Hooks of diffusers that change where weights lie and how they are stored, not what is computed."""
-
-
-def check_config(folder: Path) -> None:
-    """Refuses a folder whose weights are stored quantised. Raises ModelError."""
-    for part in ("transformer", "text_encoder", "vae"):
-        file = folder / part / "config.json"
-        if file.is_file() and "quantization_config" in json.loads(file.read_text()):
-            raise ModelError(f"field model: {str(folder / part)!r} {QUANTISED}")
-
-
-QUANTISED = (
-    "holds quantised weights, which are not supported yet; take the checkpoint in 16 or 32 bits, and set model.weights"
-)
 
 
 def check_transformer(transformer: Any, weights: str = "stored") -> None:
@@ -37,7 +22,10 @@ def check_transformer(transformer: Any, weights: str = "stored") -> None:
             "give it as it was loaded, and set model.compile"
         )
     if not weights.startswith("int8") and _quantised(transformer):
-        raise ModelError(f"field model: the transformer {QUANTISED}")
+        raise ModelError(
+            "field model: the transformer was quantised by hand, which is not supported yet; take the checkpoint in 16 "
+            "or 32 bits, and set model.weights"
+        )
     if _caches(modules) or transformer.is_cache_enabled:
         raise ModelError(
             "field model: a step cache is enabled on the transformer, which is not supported yet; "

@@ -1,7 +1,8 @@
-"""What the setting auto means for a model: its precision, and whether its VAE works in tiles.
+"""What the setting auto means for a model: its precision, whether its VAE works in tiles, and how it fits a card.
 
-Both are decided from files' headers, the device and the clips' size, before weights are read, and are the same at each
-start on such a device: its total memory counts, not the free part, because both are part of the keys.
+All of it is decided from files' headers, the device and the clips' size, before weights are read, and is the same at
+each start on such a device: its total memory counts, not the free part, because precision and tiles are part of the
+keys.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import torch
 from safetensors import safe_open
 
 from cogvideo_core.errors import BadSpec
-from cogvideo_core.models import memory
+from cogvideo_core.models import memory, quantised
 from cogvideo_core.models.checkpoint import model_folder
 from cogvideo_core.models.compiling import check_compiler
 from cogvideo_core.models.configuration import VideoShape, configured
-from cogvideo_core.settings.specs import ModelSpec
+from cogvideo_core.settings.specs import ModelSpec, RecipeSpec
 
 STORED = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+BESIDE = 8  # edits a call that must have room while the VAE decodes beside it
 WIDE = 3072  # the width of 5B and 1.5, which were trained in bfloat16; 2B was in float16
 OVERFLOWS = (
     "this model was trained in bfloat16; in float16 its values may overflow, and then its clips fail; "
@@ -43,6 +45,8 @@ def chosen_device(spec: ModelSpec) -> torch.device:
         raise BadSpec(
             f"field weights: {spec.weights!r} can't be combined with offload={spec.offload}; use model or none"
         )
+    if spec.vae_overlap == "on" and spec.offload != "none":
+        raise BadSpec(f"field vae_overlap: 'on' can't be combined with offload={spec.offload}; use off, or no offload")
     if device.type == "cpu" and spec.offload != "none":
         raise BadSpec(f"field offload: {spec.offload!r} needs a GPU; use none on a CPU")
     check_kernel(spec, device)
@@ -67,20 +71,25 @@ def placed(spec: ModelSpec, shape: VideoShape | None = None) -> ModelSpec:
     """
     if "auto" not in (spec.dtype, spec.vae_tiling, spec.fit):
         return spec
-    folder, device = model_folder(spec), chosen_device(spec)
+    folder = model_folder(spec)
+    spec = quantised.held_as(spec, folder)
+    device = chosen_device(spec)
     if spec.dtype == "auto":
         dtype = stored_precision(folder / "transformer") if device.type == "cuda" else "float32"
         spec = spec.model_copy(update={"dtype": dtype})
     if "auto" not in (spec.vae_tiling, spec.fit):
         return spec
     shape = shape or configured(spec).shape
-    if spec.fit == "auto":
-        spec = fitted(spec, needs(spec, folder, shape), total_bytes(device), device.type == "cuda")
+    need = needs(spec, folder, shape) if spec.fit == "auto" else None
+    if need:
+        spec = fitted(spec, need, total_bytes(device), device.type == "cuda")
     if spec.vae_tiling == "auto":
         held = held_bytes(spec, weight_bytes(folder / "transformer", spec.dtype)) if spec.offload == "none" else 0
         room = total_bytes(device) - held - weight_bytes(folder / "vae", spec.vae_dtype)
         tiled = wants_tiles(folder, shape, getattr(torch, spec.vae_dtype), room)
         spec = spec.model_copy(update={"vae_tiling": "on" if tiled else "off"})
+    if need and device.type == "cuda":
+        spec = overlapped(spec, need, decoding_bytes(spec, folder, shape), total_bytes(device))
     return spec
 
 
@@ -89,9 +98,15 @@ class Needs(NamedTuple):
 
     transformer: int  # weights in the model's precision
     vae: int  # weights
+    text: int  # weights of the text encoder, which leaves when all prompts are embedded
     layers: int  # of the transformer
-    call: int  # of the smallest call: one guided edit and the reference
+    row: int  # of a call
     decoding: int  # at its least, in tiles where these take less
+
+    @property
+    def call(self) -> int:
+        """Of the smallest call: one guided edit and the reference."""
+        return 3 * self.row
 
 
 def needs(spec: ModelSpec, folder: Path, shape: VideoShape) -> Needs:
@@ -102,15 +117,16 @@ def needs(spec: ModelSpec, folder: Path, shape: VideoShape) -> Needs:
     return Needs(
         weight_bytes(folder / "transformer", spec.dtype),
         weight_bytes(folder / "vae", spec.vae_dtype),
+        weight_bytes(folder / "text_encoder", spec.dtype) // (2 if spec.text_weights == "int8" else 1),
         about.transformer_config.num_layers,
-        3 * memory.row_bytes(vars(about.transformer_config), about.latents(*size), getattr(torch, spec.dtype)),
+        memory.row_bytes(vars(about.transformer_config), about.latents(*size), getattr(torch, spec.dtype)),
         min(whole, tiled) if fits and spec.vae_tiling != "off" else whole,
     )
 
 
 def fitted(spec: ModelSpec, need: Needs, room: int, gpu: bool) -> ModelSpec:
     """The first that fits into `room` bytes, with `fit` off: the settings as they are, weights in 8 bits, CPU offload,
-    both, a block at a time.
+    both, a block at a time. The text encoder goes to the CPU where it has no room beside the rest.
 
     The last if none fits: then the run says what memory does not suffice for.
     """
@@ -120,7 +136,20 @@ def fitted(spec: ModelSpec, need: Needs, room: int, gpu: bool) -> ModelSpec:
     tries = [spec.model_copy(update={"fit": "off", "weights": w, "offload": o}) for o in offloads for w in weights]
     if "model" in offloads and spec.weights == "stored":
         tries.append(spec.model_copy(update={"fit": "off", "offload": "blocks"}))
-    return next((each for each in tries if _taken(each, need) <= room), tries[-1])
+    found = next((each for each in tries if _taken(each, need) <= room), tries[-1])
+    text_fits = need.text + _held_with_prompts(found, need) <= room
+    return found if text_fits or not gpu else found.model_copy(update={"text_device": "cpu"})
+
+
+def overlapped(spec: ModelSpec, need: Needs, decoding_bytes: int, room: int) -> ModelSpec:
+    """With the VAE beside the transformer where decoding and a call of `BESIDE` edits fit into `room` bytes at once.
+
+    Where they don't, sharing a reference row saves more than decoding meanwhile would.
+    """
+    held = held_bytes(spec, need.transformer) + need.vae
+    call = memory.most_rows(RecipeSpec(), BESIDE) * need.row
+    fits = spec.offload == "none" and held + call + decoding_bytes <= room
+    return spec.model_copy(update={"vae_overlap": "on"}) if fits else spec
 
 
 def _taken(spec: ModelSpec, need: Needs) -> int:
@@ -130,6 +159,13 @@ def _taken(spec: ModelSpec, need: Needs) -> int:
     if spec.offload == "blocks":  # one computes, the next is copied; the VAE stays
         return 2 * transformer // need.layers + need.vae + max(need.call, need.decoding)
     return max(transformer + need.call, need.vae + need.decoding)
+
+
+def _held_with_prompts(spec: ModelSpec, need: Needs) -> int:
+    """What is on the device while prompts are embedded, the text encoder aside."""
+    if spec.offload == "none":
+        return held_bytes(spec, need.transformer) + need.vae
+    return need.vae if spec.offload == "blocks" else 0
 
 
 def held_bytes(spec: ModelSpec, transformer: int) -> int:
@@ -142,11 +178,15 @@ def told(spec: ModelSpec, device: torch.device) -> str:
     parts = [str(device), spec.dtype]
     parts += [] if spec.weights == "stored" else [f"weights in {spec.weights}"]
     parts += ["VAE in tiles"] if spec.vae_tiling == "on" else []
+    parts += ["VAE beside the transformer"] if spec.vae_overlap == "on" else []
+    parts += ["text encoder on the CPU"] if spec.text_device == "cpu" and device.type != "cpu" else []
     return ", ".join([*parts, *([f"offload {spec.offload}"] if spec.offload != "none" else [])])
 
 
 def stored_precision(part: Path) -> str:
-    """The dtype that most of a component's values are stored in."""
+    """The dtype that most of a component's values are stored in, or that quantised ones stand for."""
+    if quantised.kind_of(part.parent) != "stored" and (stood_for := quantised.stored_dtype(part)):
+        return stood_for
     counts = Counter[str]()
     for kind, values in _stored(part):
         counts[kind] += values
@@ -174,6 +214,12 @@ def total_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(memory.GPU_SHARE * torch.cuda.get_device_properties(device).total_memory)
     return int(memory.GPU_SHARE * min(psutil.virtual_memory().total, memory.container_bytes()))
+
+
+def decoding_bytes(spec: ModelSpec, folder: Path, shape: VideoShape) -> int:
+    """Peak of decoding an edit as the settings say, without the weights."""
+    config, size = (folder / "vae" / "config.json").read_text("utf-8"), (shape.frames, shape.height, shape.width)
+    return decoding(config, size, getattr(torch, spec.vae_dtype), spec.vae_tiling == "on")[0]
 
 
 def wants_tiles(folder: Path, shape: VideoShape, dtype: torch.dtype, room: int) -> bool:

@@ -15,15 +15,17 @@ from cogvideo_core.errors import OutOfMemory
 from cogvideo_core.models.checkpoint_files import unreadable
 from cogvideo_core.models.memory import give_back, ran_out_of_memory
 from cogvideo_core.models.vae import finite
+from cogvideo_core.models.weights import shrink_text_encoder
 
 logger = logging.getLogger(__name__)
 
 
 class TextEncoder:
-    """`folder`: where its weights are; None where the pipeline has them, and then they stay."""
+    """`folder`: where its weights are; None where the pipeline has them, and then they stay as they are."""
 
-    def __init__(self, pipeline: Any, folder: Path | None, device: torch.device) -> None:
-        self.pipe, self.folder, self.device = pipeline, folder, device
+    def __init__(self, pipeline: Any, folder: Path | None, device: torch.device, weights: str = "stored") -> None:
+        """weights: as `ModelSpec.text_weights` says."""
+        self.pipe, self.folder, self.device, self.weights = pipeline, folder, device, weights
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], tokens: int) -> Tensor:
@@ -63,6 +65,8 @@ class TextEncoder:
                 encoder = T5EncoderModel.from_pretrained(self.folder, dtype=self.pipe.transformer.dtype)
             except Exception as error:
                 raise unreadable(self.folder, error) from error
+            if self.weights != "stored":  # before it is moved, so that the device never holds all of it
+                shrink_text_encoder(encoder)
             self.pipe.register_modules(text_encoder=encoder.to(self.device).eval())
 
     def drop(self) -> None:

@@ -1,6 +1,6 @@
 """The VAE of a loaded model: pixels to latents and back, with checked values, and with less memory after it runs out.
 
-Nothing here knows of the latents' scale or padding; see `model.VideoModel.encode` and `decode`.
+Nothing here knows of the latents' padding; see `model.VideoModel.encode` and `decode`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec, NotFinite, OutOfMemory
+from cogvideo_core.models.lane import Lane
 from cogvideo_core.models.memory import give_back, ran_out_of_memory
 from cogvideo_core.settings.specs import ModelSpec
 
@@ -34,37 +35,38 @@ def finite(values: Tensor, component: str, dtype: torch.dtype, field: str) -> Te
 
 
 class Vae:
-    """An AutoencoderKLCogVideoX on a device, and what it falls back on when memory runs out."""
+    """An AutoencoderKLCogVideoX on a device, in its lane, and what it falls back on when memory runs out."""
 
-    def __init__(self, module: Any, device: torch.device, spec: ModelSpec, pixels_a_cell: int) -> None:
-        self.module, self.device, self.spec, self.pixels_a_cell = module, device, spec, pixels_a_cell
+    def __init__(self, module: Any, device: torch.device, spec: ModelSpec, pixels_a_cell: int, lane: Lane) -> None:
+        self.module, self.device, self.spec, self.pixels_a_cell, self.lane = module, device, spec, pixels_a_cell, lane
 
     def encode(self, frames: np.ndarray) -> Tensor:
-        """frames uint8 [F,H,W,3] -> the posterior's mode, unscaled: float32 [f,C,h,w]."""
+        """frames uint8 [F,H,W,3] -> the posterior's mode, unscaled: float32 [f,C,h,w] on the CPU."""
+        wanted = frames.shape[1] // self.pixels_a_cell, frames.shape[2] // self.pixels_a_cell
 
         def run() -> Tensor:
             pixels = torch.from_numpy(frames).to(self.device, self.module.dtype) / 127.5 - 1
-            return self.module.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
+            latents = self.module.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
+            self._check_size(latents, wanted, _size(*frames.shape[1:3]))
+            finite(latents, "VAE's encoder", self.module.dtype, "model.vae_dtype")
+            return rearrange(latents.float(), "1 c f h w -> f c h w").cpu()
 
-        latents = self._within_memory(run, f"encoding {_size(*frames.shape[1:3])} pixels")
-        wanted = frames.shape[1] // self.pixels_a_cell, frames.shape[2] // self.pixels_a_cell
-        self._check_size(latents, wanted, _size(*frames.shape[1:3]))
-        finite(latents, "VAE's encoder", self.module.dtype, "model.vae_dtype")
-        return rearrange(latents.float(), "1 c f h w -> f c h w")
+        return self._within_memory(run, f"encoding {_size(*frames.shape[1:3])} pixels")
 
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Unscaled latents [f,C,h,w] -> frames uint8 [F,H,W,3]."""
+    def decode(self, latents: Tensor, scale: float) -> np.ndarray:
+        """Latents [f,C,h,w], divided by `scale` -> frames uint8 [F,H,W,3]."""
         height, width = latents.shape[-2] * self.pixels_a_cell, latents.shape[-1] * self.pixels_a_cell
+        given = self.lane.crossing(latents)
 
-        def run() -> Tensor:
-            z = latents.to(self.device, self.module.dtype)
-            return self.module.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
+        def run() -> np.ndarray:
+            z = (given.to(self.device) / scale).to(self.module.dtype)
+            pixels = self.module.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
+            self._check_size(pixels, (height, width), _size(height, width))
+            finite(pixels, "VAE's decoder", self.module.dtype, "model.vae_dtype")
+            pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
+            return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
 
-        pixels = self._within_memory(run, f"decoding {_size(height, width)} pixels")
-        self._check_size(pixels, (height, width), _size(height, width))
-        finite(pixels, "VAE's decoder", self.module.dtype, "model.vae_dtype")
-        pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+        return self._within_memory(run, f"decoding {_size(height, width)} pixels")
 
     def _check_size(self, found: Tensor, wanted: tuple[int, int], shown: str) -> None:
         """diffusers' tiles don't add up at every size: 48 pixels in tiles of 24 come back as 56."""
@@ -74,17 +76,21 @@ class Vae:
             )
 
     def _within_memory(self, run: Callable[[], T], what: str) -> T:
-        """run(), retried with less memory each time it runs out, which stays so in this process.
+        """run() in the lane, retried with less memory each time it runs out, which stays so in this process: first
+        without the transformer beside it.
 
         Raises OutOfMemory where nothing is left to try.
         """
         while True:
+            beside = self.lane.beside
             try:
-                return run()
+                with self.lane.held():
+                    return run()
             except Exception as error:
                 if not ran_out_of_memory(error):
                     raise
-                if (step := self._next_step()) is None:
+                step = self.lane.leave if beside else self._next_step()
+                if step is None:
                     raise OutOfMemory(f"{what}: memory does not suffice for the VAE; {self._remedy()}") from error
             give_back()  # out here, where the failed call's tensors are no longer held by its traceback
             logger.warning("memory ran out while %s; going on with %s", what, step())

@@ -57,8 +57,11 @@ class InversionSpec(Spec):
         description="dB; a clip of which the VAE alone keeps less is refused: the model or its precision is at fault.",
     )
     steps: int = Field(20, title="Steps", ge=1, le=1000, description="Of inversion and of editing.")
-    spacing: Literal["trailing", "linspace", "leading"] = Field(
-        "trailing", title="Timestep spacing", description="trailing starts at zero SNR, as CogVideoX was trained."
+    spacing: Literal["trailing", "linspace", "leading", "cosine"] = Field(
+        "trailing",
+        title="Timestep spacing",
+        description="trailing starts at zero SNR, as CogVideoX was trained; so does cosine, with short steps at both "
+        "ends and long ones between.",
     )
     prompt: Literal["source", "empty"] = Field(
         "source", title="Inversion prompt", description="The clip's source prompt, or the empty one."

@@ -124,13 +124,19 @@ class ModelSpec(Spec):
     fit: Literal["off", "auto"] = Field(
         "off",
         title="Fit to the card",
-        description="auto: where memory is too small for these settings, takes weights in 8 bits, then CPU offload.",
+        description="auto: where memory is too small for these settings, takes weights in 8 bits, then CPU offload; "
+        "where it has room for both at once, lets the VAE decode beside the transformer.",
     )
     text_device: Literal["auto", "cpu"] = Field(
         "auto",
         title="Text encoder on",
         description="auto: the model's device, or the CPU where that has no room; cpu: always, so that all of a GPU is "
         "left to the rest.",
+    )
+    text_weights: Literal["stored", "int8"] = Field(
+        "stored",
+        title="Text encoder's weights",
+        description="As stored, or in 8 bits, which takes half of the memory of 16 and needs the package torchao.",
     )
     vae_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", title="VAE precision", description="float32 avoids colour shift."
@@ -157,6 +163,12 @@ class ModelSpec(Spec):
         "auto",
         title="VAE tiling",
         description="Less memory; seams are possible. auto: on where a whole frame has no room beside the transformer.",
+    )
+    vae_overlap: Literal["off", "on"] = Field(
+        "off",
+        title="VAE beside",
+        description="on: the VAE decodes finished edits on a CUDA stream of its own while the next batch is denoised. "
+        "Takes the memory of both at once.",
     )
     vae_slicing: bool = Field(False, title="VAE slicing", description="One clip at a time through the VAE.")
     vae_fallback: Literal["tiles", "bfloat16", "none"] = Field(

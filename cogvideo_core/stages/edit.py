@@ -202,7 +202,7 @@ def denoise_batch(
             x = after if stay is None else after[stay.to(after.device)]
             if not watch.left:
                 break
-    return early.Denoised(watch.left, x, watch.stops, watch.early)
+    return early.Denoised(watch.left, model.crossing(x), watch.stops, watch.early)
 
 
 def conditioned(work: Work, record: Record) -> editing.RowVelocity:

@@ -20,7 +20,8 @@ FILE = "embedding.safetensors"
 
 def prompt_spec(model: VideoModel, prompt: str) -> dict[str, object]:
     parts = {part: model.fingerprints.get(part, "") for part in ("text_encoder", "tokenizer")}
-    return {"prompt": prompt, "tokens": model.text_tokens, "dtype": model.spec.dtype, **parts}
+    shrunk = {} if model.spec.text_weights == "stored" else {"text_weights": model.spec.text_weights}
+    return {"prompt": prompt, "tokens": model.text_tokens, "dtype": model.spec.dtype, **parts, **shrunk}
 
 
 def embed_missing(model: VideoModel, ledger: Ledger, prompts: Sequence[str], verify: Verify = "size") -> int:

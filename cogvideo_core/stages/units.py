@@ -146,6 +146,7 @@ def trajectory_spec(
     )
     unused |= {"gate", "gate_threshold_db"} if inversion.gate == "off" else set()
     settings = {k: v for k, v in inversion.as_json().items() if k not in unused}
+    weights = {"weights": model.spec.weights, "text_weights": model.spec.text_weights}
     parts = ["transformer", "text_encoder", "scheduler", *(["lora"] if "lora" in model.fingerprints else [])]
     return {
         "format": FORMAT,
@@ -154,7 +155,7 @@ def trajectory_spec(
         "model": {part: model.fingerprints.get(part, "") for part in parts},
         "tokenizer": model.fingerprints.get("tokenizer", ""),
         "dtype": model.spec.dtype,
-    } | ({} if model.spec.weights == "stored" else {"weights": model.spec.weights})
+    } | {name: how for name, how in weights.items() if how != "stored"}
 
 
 def edit_spec(

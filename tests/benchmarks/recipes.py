@@ -87,14 +87,18 @@ COSTS: list[dict[str, Any]] = [
     *({"steps": 15} | SAFE | FAST | {"start_at": 0.2, "guidance_end": end} for end in (0.45, 0.5)),
     {"steps": 15} | BOLD | FAST | {"start_at": 0.2, "guidance_end": 0.6},
     *({"steps": steps} | SAFE | FAST | {"start_at": 0.2, "guidance_end": 0.4} for steps in (14, 12)),
+    *({"steps": 20, "spacing": "cosine"} | SAFE | {"reference_weight": 0.25} | at for at in ({}, {"start_at": 0.3})),
+    {"steps": 12, "spacing": "cosine"} | SAFE | FAST | {"start_at": 0.2, "guidance_end": 0.4},
+    {"steps": 12, "spacing": "cosine"} | SAFE | FAST | {"start_at": 0.25, "guidance_end": 0.4},
 ]
 
 
 def cost_row(changes: dict[str, Any]) -> tuple[InversionSpec, RecipeSpec]:
-    """`balanced_1` with other steps and other fields of the recipe."""
+    """`balanced_1` with other steps, their spacing, and other fields of the recipe."""
     inversion, recipe = ROWS["balanced_1"]
-    rest = {field: value for field, value in changes.items() if field != "steps"}
-    return inversion.model_copy(update={"steps": changes.get("steps", 50)}), changed(recipe, rest | {"name": "cost"})
+    upward = {field: value for field, value in changes.items() if field in ("steps", "spacing")}
+    rest = {field: value for field, value in changes.items() if field not in upward}
+    return inversion.model_copy(update=upward), changed(recipe, rest | {"name": "cost"})
 
 
 def name_of(changes: dict[str, Any]) -> str:
@@ -114,7 +118,10 @@ def label(name: str, row: tuple[InversionSpec, RecipeSpec] | None) -> str:
     named = [
         preset
         for preset, one in PRESETS.items()
-        if row and nameless(one) == nameless(row[1]) and ROWS[preset][0].steps == row[0].steps
+        if row
+        and nameless(one) == nameless(row[1])
+        and ROWS[preset][0].steps == row[0].steps
+        and ROWS[preset][0].spacing == row[0].spacing
     ]
     return " = ".join(f"`{one}`" for one in (name, *named))
 
