@@ -54,8 +54,10 @@ def clean() -> torch.Tensor:
     return MEAN + STD * torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def noisiest(settings: InversionSpec, steps: int, x_0: torch.Tensor | None = None) -> tuple[torch.Tensor, Schedule]:
-    schedule = schedule_from_config(CONFIG, steps)
+def noisiest(
+    settings: InversionSpec, steps: int, x_0: torch.Tensor | None = None, spacing: str = "trailing"
+) -> tuple[torch.Tensor, Schedule]:
+    schedule = schedule_from_config(CONFIG, steps, spacing)
     *_, x_t = inversion.invert(Gaussian(schedule), clean() if x_0 is None else x_0, schedule, settings)
     return x_t, schedule
 
@@ -83,8 +85,27 @@ def test_inverters_converge_to_the_true_flow() -> None:
     assert error(METHODS[0], 25) > 3 * error(METHODS[0], 100) and error(METHODS[0], 400) < 0.03
 
 
-def reconstruction(settings: InversionSpec, steps: int = 50) -> float:
-    x_t, schedule = noisiest(settings, steps)
+def sampling_error(steps: int, spacing: str) -> float:
+    """Largest error of a DDIM run from the true x_T, in standard deviations of the clips."""
+    schedule = schedule_from_config(CONFIG, steps, spacing)
+    *_, again = ddim.sample(Gaussian(schedule), flow(clean(), schedule.thetas[-1]), schedule)
+    return float((again - clean()).abs().max() / STD)
+
+
+def test_short_steps_at_both_ends_follow_the_flow_better() -> None:
+    """With cosine spacing the sampler is of first order as with trailing, at little more than half of its error or
+    less; and what the multistep inverter leaves unsolved is less than half of it from 20 steps on."""
+    cosine = [sampling_error(steps, "cosine") for steps in (10, 20, 40, 80)]
+    trailing = [sampling_error(steps, "trailing") for steps in (10, 20, 40, 80)]
+    assert all(fine < coarse / 1.7 for coarse, fine in itertools.pairwise(cosine)), cosine
+    assert all(ours < 0.6 * theirs for ours, theirs in zip(cosine, trailing, strict=True)), trailing
+    settings = InversionSpec(method="multistep", first_iterations=5)
+    for steps in (20, 50):
+        assert reconstruction(settings, steps, "cosine") < 0.5 * reconstruction(settings, steps)
+
+
+def reconstruction(settings: InversionSpec, steps: int = 50, spacing: str = "trailing") -> float:
+    x_t, schedule = noisiest(settings, steps, spacing=spacing)
     *_, again = ddim.sample(Gaussian(schedule), x_t, schedule)
     return float((again - clean()).abs().max() / STD)
 

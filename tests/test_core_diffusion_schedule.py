@@ -80,7 +80,9 @@ def test_zero_snr_is_exactly_a_right_angle() -> None:
     assert angles(np.array([0.0, 1.0])).tolist() == [math.pi / 2, 0.0]
 
 
-@given(st.integers(1, 1000), st.sampled_from(["trailing", "linspace", "leading"]), st.sampled_from([1.0, 3.0]))
+@given(
+    st.integers(1, 1000), st.sampled_from(["trailing", "linspace", "leading", "cosine"]), st.sampled_from([1.0, 3.0])
+)
 def test_levels_rise(steps: int, spacing: str, shift: float) -> None:
     """For every N and spacing the angles rise strictly from the clean end and there are N + 1 levels."""
     schedule = schedule_from_config(BASE | {"snr_shift_scale": shift}, steps, spacing)
@@ -96,6 +98,25 @@ def test_first_rotation_off_the_clean_latent_is_the_largest() -> None:
     assert turns[:3] == pytest.approx([7.9, 3.6, 2.9], abs=0.06)
     assert turns[-1] == pytest.approx(0.53, abs=0.01)
     assert turns.argmax() == 0
+
+
+@pytest.mark.parametrize("steps", [1, 12, 20, 50, 999, 1000])
+def test_cosine_steps_are_short_at_both_ends(steps: int) -> None:
+    """They lie at T (1 - cos πi/N) / 2, rounded, moved by no more than it takes to keep them apart; the last is the
+    zero-SNR one. Up to 100 steps the first and the last rotation are shorter than in trailing, those between longer."""
+    config = BASE | {"snr_shift_scale": 1.0}
+    found = schedule_from_config(config, steps, "cosine")
+    assert found.timesteps[-1] == 999 and found.thetas[-1] == math.pi / 2
+    assert len(set(found.timesteps)) == steps + 1
+    if steps <= 20:
+        nodes = [round(500 * (1 - math.cos(math.pi * i / steps))) - 1 for i in range(1, steps + 1)]
+        assert list(found.timesteps[1:]) == nodes
+    if 1 < steps <= 100:
+        turns, trailing = (
+            np.diff(schedule_from_config(config, steps, spacing).thetas) for spacing in ("cosine", "trailing")
+        )
+        assert turns[0] < 0.6 * trailing[0] and turns[-1] < 0.6 * trailing[-1]
+        assert turns[steps // 2] > 1.2 * trailing[steps // 2]
 
 
 @pytest.mark.parametrize("field", ["epsilon", "sample", None])

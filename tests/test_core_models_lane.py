@@ -177,9 +177,8 @@ def test_who_waits_for_a_lane_that_is_left_takes_turns() -> None:
 def test_seconds_of_two_at_once_count_once() -> None:
     """The clock adds up the time in which anything runs, so that a model is never busy for longer than it exists."""
     clock, started = Clock(), time.perf_counter()
-    with clock.running():
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda _: _sleep(clock), range(2)))
+    with clock.running(), ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: _sleep(clock), range(2)))
     time.sleep(0.05)
     assert 0.1 <= clock.seconds <= time.perf_counter() - started - 0.04
 

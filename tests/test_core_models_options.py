@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from cogvideo_core.models.model import VideoModel
 from cogvideo_core.models.placement import chosen_device
 from cogvideo_core.settings.specs import ModelSpec, fingerprint
 from cogvideo_core.shapes import build, world
+from cogvideo_core.stages.prompts import prompt_spec
 from cogvideo_core.stages.units import InversionSpec, trajectory_spec
 from cogvideo_core.study import flops
 
@@ -306,15 +306,21 @@ def test_a_description_can_not_name_code(tiny_pipeline_folder: Path, tmp_path: P
     assert (adapted.velocity(of.x, 500, of.texts.cond) - wanted).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
-def test_quantised_folders_are_refused(tiny_pipeline_folder: Path, tmp_path: Path, part: str) -> None:
-    """By their configuration, before any weights are read."""
-    folder = Path(shutil.copytree(tiny_pipeline_folder, tmp_path / "m"))
-    config = json.loads((folder / part / "config.json").read_text())
-    quantised = config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    (folder / part / "config.json").write_text(json.dumps(quantised))
-    with pytest.raises(ModelError, match="quantised weights"):
-        model.load(ModelSpec(path=str(folder)))
+def test_the_text_encoder_in_8_bits_stays_near(plain: VideoModel, tiny_pipeline_folder: Path) -> None:
+    """Embeddings lie within 2 % of the stored weights' by norm and are not the same; its linear layers take a quarter
+    of float32's bytes. Prompts and trajectories get keys of their own, and without torchao it is said."""
+    low = model.load(ModelSpec(path=str(tiny_pipeline_folder), device="cpu", text_weights="int8"))
+    want, got = plain.embed(["a red circle moving left"]), low.embed(["a red circle moving left"])
+    assert 0 < float((got - want).norm() / want.norm()) < 0.02
+    layers = [m for m in low.pipe.text_encoder.modules() if isinstance(m, torch.nn.Linear)]
+    assert layers and all(layer.weight.qdata.dtype == torch.int8 for layer in layers)
+    assert low.fingerprint != plain.fingerprint
+    for spec in (prompt_spec, lambda of, prompt: trajectory_spec("0" * 64, InversionSpec(), of, prompt)):
+        assert spec(low, "")["text_weights"] == "int8" and "text_weights" not in spec(plain, "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "torchao", None)
+        with pytest.raises(ModelError, match=r"field model.text_weights: 'int8' needs the package torchao; .*stored"):
+            model.load(ModelSpec(path=str(tiny_pipeline_folder), text_weights="int8")).embed(["a red circle"])
 
 
 def compiled(pipe: Any) -> None:

@@ -23,7 +23,9 @@ PROMPT, TARGET = "a red circle", "a blue circle"
 def model() -> Any:
     parts = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
     return SimpleNamespace(
-        spec=SimpleNamespace(dtype="float32", vae_dtype="float32", vae_tiling="off", weights="stored", text_weights="stored"),
+        spec=SimpleNamespace(
+            dtype="float32", vae_dtype="float32", vae_tiling="off", weights="stored", text_weights="stored"
+        ),
         fingerprints={part: part for part in parts},
         shape=VideoShape(9, 48, 48, 8),
         front_padding=0,
