@@ -22,6 +22,7 @@ from transformers import T5Config, T5EncoderModel
 from cogvideo_core.diffusion import editing
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.inversion import seeded_noise
+from cogvideo_core.models import weights
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.presets import PRESETS, unwindowed
 from cogvideo_core.settings.specs import ModelSpec, RecipeSpec
@@ -194,19 +195,34 @@ def _making(device: str, dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+MINIATURE: dict[str, Any] = {
+    **{"num_layers": 3, "num_attention_heads": 2, "sample_height": 12, "sample_width": 12, "sample_frames": 9},
+    **{"text_embed_dim": 64, "max_text_seq_length": 16},
+}
+"""What a released configuration is cut down to, to try a script out."""
+
+
 def full_size(
-    variant: str, device: str = "meta", dtype: torch.dtype = torch.bfloat16, compiled: bool = False
+    variant: str,
+    device: str = "meta",
+    dtype: torch.dtype = torch.bfloat16,
+    compiled: bool = False,
+    held: str = "stored",
+    cut: dict[str, Any] | None = None,
 ) -> VideoModel:
     """One of `RELEASED` without its weights: nothing at all on the meta device, random ones elsewhere.
 
-    It has neither VAE nor text encoder: for counting and timing the transformer.
+    It has neither VAE nor text encoder: for counting and timing the transformer. held: as `ModelSpec.weights` has it.
+    cut: other numbers in its configuration.
     """
+    named = str(dtype).removeprefix("torch.")
+    spec = ModelSpec(path=f"random/{variant}", dtype=named, weights=held)  # type: ignore[arg-type]
     with _making(device, dtype):
-        transformer = CogVideoXTransformer3DModel(attention_head_dim=64, **RELEASED[variant]).eval()
+        transformer = CogVideoXTransformer3DModel(attention_head_dim=64, **RELEASED[variant] | (cut or {})).eval()
+    weights.shrink(transformer, spec)
     scheduler = build.build_scheduler(build.VARIANTS[variant])
     pipe = CogVideoXPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=transformer, scheduler=scheduler)
     pipe.vae_scale_factor_spatial = 8  # which diffusers reads from the VAE
-    spec = ModelSpec(path=f"random/{variant}", dtype=str(dtype).removeprefix("torch."))
     return VideoModel(pipe, spec.model_copy(update={"compile": "blocks" if compiled else "off"}))
 
 

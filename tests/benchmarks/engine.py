@@ -2,7 +2,8 @@
 
     python tests/benchmarks/engine.py                # the tables of docs/performance.md
     python tests/benchmarks/engine.py --counts-only  # without timing, for a busy machine
-    python tests/benchmarks/engine.py --gpu-only     # full-size models on the GPU, nothing else
+    python tests/benchmarks/engine.py --gpu-only     # full-size models on the GPU, nothing else (engine_gpu.py)
+    python tests/benchmarks/engine.py --tiny         # the same on the CPU with miniatures, to try the script out
     python tests/benchmarks/engine.py --script-steps 20  # what the script is compared with for the fair ratios
 
 The script's scheme edits one prompt after another, each with four rows: two reference rows (one a guidance half) and
@@ -22,15 +23,15 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
+import engine_gpu
 import torch
 from torch import Tensor
 
 from cogvideo_core.diffusion import attention, editing
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.ddim import sample
-from cogvideo_core.diffusion.guidance import guided_steps, window
 from cogvideo_core.diffusion.inversion import ddim_inversion, evaluations, invert
-from cogvideo_core.models import memory, weights
+from cogvideo_core.models import memory
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS, unwindowed
 from cogvideo_core.settings.specs import ModelSpec, RecipeSpec
@@ -52,20 +53,6 @@ WINDOWS = {
     "no reference": PRESETS["text"],
     "all, guidance in steps 0 to 0.6": unwindowed(reference_end=1.0, guidance_end=0.6),
 }
-KINDS = [  # weights, blocks compiled
-    ("stored", False),
-    ("stored", True),
-    ("int8", True),
-    ("int8_dynamic", True),
-    ("float8", False),
-]
-DECODING = [  # name, precision, tiled, convolutions in TF32
-    ("float32", torch.float32, False, True),
-    ("float32, no TF32", torch.float32, False, False),
-    ("float32, tiled", torch.float32, True, True),
-    ("bfloat16", torch.bfloat16, False, True),
-    ("bfloat16, tiled", torch.bfloat16, True, True),
-]
 
 
 def with_inversion_prompt(model: VideoModel, of: Given) -> editing.RowVelocity:
@@ -233,107 +220,6 @@ def measure_memory(model: VideoModel, edits: int = 8) -> dict[str, float]:
     return {name: memory.peak_bytes(call) / 2**20 for name, call in calls.items()}
 
 
-def matmul_rate(size: int = 8192, rounds: int = 20) -> float:
-    """FLOP/s of a bfloat16 matrix product on the GPU."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    took = []
-    for _ in range(rounds + 5):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        a @ b
-        end.record()
-        torch.cuda.synchronize()
-        took.append(start.elapsed_time(end) / 1000)
-    return 2 * size**3 / statistics.median(took[5:])
-
-
-def measure_gpu(variant: str, rate: float, rounds: int = 2) -> list[dict[str, Any]]:
-    """One guided step of a full-size model with random weights in bfloat16; the script's N edits take N times one."""
-    row, model = one_row(flops.full_size(variant)), flops.full_size(variant, "cuda")
-    held, per_row = sum(p.nbytes for p in model.transformer.parameters()), planned_row(model)
-    plans = [("script", SCRIPT, as_script, flops.script_cost, 1)]
-    plans += [("ours", SHARED, shared, flops.shared_cost, n) for n in (1, 2, 4)]
-    rows = []
-    for scheme, recipe, call, cost, n in plans:
-        of = given(model, n, 1)
-        call(model, of)
-        torch.cuda.reset_peak_memory_stats()
-        took = statistics.median(seconds(partial(call, model, of)) for _ in range(rounds))
-        peak, planned = torch.cuda.max_memory_allocated(), held + memory.most_rows(recipe, n) * per_row
-        found = {"model": variant, "scheme": scheme, "N": n, "s": took, "s an edit": took / n, "GiB": peak / 2**30}
-        rows.append(found | {"GiB planned": planned / 2**30, "matmul share": cost(row, n) / took / rate})
-    return rows
-
-
-def step_seconds(model: VideoModel, recipe: RecipeSpec, edits: int, guided: bool, rounds: int = 2) -> float:
-    """One whole step of so many edits over the shared reference row, with or without the unguided half."""
-    of, layers = given(model, edits, 1), window(recipe.layer_start, recipe.layer_end, model.layers)
-    referred = editing.Referred(of.trajectory[1], layers, recipe.reference_weight)
-    call = partial(editing.predict, model.velocity, of.x, 999, of.texts, guided, recipe, referred)
-    call()
-    return statistics.median(seconds(call) for _ in range(rounds))
-
-
-def job_seconds(model: VideoModel, name: str, edits: int) -> float:
-    """An edit's share of a preset's whole job on a clip, VAE aside: its evaluations and steps times the time of one."""
-    inversion, recipe = PRESET_INVERSIONS[name], PRESETS[name]
-    of, guided = given(model, 1, 1), guided_steps(recipe, inversion.steps)
-    row = partial(model.velocity, of.x, 999, of.texts.cond)
-    row()
-    total = (evaluations(inversion) + gate_evaluations(inversion)) * statistics.median(seconds(row) for _ in range(2))
-    whole = editing.computed_steps(recipe, inversion.steps, model.layers)
-    for with_guidance in (True, False):
-        if steps := sum((step in guided) == with_guidance for step in whole):
-            total += steps * step_seconds(model, recipe, edits, with_guidance)
-    return total / edits
-
-
-def measure_gpu_jobs(variant: str, rate: float) -> list[dict[str, Any]]:
-    """Whole jobs of `balanced` and `fast` on a full-size model, its weights in bfloat16 and in 8 bits, its blocks plain
-    and compiled; what compiling itself takes is left out."""
-    rows, row = [], one_row(flops.full_size(variant))
-    for kind, compiled in KINDS:
-        model = flops.full_size(variant, "cuda", compiled=compiled)
-        weights.shrink(model.transformer, ModelSpec(dtype="bfloat16", weights=kind))  # type: ignore[arg-type]
-        for n in (1, 4, 8):
-            torch.cuda.reset_peak_memory_stats()
-            jobs = {f"{name}, s an edit": job_seconds(model, name, n) for name in ("balanced", "fast")}
-            took, layers = step_seconds(model, PRESETS["balanced"], n, True), model.layers
-            seen = len(window(PRESETS["balanced"].layer_start, PRESETS["balanced"].layer_end, layers)) / layers
-            spent = 2 * n * (row.linear + (1 + seen) * row.attention) + row.total
-            peak = torch.cuda.max_memory_allocated() / 2**30
-            found = {
-                "model": variant,
-                "weights": kind,
-                "compiled": compiled,
-                "N": n,
-                **jobs,
-                "guided step, s": took,
-                "GiB": peak,
-            }
-            rows.append(found | {"matmul share": spent / took / rate})
-        del model
-        torch._dynamo.reset()
-        torch.cuda.empty_cache()
-    return rows
-
-
-@torch.inference_mode()
-def measure_decoding() -> list[dict[str, Any]]:
-    """The released VAE with random weights decodes 49 frames of 480x720 on the GPU; GiB with its own weights."""
-    rows = []
-    for name, dtype, tiled, tf32 in DECODING:
-        vae = flops.full_size_vae("cuda", dtype)
-        vae.use_tiling = tiled
-        decode = partial(vae.decode, torch.randn(1, 16, 13, 60, 90, device="cuda", dtype=dtype))
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
-            decode()
-            torch.cuda.reset_peak_memory_stats()
-            took = seconds(decode)
-        rows.append({"VAE": name, "s": took, "GiB": torch.cuda.max_memory_allocated() / 2**30})
-    return rows
-
-
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
     """Markdown, with the keys of the first row as its head."""
     print(f"\n{title}\n\n| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
@@ -429,40 +315,36 @@ def print_measured(shapes: VideoModel, fair_steps: int) -> dict[str, Any]:
     }
 
 
-def print_gpu() -> dict[str, Any]:
-    if not torch.cuda.is_available():
-        print("\nNo GPU here. With one, this would build CogVideoX-5B and -2B with random weights in bfloat16 and")
-        print("print seconds a step, GiB with the weights, and the share of the card's matmul rate: ours at N = 1, 2,")
-        print(
-            "4, the script's scheme at N = 1; then seconds an edit for whole jobs of balanced and fast, also compiled"
-        )
-        print("and in 8 bits, and of decoding.")
+def on_a_gpu(minutes: float, tiny: bool = False) -> dict[str, Any]:
+    """Full-size models on the GPU; miniatures on the CPU where `tiny`."""
+    if not tiny and not torch.cuda.is_available():
+        print("No GPU here; with --tiny, this takes the same way with miniatures on the CPU.")
         return {}
-    rate = matmul_rate()
-    rows = [row for variant in ("5b", "2b") for row in measure_gpu(variant, rate)]
-    print(f"\n{torch.cuda.get_device_name()}: bfloat16 matrix product {rate / 1e12:.0f} TFLOP/s")
-    print_table("One step of N edits, random weights in bfloat16; GiB with the weights", rows)
-    jobs = measure_gpu_jobs("5b", rate)
-    print_table("A whole job, VAE aside, scaled from one evaluation and one step of each kind", jobs)
-    decoding = measure_decoding()
-    print_table("Decoding 49 frames of 480x720", decoding)
-    about = {"gpu": torch.cuda.get_device_name(), "matmul_tflops": rate / 1e12}
-    return about | {"gpu_rows": rows, "gpu_jobs": jobs, "gpu_decoding": decoding}
+    tables, about = engine_gpu.measured(minutes, tiny)
+    for title, rows in tables.items():
+        if rows:
+            print_table(title, rows)
+    return about
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts-only", action="store_true", help="no timing, no memory")
-    parser.add_argument("--gpu-only", action="store_true", help="the GPU's part alone")
+    parser.add_argument("--gpu-only", action="store_true", help="full-size models on the GPU, nothing else")
+    parser.add_argument(
+        "--minutes", type=float, default=6, help="of the GPU's part; what is not begun then is left out"
+    )
+    parser.add_argument("--tiny", action="store_true", help="the GPU's part on the CPU with miniatures, to try it out")
     parser.add_argument("--script-steps", type=int, default=FAIR_STEPS, help="of the script in the fair ratios")
     args = parser.parse_args()
-    if args.gpu_only:
-        print(json.dumps(print_gpu()))
+    if args.gpu_only or args.tiny:
+        print(json.dumps(on_a_gpu(args.minutes, args.tiny)))
         return
     shapes = VideoModel(build.build_pipeline("shapes"), ModelSpec(device="cpu"))
     result = print_counts(shapes, args.script_steps)
     if not args.counts_only:
-        result |= print_measured(shapes, args.script_steps) | print_gpu()
+        result |= print_measured(shapes, args.script_steps)
+        result |= on_a_gpu(args.minutes) if torch.cuda.is_available() else {}
     print(json.dumps(result))
 
 
