@@ -218,10 +218,11 @@ def test_batching_does_not_matter_with_a_cache(cache: str, variant: str, referen
     windows = {"reference_prompt": reference_prompt, "guidance_end": 0.5}
     recipe = unwindowed(cache=cache, sampler="multistep2", **windows)
     schedule, f, config = model.schedule(STEPS), 3 + model.front_padding, model.transformer.config
-    states = [seeded_noise((f, config.out_channels, 8, 8), level) for level in range(STEPS + 1)]
+    size = (config.out_channels, config.sample_height, config.sample_width)
+    states = [seeded_noise((f, *size), level) for level in range(STEPS + 1)]
     text = seeded_noise((5, model.text_tokens, config.text_embed_dim), 9)
     texts = editing.Texts(text[:3], text[3:4], text[4:])
-    images = [seeded_noise((config.out_channels, 8, 8), seed) for seed in (20, 21)] if model.image_to_video else []
+    images = [seeded_noise(size, seed) for seed in (20, 21)] if model.image_to_video else []
     velocity = model.conditioned(*images) if images else model.velocity
 
     def run(chosen: Tensor) -> Tensor:

@@ -129,6 +129,13 @@ class Setup(NamedTuple):
     dtype: str
     tuning: bool  # clips of trained combinations, to choose settings on, instead of the frozen held-out list
     weights: str = "stored"  # as ModelSpec has it
+    beside: str = ""  # another model, whose edits each edit is compared with
+
+    @property
+    def plain(self) -> Setup | None:
+        """What edits are compared with: another model, or the same with the stored weights."""
+        same = self.weights == "stored" and not self.beside
+        return None if same else self._replace(path=self.beside or self.path, weights="stored", beside="")
 
 
 @cache
@@ -216,8 +223,8 @@ def marked(setup: Setup, inversion: InversionSpec, recipe: RecipeSpec, number: i
     frames = edited(model, clip, inversion, recipe)
     took = time.perf_counter() - started
     found = [marks(clip, edit, one) for edit, one in zip(clip.edits, frames, strict=True)]
-    if setup.weights != "stored":
-        plain = edited(model_of(setup._replace(weights="stored")), clip, inversion, recipe)
+    if setup.plain:
+        plain = edited(model_of(setup.plain), clip, inversion, recipe)
         found = [
             one | {"db_to_stored": psnr(*pair)}
             for one, pair in zip(found, zip(frames, plain, strict=True), strict=True)
@@ -260,7 +267,7 @@ def measure(
         "evaluations": round(cost / edits, 1),
         "seconds": round(sum(seconds) / sum(map(len, found)), 2),
     }
-    if setup.weights != "stored":
+    if setup.plain:
         row["db_to_stored"] = round(mean(rows, "db_to_stored"), 1)
     return row, by_clip
 
@@ -304,9 +311,12 @@ def main() -> None:
         choices=["stored", "int8", "int8_dynamic", "float8"],
         help="of the transformer; in 8 bits, each row also has its PSNR to the edits with the stored weights",
     )
+    parser.add_argument(
+        "--beside", default="", metavar="MODEL", help="each row also has its PSNR to this model's edits"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; one a core by default")
     args = parser.parse_args()
-    setup, started = Setup(args.model, args.dtype, args.tuning, args.weights), time.perf_counter()
+    setup, started = Setup(args.model, args.dtype, args.tuning, args.weights, args.beside), time.perf_counter()
     changes = {field: json.loads(value) for field, value in (pair.split("=", 1) for pair in args.set)}
     rows, marks_by_name, clips = [], {}, range(args.first, args.first + args.limit)
     print_row()
