@@ -24,7 +24,6 @@ KINDS = {"Int8WeightOnlyConfig": "int8", "Int8DynamicActivationInt8WeightConfig"
 ALLOWED = {*KINDS, "PerRow", "PerTensor", "PerGroup", "MappingType", "torch.dtype"}  # in a configuration
 TENSORS = {"Tensor", "Int8Tensor"}
 PART = re.compile(r"(.+)\._(\w+?)_(qdata|scale|zero_point)")
-PLAIN = "take the checkpoint in 16 or 32 bits, and set model.{field}"
 
 
 def check_quantised(folder: Path) -> None:
@@ -36,7 +35,7 @@ def check_quantised(folder: Path) -> None:
             how = str(about.get("quant_method", ""))[:40] if isinstance(about, dict) else ""
             named = f" by {how}" if how else ""
             problem = f"holds quantised weights{named}, where only a transformer's can be, in torchao's int8"
-            raise unusable(folder / part, problem, PLAIN.format(field=field))
+            raise unusable(folder / part, problem, f"take it in 16 or 32 bits, and set model.{field}")
 
 
 def kind_of(folder: Path) -> str:
@@ -62,7 +61,7 @@ def check_loadable(spec: ModelSpec, folder: Path) -> None:
         raise unusable(folder / "transformer", f"holds {kind} weights of torchao", "install cogvideo-edit[int8]")
     if spec.lora:
         problem = f"holds {kind} weights, into which no LoRA can be merged"
-        raise unusable(folder / "transformer", problem, PLAIN.format(field="weights"))
+        raise unusable(folder / "transformer", problem, "take it in 16 or 32 bits, and set model.weights")
 
 
 def stored_dtype(part: Path) -> str:
@@ -76,7 +75,11 @@ def joined(part: Path, shapes: Shapes) -> Shapes:
     for name, about in _described(part):
         if about.get("_type") not in TENSORS:
             kind = str(about.get("_type"))[:40]
-            raise unusable(part, f"holds {name} as a {kind}, which can't be loaded", PLAIN.format(field="weights"))
+            raise unusable(
+                part,
+                f"holds {name} as a {kind}, which can't be loaded",
+                "take it in 16 or 32 bits, and set model.weights",
+            )
     plain = {name: shape for name, shape in shapes.items() if not PART.fullmatch(name)}
     data = [(PART.fullmatch(name), shape) for name, shape in shapes.items()]
     return plain | {f"{found[1]}.{found[2]}": shape for found, shape in data if found and found[3] == "qdata"}

@@ -216,7 +216,7 @@ def full_size(
     cut: other numbers in its configuration.
     """
     named = str(dtype).removeprefix("torch.")
-    spec = ModelSpec(path=f"random/{variant}", dtype=named, weights=held)  # type: ignore[arg-type]
+    spec = ModelSpec(path=f"random/{variant}", dtype=named, weights=held)
     with _making(device, dtype):
         transformer = CogVideoXTransformer3DModel(attention_head_dim=64, **RELEASED[variant] | (cut or {})).eval()
     weights.shrink(transformer, spec)
