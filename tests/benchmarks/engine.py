@@ -14,20 +14,19 @@ Full-size models are counted on the meta device, without weights. The last line 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import engine_gpu
 import torch
+from engine_gpu import concatenating
 from torch import Tensor
 
-from cogvideo_core.diffusion import attention, editing
+from cogvideo_core.diffusion import editing
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.ddim import sample
 from cogvideo_core.diffusion.inversion import ddim_inversion, evaluations, invert
@@ -64,13 +63,6 @@ def with_inversion_prompt(model: VideoModel, of: Given) -> editing.RowVelocity:
         return model.velocity(x, t, text, reference)
 
     return velocity
-
-
-@contextlib.contextmanager
-def concatenating() -> Iterator[None]:
-    """Reference keys are copied behind each row's own, as the script does, rather than attended apart."""
-    with mock.patch.object(attention, "attend_in_two_parts", attention.attend_concatenated):
-        yield
 
 
 def as_script(model: VideoModel, of: Given) -> Tensor:
