@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-LIST_HASH = "0232e680d6407958a91279b5dc941fa78f796776d7021d4bb6369528e0bb1066"
+LIST_HASH = "bfcedc40dfe45c1d504e53e3ce02a8b4514a89eb826aac1d83f6b05a44fff96d"
 BENCH = Path(__file__).parent / "benchmarks" / "masks.py"
 
 

@@ -43,7 +43,7 @@ class MaskSpec(Spec):
         description="Puts the source's own pixels outside the feathered mask, and fits the edit's colours to them.",
     )
     threshold: float = Field(
-        0.21,
+        0.35,
         title="Threshold",
         gt=0,
         lt=1,
