@@ -27,6 +27,7 @@ from cogvideo_core.stages.encode import encode_clip, read_latents
 from cogvideo_core.stages.failures import attempt, is_failure
 from cogvideo_core.stages.judge import stored_frames
 from cogvideo_core.stages.work import Work
+from cogvideo_core.storage import bits
 from cogvideo_core.storage.ledger import Ledger
 
 Record = dict[str, Any]
@@ -104,7 +105,7 @@ def test_every_form_of_a_mask_is_one_mask(loaded: model.VideoModel, folder: Path
     work = work_of(loaded, folder)
     records = encoded(work, *FORMS)
     assert len({record["mask_key"] for record in records}) == 1
-    assert np.array_equal(masks._stored(work, records[0], records[0]["mask_key"]), shown())
+    assert np.array_equal(masks._stored(work, records[0]["mask_key"]), shown())
     box = f"box {8 / 48} {8 / 48} {20 / 48} {16 / 48}"
     fixed = encoded(work, "still.png", box, [8 / 48, 8 / 48, 20 / 48, 16 / 48])
     turned = encoded(replace(work, mask=MaskSpec(grow_px=0, feather_px=0, invert=True)), "kept.png")
@@ -282,7 +283,7 @@ def test_lost_masks_are_made_anew(loaded: model.VideoModel, folder: Path) -> Non
     record = encode_clip(work, planned(work, "still.png")[0])
     commit = work.ledger.find("latents", record["mask_key"])
     assert commit is not None
-    file = Path(work.ledger.open_url(commit, masks.FILE)[1])
+    file = Path(work.ledger.open_url(commit, bits.FILE)[1])
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
