@@ -40,20 +40,17 @@ def safe_outline(text: object) -> str:
 
 
 def _path(frame: np.ndarray) -> str:
-    from skimage.measure import approximate_polygon, find_contours  # which collecting need not wait for
+    import cv2  # which collecting need not wait for
 
-    height, width = frame.shape
-    # a margin, so that regions at the picture's border are closed; contours run between pixels' middles
-    borders = find_contours(np.pad(frame, 1).astype(np.float32), 0.5)
-    borders = sorted(borders, key=len, reverse=True)[:MOST_REGIONS]
-    scale = np.array([UNITS / height, UNITS / width])
-    regions = [(border - 0.5) * scale for border in borders]
+    square = cv2.resize(frame.astype(np.uint8), (UNITS, UNITS), interpolation=cv2.INTER_NEAREST)
+    borders, _ = cv2.findContours(square, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    regions = sorted(borders, key=lambda border: -cv2.arcLength(border, True))[:MOST_REGIONS]
     tolerance = 0.7
     while sum(map(len, regions)) > MOST_POINTS and tolerance < UNITS:
-        regions = [approximate_polygon(region, tolerance) for region in regions]
+        regions = [cv2.approxPolyDP(region, tolerance, True) for region in regions]
         tolerance *= 1.6
-    return "".join(_closed(np.rint(region).astype(int).clip(0, UNITS)) for region in regions)
+    return "".join(_closed(region[:, 0]) for region in regions)
 
 
 def _closed(points: np.ndarray) -> str:
-    return "M" + "L".join(f"{x} {y}" for y, x in points[:-1]) + "Z"
+    return "M" + "L".join(f"{x} {y}" for x, y in points.tolist()) + "Z"
