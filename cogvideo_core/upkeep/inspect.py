@@ -64,8 +64,8 @@ def _shown(ledger: Ledger, commit: Commit, model_path: str, shown: int) -> np.nd
     if FILE in commit.files:
         return np.repeat(read_mask(ledger, commit)[..., None], 3, -1).astype(np.uint8) * 255
     if commit.stage not in ("latents", "trajectories") or not commit.files:
-        problem = "holds no latents; a strip can be had of latents, masks and trajectories"
-        raise BadSpec(f"{commit.stage} {commit.key}: {problem}")
+        unit = f"{commit.stage} {commit.key}"
+        raise BadSpec(f"{unit}: holds no latents; a strip can be had of latents, masks and trajectories")
     if not model_path:
         raise BadSpec(f"{commit.stage} {commit.key}: its frames are to be decoded; name the model with --model")
     from cogvideo_core.models.model import load
