@@ -12,7 +12,7 @@ import numpy as np
 
 UNITS = 200  # of width and height
 FRAMES = 6  # that are outlined, evenly
-MOST_POINTS = 60  # of a frame
+MOST_POINTS = 36  # of a frame
 MOST_REGIONS = 12  # of a frame, the longest borders
 MOST_CHARACTERS = 2_500
 SAFE = re.compile(r"[0-9MLZ:; ]*")
@@ -45,7 +45,7 @@ def _path(frame: np.ndarray) -> str:
     square = cv2.resize(frame.astype(np.uint8), (UNITS, UNITS), interpolation=cv2.INTER_NEAREST)
     borders, _ = cv2.findContours(square, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     regions = sorted(borders, key=lambda border: -cv2.arcLength(border, True))[:MOST_REGIONS]
-    tolerance = 0.7
+    tolerance = 1.0
     while sum(map(len, regions)) > MOST_POINTS and tolerance < UNITS:
         regions = [cv2.approxPolyDP(region, tolerance, True) for region in regions]
         tolerance *= 1.6

@@ -85,23 +85,19 @@ class Segmenter:
         found = np.zeros(frames.shape[:3], bool)
         with self._lock:
             for first, boxes in shown.items():
-                points, labels = self._prompts(boxes, frames.shape)
-                seen = (
-                    self._followed(frames, first, points, labels)
-                    if self.follows
-                    else [
-                        (
-                            first,
-                            self.model(self._pixels(frames[first]), points[None], labels[None], multimask_output=False),
-                        )
-                    ]
-                )
+                seen = (self._followed if self.follows else self._outlined)(frames, first, boxes)
                 for frame, outlined in seen:
                     found[frame] |= _in_pixels(outlined.pred_masks, frames.shape)
         return found
 
-    def _followed(self, frames: np.ndarray, first: int, points: Tensor, labels: Tensor) -> Iterator[tuple[int, Any]]:
+    def _outlined(self, frames: np.ndarray, first: int, boxes: Sequence[Box]) -> Iterator[tuple[int, Any]]:
+        """What the model gives for one frame."""
+        points, labels = self._prompts(boxes, frames.shape)
+        yield first, self.model(self._pixels(frames[first]), points[None], labels[None], multimask_output=False)
+
+    def _followed(self, frames: np.ndarray, first: int, boxes: Sequence[Box]) -> Iterator[tuple[int, Any]]:
         """What the model gives for each frame, from `first` to the end and back to the beginning."""
+        points, labels = self._prompts(boxes, frames.shape)
         pixels = torch.cat([self._pixels(frame) for frame in frames])
         devices = [self.device] * 3  # of the computation, its state and the frames
         session: Any = Sam2VideoInferenceSession(pixels, *frames.shape[1:3], *devices, dtype=torch.float32)

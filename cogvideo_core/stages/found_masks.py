@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cogvideo_core.errors import ClipError, CorruptObject, NotAMask
+from cogvideo_core.errors import CorruptObject, NotAMask
 from cogvideo_core.inputs import masks
 from cogvideo_core.media import masks as pixels
 from cogvideo_core.media.masks import Place
@@ -38,8 +38,8 @@ def check_finders(mask: MaskSpec) -> dict[str, Path]:
 
 def encode_found(work: Work, record: Record, text: str, place: Place) -> str:
     """The key of a mask that models find; it is found and committed where it is missing. The models' fingerprints, the
-    words and the clip's latents are the key. Raises ClipError, NotAMask, ModelError."""
-    folders = _needed(record, text, check_finders(work.mask))
+    words and the clip's latents are the key. Raises NotAMask, ModelError."""
+    folders = _needed(text, check_finders(work.mask))
     models = {name: digest_of(loaded_from(folder)) for name, folder in folders.items()}
     spec = {"format": FORMAT, "found": text, "latents": record["latents_key"], "models": models}
     spec |= {"least_score": work.mask.least_score} if "detector" in models else {}
@@ -51,12 +51,12 @@ def encode_found(work: Work, record: Record, text: str, place: Place) -> str:
     return key
 
 
-def _needed(record: Record, text: str, folders: dict[str, Path]) -> dict[str, Path]:
+def _needed(text: str, folders: dict[str, Path]) -> dict[str, Path]:
     """The folders of the models that this mask takes."""
     need = "detector" if masks.words(text) else "segmenter"
     if need not in folders:
-        problem = f"its mask {text[:60]!r} takes {ABOUT[need]}, and none is named"
-        raise ClipError(record["clip"], problem, f"set mask.{need} to its folder or hub id, or give a mask")
+        problem = f"it takes {ABOUT[need]}, and none is named"
+        raise NotAMask(text, problem, f"set mask.{need} to its folder or hub id, or give a mask")
     return folders if need == "detector" else {need: folders[need]}
 
 
