@@ -1,5 +1,5 @@
 // Elements of a section. Texts are set as texts, never as markup.
-const SVG = "http://www.w3.org/2000/svg", borders = new WeakMap();
+const borders = new WeakMap();
 const SMALL_PX = 160;  // below it, pixels are enlarged without smoothing
 
 function make(tag, attributes, ...children) {
@@ -43,12 +43,7 @@ const figure = (text, word, meaning) => make("span", {title: meaning}, `${word} 
 // A video under the outline of its mask, which is a list of "percent of the clip:path".
 function outlined(section, edit, place) {
   if (edit.mask === undefined) return place;
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 200 200");
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("class", "mask");
-  svg.setAttribute("aria-hidden", "true");
-  svg.append(document.createElementNS(SVG, "path"), document.createElementNS(SVG, "path"));
+  const svg = document.getElementById("outline").content.firstElementChild.cloneNode(true);
   borders.set(svg, section.masks[edit.mask].split(";").map(part => part.split(":")));
   trace(svg, 0);
   return make("div", {class: "masked"}, place, svg);
