@@ -90,7 +90,7 @@ def discover_clips(
         wanted = {(clip, window) for clip, window in only}
         found = (record for record in found if (shown_clip(record["clip"]), record.get("window", 0)) in wanted)
     found = (part for record in found for part in fitting(settings.recipe, record))
-    return write_plan(settings.output.root, found, settings.recipe, settings.engine, settings.plan)
+    return write_plan(settings.output.root, found, settings.recipe, settings.engine, settings.plan, settings.mask)
 
 
 @verb("estimate_run")

@@ -21,7 +21,7 @@ from cogvideo_core.models.model import VideoModel
 from cogvideo_core.settings.specs import ModelSpec
 from cogvideo_core.shapes.build import build_pipeline
 
-LAYERS = 2
+LAYERS, TOKENS = 2, 16 + 3 * 6 * 6  # of text and of image
 # torch's own doing, when it imports its compiler
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
@@ -55,6 +55,16 @@ def references(rows: int) -> list[Reference | None]:
     ]
 
 
+def of_masks(rows: int) -> list[Reference | None]:
+    """What edits with masks see: a weight for each token, by two masks, weights and windows, and with strengths."""
+    tokens = torch.rand(rows, TOKENS, generator=torch.Generator().manual_seed(rows))
+    return [
+        Reference(1, range(LAYERS), 0.1, tokens=tokens),
+        Reference(1, range(1), 0.25, tokens=(tokens > 0.5).float()),
+        Reference(1, range(LAYERS), 0.5, strengths=torch.linspace(0.5, 2, rows), tokens=tokens),
+    ]
+
+
 def test_compiled_blocks_give_the_plain_velocities(counted: Any) -> None:
     """For every kind of call and number of rows within 1e-4; a graph for each kind, and none for another number of
     rows, layer, window or weight."""
@@ -68,6 +78,21 @@ def test_compiled_blocks_give_the_plain_velocities(counted: Any) -> None:
         made.append(counted["unique_graphs"])
     assert 0 < made[1] <= 8
     assert made[1] == made[2]
+    assert not counters["graph_break"]
+
+
+def test_masks_need_no_graph_of_their_own(counted: Any) -> None:
+    """A weight for each token of the edits gives the plain velocities too; once its graph is made, another mask,
+    weight, window, strength or number of rows makes none."""
+    plain = VideoModel(build_pipeline("5b"), ModelSpec())
+    quick = VideoModel(build_pipeline("5b"), ModelSpec(compile="blocks"))
+    made = []
+    for rows in (2, 5):
+        for reference in of_masks(rows):
+            difference = velocity(quick, rows, reference) - velocity(plain, rows, reference)
+            assert difference.abs().max() < 1e-4
+            made.append(counted["unique_graphs"])
+    assert made[0] > 0 and len(set(made[2:])) == 1
     assert not counters["graph_break"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cogvideo_core.diffusion import auto_masks
 from cogvideo_core.diffusion.editing import edit_evaluations
 from cogvideo_core.diffusion.inversion import evaluations
 from cogvideo_core.models.model import VideoModel, VideoShape
@@ -78,6 +79,17 @@ def test_judging_is_planned() -> None:
     assert found.gpu_hours == pytest.approx(100 * seconds / 3600)
     table = dict(estimate.rows_of(planned(1, 2), MEASURED._replace(judge_s=seconds), found, "cpu"))
     assert table["judging"].endswith(f"{seconds:.3f} s an edit")
+
+
+def test_found_masks_are_counted(tiny: VideoModel) -> None:
+    """A row for the source prompt and each target prompt at each level that is looked at, and a line of their own."""
+    with_masks: Planned = planned(3, 6) | {"mask_rows": 9}  # type: ignore[typeddict-item]
+    found = estimate.estimate(with_masks, MEASURED, tiny, tiny.shape, INVERSION, RecipeSpec())
+    plain = estimate.estimate(planned(3, 6), MEASURED, tiny, tiny.shape, INVERSION, RecipeSpec())
+    assert found.mask_s == 9 * len(auto_masks.levels(INVERSION.steps)) * MEASURED.step_s
+    assert found.gpu_hours == pytest.approx(plain.gpu_hours + found.mask_s / 3600)
+    assert dict(estimate.rows_of(with_masks, MEASURED, found, "cpu"))["finding masks"] == f"{found.mask_s:,.1f} s"
+    assert "finding masks" not in dict(estimate.rows_of(planned(3, 6), MEASURED, plain, "cpu"))
 
 
 @pytest.mark.parametrize("names", [["balanced", "fast"], ["bold"]])

@@ -9,7 +9,7 @@ from typing import Any
 
 from cogvideo_core.models.configuration import VideoShape
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
-from cogvideo_core.settings.recipes import FIRST, LATER
+from cogvideo_core.settings.recipes import FIRST, LATER, MASKED
 from cogvideo_core.settings.specs import DatasetSpec, OutputSpec, RecipeSpec, fingerprint
 from cogvideo_core.stages import units
 from cogvideo_core.stages.prompts import prompt_spec
@@ -45,6 +45,8 @@ def test_keys_are_those_of_earlier_versions() -> None:
         "prompt": fingerprint(prompt_spec(model(), PROMPT)),
     }
     for name, preset in PRESETS.items():
+        if name in MASKED:  # which came later
+            continue
         recipe = preset.model_copy(update=FIRST | VALUES_THEN.get(name, {}))
         inversion = PRESET_INVERSIONS[name].model_copy(update={"steps": 50})
         levels = units.levels_kept(inversion, recipe, 6)

@@ -373,6 +373,34 @@ def test_an_empty_gallery_says_so(tmp_path: Path, browser: Browser, gallery_rows
     page.close()
 
 
+def test_masks_are_outlined_under_the_pointer(tmp_path: Path, browser: Browser, gallery_rows: ModuleType) -> None:
+    """The outline of an edit's mask shows while the pointer is on the edit, and follows the video; edits share the data
+    of a mask; those without one have none."""
+    rows = list(gallery_rows.made_up_rows(40))
+    for row in rows[:3]:
+        row |= {"mask": "car.mp4", "mask_outline": "0:M20 20L120 20L120 120L20 120Z;50:M60 60L160 60L160 160L60 160Z"}
+    gallery_rows.write(with_videos(tmp_path), rows, title="Masks")
+    assert (tmp_path / "index.html").read_text().count("50:M60") == 1
+    page = opened(browser, viewport={"width": 1280, "height": 800})
+    page.goto((tmp_path / "index.html").as_uri())
+    expect(page.locator("svg.mask")).to_have_count(3)
+    edit = page.locator("section").first.locator("figure:not(.source)").first
+    outline = edit.locator("svg.mask")
+    expect(outline).to_have_css("opacity", "0")
+    expect(edit).to_contain_text("mask: car.mp4")
+    edit.hover()
+    expect(outline).to_have_css("opacity", "1")
+    video, drawn = edit.locator("video").bounding_box(), outline.bounding_box()
+    assert video and drawn and all(abs(video[side] - drawn[side]) < 1 for side in video)
+    first, later = re.compile("^M20 20"), re.compile("^M60 60")
+    expect(outline.locator("path").first).to_have_attribute("d", later)  # the clip is played under the pointer
+    expect(outline.locator("path").first).to_have_attribute("d", first)  # and begins again
+    keep_picture(page, "gallery-mask")
+    page.mouse.move(0, 0)
+    expect(outline).to_have_css("opacity", "0")
+    page.close()
+
+
 def test_a_small_gallery_fits_every_screen(tmp_path: Path, browser: Browser, gallery_rows: ModuleType) -> None:
     """Wide and narrow, light and dark: no sideways scrolling, no empty pager, and a picture of each for the eye."""
     gallery_rows.write(with_videos(tmp_path), gallery_rows.made_up_rows(40), title="A few edits")

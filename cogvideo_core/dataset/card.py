@@ -23,7 +23,8 @@ MEANING = {
     "inversion_prompt": "what the inversion was given",
     "target_prompt": "describes the wish",
     "first_frame_uri": "the edited first frame that image-to-video models were given; empty: the source's own",
-    "mask": "where the edit was allowed to change the clip: a file, boxes, or auto for one that was found; empty: all",
+    "mask": "where the edit was allowed to change the clip: a file, boxes, what it was found by, or "
+    "auto; empty: all. The gallery outlines it, with its soft border, while the pointer is on the edit",
     "negative_prompt": "given to the unguided half",
     "recipe": "name of the settings that steered the edit",
     "seed": "of the edit's noise",

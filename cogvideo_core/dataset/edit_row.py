@@ -20,6 +20,7 @@ class EditRow(TypedDict):
     target_prompt: str
     first_frame_uri: str  # "" when the edit brought none
     mask: NotRequired[str]  # "" when the edit had none
+    mask_outline: NotRequired[str]  # as `media.outlines` has it
     negative_prompt: str
     recipe: str
     recipe_fingerprint: str

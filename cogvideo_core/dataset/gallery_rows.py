@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from cogvideo_core.dataset.rows import OWN, Row
+from cogvideo_core.media.outlines import safe_outline
 
 MAX_OWN = 300  # characters of the user's own columns that are shown and searched, of an edit
 MAX_EDITS = 60  # of one section: a clip with more of them is continued in another
+MAX_MASK = 60  # characters of a mask's text
 FOLDER = "dataset/"  # where index.html finds the file names of the rows
 FIGURES = (  # word, score, how it is written, what it means
     (
@@ -64,7 +66,8 @@ def sections_of(rows: Iterable[Row]) -> Iterator[Section]:
 
 def _section(rows: list[Row], continued: bool) -> Section:
     first = next((row for row in rows if row.get("kept", True)), rows[0])
-    tiles = _side_by_side([_tile(row) for row in rows])
+    masks = list(dict.fromkeys(filter(None, (safe_outline(row.get("mask_outline")) for row in rows))))
+    tiles = _side_by_side([_tile(row, masks) for row in rows])
     shown = {
         "heading": f"{_heading(first)}{', continued' if continued else ''}",
         "prompt": first["source_prompt"],
@@ -73,6 +76,7 @@ def _section(rows: list[Row], continued: bool) -> Section:
         "height": first["height"],
         "edits": [tile.shown for tile in tiles],
     }
+    shown |= {"masks": masks} if masks else {}  # once, for edits share them
     return Section(first["clip"], first["source_prompt"], shown, tiles, continued)
 
 
@@ -94,7 +98,7 @@ def _side_by_side(tiles: list[Tile]) -> list[Tile]:
     return sorted(tiles, key=lambda tile: (prompts[tile.prompt], tile.values["rank"]))
 
 
-def _tile(row: Row) -> Tile:
+def _tile(row: Row, masks: Sequence[str]) -> Tile:
     scores, verdict, kept, own = _scores(row), row.get("verdict", ""), row.get("kept", True), _own(row)
     shown = {
         "url": "" if row.get("state") == "stopped" else _place(row, "edit_object", "file_name"),
@@ -109,6 +113,7 @@ def _tile(row: Row) -> Tile:
         "scores": ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in scores.items()),
         "own": own,
     }
+    shown |= {"mask": masks.index(row["mask_outline"])} if row.get("mask_outline") in masks else {}
     groups = f"{verdict} {'kept' if kept else 'left-out'}".strip()
     values = {"rank": row.get("rank", 1)} | {name: round(value, 4) for name, value in scores.items()}
     return Tile(shown, row["target_prompt"], row["recipe"], own, groups, row.get("edit_key", ""), values)
@@ -128,8 +133,10 @@ def _scores(row: Row) -> dict[str, float]:
 
 def _notes(row: Row) -> str:
     strength = row.get("strength", 1.0)
+    mask = row.get("mask") or ""
+    masked = f", mask: {mask if len(mask) <= MAX_MASK else mask[: MAX_MASK - 1] + '…'}" if mask else ""
     rivals = f", rank {row['rank']} of {row['candidates']}" if row.get("candidates", 1) > 1 else ""
-    return f"{row['recipe']}, seed {row['seed']}{f', strength {strength:g}' if strength != 1 else ''}{rivals}"
+    return f"{row['recipe']}, seed {row['seed']}{f', strength {strength:g}' if strength != 1 else ''}{rivals}{masked}"
 
 
 def _told(row: Mapping[str, Any]) -> str:

@@ -58,6 +58,7 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "model_fingerprint": pa.string(),
 }
 TABLE_FIELDS = ROW_FIELDS | {k: pa.string() for k in ("name", "state", "edit_object", "source_object")}
+TABLE_FIELDS |= {"mask_outline": pa.string()}  # for the gallery
 TABLE_FIELDS |= {"own": pa.string(), "kept": pa.bool_(), "saved_evaluations": pa.int64()}
 TABLE_FIELDS |= {"edit_bytes": pa.int64(), "source_bytes": pa.int64()}  # of the objects, by which they are known again
 TIMING_FIELDS: dict[str, pa.DataType] = {
@@ -174,7 +175,13 @@ def edit_row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
     # rows of earlier runs may lack these
-    added = {"first_frame_uri": "", "mask": "", "strength": 1.0, "damaged_frames": 0} | dict.fromkeys(SCREEN_FIELDS)
+    added = {
+        "first_frame_uri": "",
+        "mask": "",
+        "mask_outline": "",
+        "strength": 1.0,
+        "damaged_frames": 0,
+    } | dict.fromkeys(SCREEN_FIELDS)
     added |= {"start_s": 0.0, "end_s": 0.0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}

@@ -15,10 +15,11 @@ from torch.nn.functional import max_pool3d, pad
 from cogvideo_core.diffusion.editing import RowVelocity, Trajectory
 from cogvideo_core.diffusion.schedule import Schedule
 
-AT = (0.45, 0.7)  # of the levels: lower ones show outlines and texture, higher ones colour and place
-FULL = 0.98  # quantile of a map that counts as a full difference; the median counts as none
+VERSION = 2  # raised when the same predictions give another mask
+AT = (0.4, 0.65)  # of the levels: lower ones show outlines and texture, higher ones colour and place
+FULL = 0.94  # quantile of a map that counts as a full difference; the median counts as none
 SURE = 0.8  # a region of which no cell differs so much is dropped
-SHARED = 0.6  # weight of what all prompts of a clip show together, against each prompt's own
+SHARED = 0.8  # weight of what all prompts of a clip show together, against each prompt's own
 NEIGHBOUR = 0.044  # weight of the latent frames before and after
 
 

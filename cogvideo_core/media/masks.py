@@ -35,6 +35,14 @@ class Pictures(NamedTuple):
     picture: Callable[[int], np.ndarray]
 
 
+class Place(NamedTuple):
+    """Where a mask is to lie: the probe of its clip, the window and how that is shown."""
+
+    probe: Probe
+    window: Window
+    view: View
+
+
 def frames_of(pictures: Pictures, name: str, probe: Probe, window: Window, view: View) -> np.ndarray:
     """The mask of a clip's window: bool [F,H,W]. One picture holds for all frames; else there are as many as the clip
     has, of which those nearest in time are taken, or as many as the window. Raises NotAMask."""
@@ -89,6 +97,20 @@ def shaped(width: int, height: int, name: str, probe: Probe) -> Probe:
         problem = f"it has {width}x{height} pixels and its clip {shown_w}x{shown_h}, which is another shape"
         raise NotAMask(name, problem, "make it from the clip's own frames")
     return replace(probe, width=width, height=height, sample_aspect=Fraction(1), rotation=0)
+
+
+def seen_at(x: float, y: float, place: Place) -> tuple[float, float]:
+    """Where a point of the clip's picture, in fractions, lies in the model's frames: in pixels, beyond them where it is
+    cut off."""
+    (width, height, _), view = place.probe.shown, place.view
+    if view.fit == "crop":
+        wide, high = crop_size(place.probe, view.height, view.width)
+        left, top = (width - wide) / 2, (height - high) / 2
+        return (x * width - left) / wide * view.width, (y * height - top) / high * view.height
+    if view.fit == "pad":
+        wide, high = pad_size(place.probe, view.height, view.width)
+        return (view.width - wide) // 2 + x * wide, (view.height - high) // 2 + y * high
+    return x * view.width, y * view.height
 
 
 def box_pictures(boxes: list[Box], probe: Probe) -> Pictures:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from cogvideo_core.diffusion import auto_masks
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.editing import edit_evaluations
 from cogvideo_core.diffusion.guidance import window
@@ -93,10 +94,11 @@ class Estimate(NamedTuple):
     judge_s: float
     stored_bytes: int  # trajectories and latents; videos are not in it
     workers: int
+    mask_s: float = 0.0  # in which masks are found
 
     @property
     def gpu_hours(self) -> float:
-        return (self.inversion_s + self.edit_s + self.vae_s + self.judge_s) / 3600
+        return (self.inversion_s + self.edit_s + self.vae_s + self.judge_s + self.mask_s) / 3600
 
     @property
     def wall_hours(self) -> float:
@@ -128,6 +130,7 @@ def estimate(
         planned["edits"] * measured.judge_s,
         clips * size * (states * itemsize + 4),
         workers,
+        planned.get("mask_rows", 0) * len(auto_masks.levels(inversion.steps)) * measured.step_s,
     )
 
 
@@ -161,6 +164,7 @@ def rows_of(planned: Planned, measured: Measured, found: Estimate, device: str) 
         ("VAE", f"{measured.encode_s:.3f} s to encode a clip, {measured.decode_s:.3f} s to decode an edit"),
         ("inversion", _hours(found.inversion_s)),
         ("editing", _hours(found.edit_s)),
+        *([("finding masks", _hours(found.mask_s))] if found.mask_s else []),
         ("encoding and decoding", _hours(found.vae_s)),
         *([("judging", f"{_hours(found.judge_s)}, {measured.judge_s:.3f} s an edit")] if found.judge_s else []),
         ("an edit", f"{found.gpu_hours * 3600 / max(planned['edits'], 1):,.1f} s, its share of the inversion included"),

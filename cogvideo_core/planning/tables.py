@@ -20,6 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cogvideo_core.errors import BadManifest, BadSpec
+from cogvideo_core.inputs.masks import AUTO, asked_mask
+from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.specs import EngineSpec, RecipeSpec, canonical
 from cogvideo_core.stages.failures import ERROR_FIELDS, is_failure
 from cogvideo_core.stages.wishes import asked_of, edits_by_recipe, prompts_of
@@ -49,6 +51,7 @@ EDITS_SCHEMA = pa.schema(
     | {"negative_prompt": pa.string()}
 )
 REFUSED_SCHEMA = pa.schema(ERROR_FIELDS)
+GIVEN = MaskSpec()
 ROWS_A_GROUP = 5_000  # clips held in memory at a time
 
 
@@ -62,6 +65,7 @@ class Planned(TypedDict):
     waves: int
     plan: str
     recipes: NotRequired[dict[str, int]]  # edits of each, where rows override the run's recipe
+    mask_rows: NotRequired[int]  # evaluations at each level that is looked at for masks that are to be found
     screened: NotRequired[int]  # of the refused, where the screen was asked to drop any
 
 
@@ -89,14 +93,19 @@ class _Sheet:
 
 
 def write_plan(
-    root: str, clips: Iterable[Record], recipe: RecipeSpec, engine: EngineSpec, folder: str = "plan"
+    root: str,
+    clips: Iterable[Record],
+    recipe: RecipeSpec,
+    engine: EngineSpec,
+    folder: str = "plan",
+    mask: MaskSpec = GIVEN,
 ) -> Planned:
     """Writes clips, edits and refused rows as they come to `folder` under the root; memory stays flat.
 
     Raises BadManifest where there are no rows at all.
     """
     with tempfile.TemporaryDirectory() as place:
-        planned = _write_sheets(Path(place), _numbered(clips, engine), recipe)
+        planned = _write_sheets(Path(place), _numbered(clips, engine), recipe, mask)
         if not planned["clips"] + planned["refused"]:
             raise BadManifest("field source: no clips were found; give a folder with videos or a manifest with rows")
         (Path(place) / "plan.json").write_text(canonical(planned))
@@ -126,7 +135,7 @@ def _numbered(clips: Iterable[Record], engine: EngineSpec) -> Iterator[Record]:
         yield record
 
 
-def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) -> Planned:
+def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec, mask: MaskSpec) -> Planned:
     counts, digest, batches, waves = {"clips": 0, "edits": 0, "refused": 0}, hashlib.sha256(), 0, 0
     recipes, overridden = Counter[str](), False
     with ExitStack() as stack:
@@ -144,6 +153,8 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec) ->
             counts["clips"] += 1
             recipes.update(edits_by_recipe(recipe, record))
             overridden |= any(record.get("overrides") or ())
+            if asked_mask(record.get("mask"), mask.use) == AUTO:
+                counts["mask_rows"] = counts.get("mask_rows", 0) + 1 + len({*record["target_prompts"]})
             batches, waves = record["batch"] + 1, record["wave"] + 1
             digest.update(_hashed(record))
             if (written := clips.add(record)) is not None:

@@ -88,7 +88,8 @@ class RecipeSpec(Spec):
         title="Preset",
         exclude=True,  # the other fields hold its values
         description="Gives the fields below that are left at their defaults its own values: faithful keeps most of the "
-        "clip, bold changes most, fast is for large datasets, seed and text are for comparison.",
+        "clip, bold changes most, fast is for large datasets, insert and remove fill a mask anew, seed and text are "
+        "for comparison.",
     )
     guidance_scale: float = Field(6.0, title="Guidance scale", ge=0, le=30, description="1 = no guidance.")
     reference_weight: float = Field(0.25, title="Reference weight", ge=0, le=10, description="0 = none, 1 = plain.")

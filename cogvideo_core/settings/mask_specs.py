@@ -43,11 +43,26 @@ class MaskSpec(Spec):
         description="Puts the source's own pixels outside the feathered mask, and fits the edit's colours to them.",
     )
     threshold: float = Field(
-        0.21,
+        0.35,
         title="Threshold",
         gt=0,
         lt=1,
         description="Of masks that are found: how much the prompts' predictions must differ. Lower is wider.",
+    )
+
+    detector: str = Field(
+        "",
+        title="Detector",
+        description="Folder or hub id of a detector that takes words (Grounding DINO, OWLv2): for masks `find WORDS`.",
+    )
+    segmenter: str = Field(
+        "",
+        title="Segmenter",
+        description="Folder or hub id of SAM 2: outlines and follows what the detector finds, and what masks "
+        "`track x y` and `track x y w h` point at.",
+    )
+    least_score: float = Field(
+        0.3, title="Least score", ge=0, le=1, description="Of the detector; what it is less sure of is left out."
     )
 
     @property
@@ -57,7 +72,9 @@ class MaskSpec(Spec):
 
     def steering(self, auto: bool) -> dict[str, Any]:
         """The fields that change the bytes of an edit with a mask."""
-        unused = {"use", "invert" if auto else "threshold"} | (set() if self.holds else {"start", "end"})
+        # what the models find is part of the mask's own key
+        unused = {"use", "detector", "segmenter", "least_score", "invert" if auto else "threshold"}
+        unused |= set() if self.holds else {"start", "end"}
         return {name: value for name, value in self.as_json().items() if name not in unused}
 
     @model_validator(mode="after")

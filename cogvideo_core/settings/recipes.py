@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
-Preset = Literal["balanced", "faithful", "bold", "fast", "seed", "text"]
+Preset = Literal["balanced", "faithful", "bold", "fast", "insert", "remove", "seed", "text"]
+MASKED = ("insert", "remove")  # what is outside of a mask alone keeps their edits like the clip
 FIRST: dict[str, Any] = {"sampler": "ddim", "cache": "off"}  # how all edits were made before these fields came
 # Fields that came after the first version
 LATER = {"preset", "strengths", "recipes", "ladder", "most_candidates", *FIRST}
@@ -19,6 +20,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "faithful": {"reference_weight": 1.0},
     "bold": {"reference_start": 0.2, "start_at": 0.0},
     "fast": {"guidance_end": 0.4},
+    # fresh noise holds nothing of what was there; what comes into the mask is the prompt's, and fits what is around it
+    "insert": {"start": "fresh", "reference_weight": 0.1},
+    "remove": {"start": "fresh", "reference_weight": 0.0},
     "seed": OPEN | {"reference_prompt": "per_half", "start": "fresh"},
     "text": OPEN | {"reference_end": 0.0, "reference_weight": 0.0, "start": "fresh"},
 }

@@ -17,6 +17,7 @@ from cogvideo_core.diffusion import editing
 from cogvideo_core.errors import CorruptObject, FrozenEdit
 from cogvideo_core.judging import policy
 from cogvideo_core.media.masks import pasted
+from cogvideo_core.media.outlines import outline
 from cogvideo_core.media.quality import colour_transferred, preserved_scores
 from cogvideo_core.media.regions import Mask, region_scores
 from cogvideo_core.models import batching, memory
@@ -33,7 +34,7 @@ from cogvideo_core.stages.judge import (
     masked_scores,
 )
 from cogvideo_core.stages.prompts import embeddings
-from cogvideo_core.stages.results import commit_edit, committed_scores, edit_row
+from cogvideo_core.stages.results import Made, commit_edit, committed_outline, committed_scores, edit_row
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
 from cogvideo_core.stages.units import Edit, held_by, pending_batches
 from cogvideo_core.stages.wishes import recipe_of
@@ -104,7 +105,7 @@ def _row(work: Work, record: Record, edit: Edit, commit: Commit | None) -> Recor
     row = commit.record.get("row", {}) if commit else {}
     if row.get("state") == "stopped":
         return dict(row) | {"clip": record["clip"]}
-    return edit_row(work, record, edit, committed_scores(commit))
+    return edit_row(work, record, edit, committed_scores(commit)) | committed_outline(commit)
 
 
 def batch_size(work: Work, record: Record, recipe: RecipeSpec) -> int:
@@ -129,10 +130,10 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
         if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
             frozen.append(edit)
             continue
-        frames, scores = finished(work, record, edit, frames, shared)
+        done = finished(work, record, edit, frames, shared)
         # judged first: so each committed edit has the scores of these frames, also after a kill
-        judge_edit(work.ledger, work.judge, record | edit, source, frames, found.early.get(edit["edit_key"]))
-        commits[edit["edit_key"]] = commit_edit(work, record, edit, frames, scores, together)
+        judge_edit(work.ledger, work.judge, record | edit, source, done.frames, found.early.get(edit["edit_key"]))
+        commits[edit["edit_key"]] = commit_edit(work, record, edit, done, together)
     if frozen:
         problem = f"its edit {frozen[0]['target_prompt'][:100]!r} stands still although the clip moves"
         remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
@@ -142,13 +143,12 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
     return commits, spent
 
 
-def finished(
-    work: Work, record: Record, edit: Edit, frames: np.ndarray, shared: Shared
-) -> tuple[np.ndarray, dict[str, float]]:
-    """The frames of an edit as they are written, and their scores."""
+def finished(work: Work, record: Record, edit: Edit, frames: np.ndarray, shared: Shared) -> Made:
+    """An edit as it is written."""
     if recipe_of(work.recipe, edit).colour_transfer:
         frames = colour_transferred(shared.source(), frames)
     mask, scores = masks.mask_of(record, edit["target_prompt"], shared), dict[str, float]()
+    border = "" if mask is None else outline(masks.alpha_of(work, mask) > 0)
     if mask is not None and (work.mask.paste or work.output.scores):
         own, alpha = source_frames(work, record, record["frames"]), masks.alpha_of(work, mask)
         frames = pasted(own, frames, alpha) if work.mask.paste else frames
@@ -157,7 +157,7 @@ def finished(
             scores = region_scores(own, shared.source(), frames, alpha, cell_px)
             scores |= masked_scores(work.judge, record | edit, own, frames, Mask(alpha, cell_px))
     scores |= preserved_scores(shared.source(), frames) if work.output.scores else {}
-    return frames, scores | gate.scores(record.get("reconstruction", {}))
+    return Made(frames, scores | gate.scores(record.get("reconstruction", {})), border)
 
 
 def stands_still(frames: np.ndarray) -> bool:

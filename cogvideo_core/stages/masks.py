@@ -13,11 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
 from cogvideo_core.diffusion import auto_masks, editing
 from cogvideo_core.diffusion.masks import Masks, cells_of, pixels_of, tokens_of
@@ -27,28 +26,23 @@ from cogvideo_core.inputs.manifests import ending
 from cogvideo_core.media import masks as pixels
 from cogvideo_core.media import video
 from cogvideo_core.media.colour import AREA
-from cogvideo_core.media.masks import Pictures
+from cogvideo_core.media.masks import Pictures, Place
 from cogvideo_core.media.still import read_image
 from cogvideo_core.media.tools import VIDEO_ENDINGS
 from cogvideo_core.models import batching
+from cogvideo_core.settings.recipes import MASKED
 from cogvideo_core.settings.specs import RecipeSpec, fingerprint
 from cogvideo_core.stages.first_frame import MAX_BYTES
+from cogvideo_core.stages.found_masks import encode_found
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.units import FORMAT, Edit, held_by, part_of
+from cogvideo_core.stages.wishes import recipes_of
 from cogvideo_core.stages.work import Record, Shared, Work
+from cogvideo_core.storage.bits import commit_mask, read_mask
 from cogvideo_core.storage.uris import is_remote, open_store, resolve, scrubbed
 
-FILE = "mask.safetensors"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PICTURES = 100_000
-
-
-class Place(NamedTuple):
-    """Where a mask is to lie: the probe of its clip, the window and how that is shown."""
-
-    probe: video.Probe
-    window: video.Window
-    view: video.View
 
 
 def encode_mask(work: Work, record: Record) -> Record:
@@ -56,27 +50,33 @@ def encode_mask(work: Work, record: Record) -> Record:
     which is committed if it is missing. record: with the source's fields. Raises ClipError and its kinds."""
     text = _asked(work, record)
     if not text or text == masks.AUTO:
+        _check_recipes(work, record, text)
         return {"mask_key": text}
     with about_field(record["clip"], "mask"):
+        if masks.by_model(text):
+            return {"mask_key": encode_found(work, record, text, _place(work, record))}
         mask = _read(work, record, text, _place(work, record))
         mask = ~mask if work.mask.invert else mask
         _check(text, mask)
-    bits = np.packbits(mask)
-    spec = {"format": FORMAT, "mask": hashlib.sha256(bits.tobytes()).hexdigest(), "shape": list(mask.shape)}
+    digest = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
+    spec = {"format": FORMAT, "mask": digest, "shape": list(mask.shape)}
     key = fingerprint(spec)
     if work.find("latents", key) is None:
-        with tempfile.TemporaryDirectory() as folder:
-            save_file({"bits": torch.from_numpy(bits)}, Path(folder) / FILE)
-            work.ledger.commit("latents", key, {FILE: Path(folder) / FILE}, spec, {})
+        commit_mask(work.ledger, key, mask, spec)
     return {"mask_key": key}
+
+
+def _check_recipes(work: Work, record: Record, text: str) -> None:
+    """Refuses recipes that fill a mask anew where there is none. Raises ClipError."""
+    named = [each.name for each in recipes_of(work.recipe, record.get("overrides")) if each.name in MASKED]
+    if named and not text:
+        problem = f"its recipe {named[0]!r} fills a mask anew, and it has none"
+        raise ClipError(record["clip"], problem, "give its place in the column mask, or take another recipe")
 
 
 def _asked(work: Work, record: Record) -> str:
     """What a row's mask comes from: "" for none, auto, a file or boxes."""
-    text = str(record.get("mask") or "")
-    if work.mask.use == "none" or text == masks.NONE:
-        return ""
-    text = text or (masks.AUTO if work.mask.use == "auto" else "")
+    text = masks.asked_mask(record.get("mask"), work.mask.use)
     if text == masks.AUTO and not record["source_prompt"]:
         problem = "its mask can't be found without a source prompt, which the target prompts are compared with"
         raise ClipError(record["clip"], problem, "fill source_prompt, or give a mask")
@@ -173,7 +173,7 @@ def prepare(
     if key == masks.AUTO and not shared.masks:
         shared.masks.update(_found(work, record, velocity, trajectory))
     elif key and not shared.masks:
-        shared.masks[""] = _stored(work, record, key)
+        shared.masks[""] = _stored(work, key)
 
 
 def mask_of(record: Record, prompt: str, shared: Shared) -> np.ndarray | None:
@@ -182,14 +182,11 @@ def mask_of(record: Record, prompt: str, shared: Shared) -> np.ndarray | None:
     return shared.masks[prompt if key == masks.AUTO else ""] if key else None
 
 
-def _stored(work: Work, record: Record, key: str) -> np.ndarray:
+def _stored(work: Work, key: str) -> np.ndarray:
     commit = work.ledger.find("latents", key, "full")
     if commit is None:
         raise CorruptObject(f"mask {key[:12]} is missing or damaged and was set aside; run again")
-    with tempfile.TemporaryDirectory() as folder:
-        bits = load_file(work.ledger.fetch(commit, FILE, Path(folder)))["bits"].numpy()
-    shape = (record["frames"], record["height"], record["width"])
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+    return read_mask(work.ledger, commit)
 
 
 def _found(

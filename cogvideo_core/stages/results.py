@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,15 @@ from cogvideo_core.storage.uris import shown_clip
 Scores = dict[str, float]
 
 
-def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scores: Scores, batch: list[str]) -> Commit:
+class Made(NamedTuple):
+    """An edit as it is written: frames uint8 [F,H,W,3], scores, and the outline of its mask, "" without one."""
+
+    frames: np.ndarray
+    scores: Scores
+    outline: str
+
+
+def commit_edit(work: Work, record: Record, edit: Edit, made: Made, batch: list[str]) -> Commit:
     """Writes and commits the edited clip; audio is that of the source as the model saw it."""
     spec = edit_spec(
         record["trajectory_key"],
@@ -33,9 +42,10 @@ def commit_edit(work: Work, record: Record, edit: Edit, frames: np.ndarray, scor
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         audio = _source_audio(work, record, folder) if record["has_audio"] else None
-        video.encode(frames, folder / "edit.mp4", record["fps"], work.output.crf, audio)
+        video.encode(made.frames, folder / "edit.mp4", record["fps"], work.output.crf, audio)
         # the row, so that the tables can be made again from what is committed alone
-        row = edit_row(work, record, edit, scores) | {"clip": shown_clip(record["clip"])}
+        row = edit_row(work, record, edit, made.scores) | {"clip": shown_clip(record["clip"])}
+        row |= {"mask_outline": made.outline} if made.outline else {}
         about = {"batch": batch, "row": row}
         return work.ledger.commit("edits", edit["edit_key"], {"edit.mp4": folder / "edit.mp4"}, spec, about)
 
@@ -78,3 +88,9 @@ def mask_of(record: Record) -> str:
 def committed_scores(commit: Commit | None) -> Scores:
     """What was measured when the edit was made."""
     return dict(commit.record.get("row", {}).get("scores", {})) if commit else {}
+
+
+def committed_outline(commit: Commit | None) -> dict[str, Any]:
+    """The column of the mask's outline, where the edit has one."""
+    row = commit.record.get("row", {}) if commit else {}
+    return {"mask_outline": row["mask_outline"]} if row.get("mask_outline") else {}

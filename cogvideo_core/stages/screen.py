@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from cogvideo_core.errors import ScenesTooShort, ScreenedOut
-from cogvideo_core.inputs.masks import AUTO, NONE
+from cogvideo_core.inputs.masks import AUTO, NONE, words
 from cogvideo_core.media import scenes, shots, text, video
 from cogvideo_core.media.figures import HASHED, figures, hashes
 from cogvideo_core.models.configuration import VideoShape
@@ -161,7 +161,8 @@ def _spec(screening: Screening, clip: Record, content: str) -> Record:
 
 def _bound(clip: Record) -> bool:
     """Whether a clip brings pictures that belong to its window: this is not moved, then."""
-    return bool(clip["image_uri"]) or str(clip.get("mask") or "") not in ("", AUTO, NONE)
+    mask = str(clip.get("mask") or "")
+    return bool(clip["image_uri"]) or (mask not in ("", AUTO, NONE) and words(mask) is None)
 
 
 class _Look(NamedTuple):

@@ -193,7 +193,7 @@ def brought_by(record: Mapping[str, Any], mask: MaskSpec) -> dict[str, Any]:
     if key:
         prompts = [record["source_prompt"], *dict.fromkeys(record["target_prompts"])]
         found["mask"] = {"mask": key, **mask.steering(auto=key == AUTO)}
-        found["mask"] |= {"prompts": prompts} if key == AUTO else {}
+        found["mask"] |= {"prompts": prompts, "version": auto_masks.VERSION} if key == AUTO else {}
     return found
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cogvideo_core.errors import BadSpec
+from cogvideo_core.storage.bits import FILE, read_mask
 from cogvideo_core.storage.keys import STAGES, Stage, is_key
 from cogvideo_core.storage.ledger import Commit, Ledger
 from cogvideo_core.storage.trajectories import open_trajectory
@@ -48,24 +49,37 @@ def describe(ledger: Ledger, commit: Commit) -> tuple[str, bool]:
 
 
 def save_strip(ledger: Ledger, commit: Commit, model_path: str, target: Path, shown: int = 6) -> Path:
-    """Writes a PNG of decoded frames side by side: those of latents in order of time; of a trajectory the middle frame
-    of levels from clean to noise. Raises BadSpec for a unit that holds no latents."""
-    from cogvideo_core.models.model import load
-    from cogvideo_core.settings.specs import ModelSpec
-
-    if commit.stage not in ("latents", "trajectories"):
-        raise BadSpec(f"{commit.stage} {commit.key}: holds no latents; a strip can be had of latents and trajectories")
-    model = load(ModelSpec(path=model_path))
-    if commit.stage == "latents":
-        frames = model.decode(_latents(ledger, commit))
-    else:
-        trajectory = open_trajectory(ledger, commit)
-        clips = [model.decode(trajectory.read(level)) for level in _spread(trajectory.levels, shown)]
-        frames = np.stack([clip[len(clip) // 2] for clip in clips])
+    """Writes a PNG of frames side by side: those of a mask or of decoded latents in order of time; of a trajectory the
+    middle frame of levels from clean to noise. Raises BadSpec for a unit that holds none of them, or where a model is
+    needed and `model_path` is empty."""
+    frames = _shown(ledger, commit, model_path, shown)
     picked = [frames[index] for index in _spread(range(len(frames)), shown)]
     target.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.concatenate(picked, axis=1)).save(target, format="PNG", optimize=True)
     return target
+
+
+def _shown(ledger: Ledger, commit: Commit, model_path: str, shown: int) -> np.ndarray:
+    """Frames uint8 [F,H,W,3]."""
+    if FILE in commit.files:
+        return np.repeat(read_mask(ledger, commit)[..., None], 3, -1).astype(np.uint8) * 255
+    if commit.stage not in ("latents", "trajectories") or not commit.files:
+        unit = f"{commit.stage} {commit.key}"
+        raise BadSpec(f"{unit}: holds no latents; a strip can be had of latents, masks and trajectories")
+    if not model_path:
+        raise BadSpec(f"{commit.stage} {commit.key}: its frames are to be decoded; name the model with --model")
+    from cogvideo_core.models.model import load
+    from cogvideo_core.settings.specs import ModelSpec
+
+    model = load(ModelSpec(path=model_path))
+    if commit.stage == "trajectories":
+        trajectory = open_trajectory(ledger, commit)
+        clips = [model.decode(trajectory.read(level)) for level in _spread(trajectory.levels, shown)]
+        return np.stack([clip[len(clip) // 2] for clip in clips])
+    found = _latents(ledger, commit)
+    if found is None:
+        raise BadSpec(f"latents {commit.key}: holds a first frame alone; a strip can be had of the clip's latents")
+    return model.decode(found)
 
 
 def _spread(values: Sequence[int], count: int) -> list[int]:
@@ -73,9 +87,9 @@ def _spread(values: Sequence[int], count: int) -> list[int]:
     return [values[index] for index in np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))]
 
 
-def _latents(ledger: Ledger, commit: Commit) -> Tensor:
+def _latents(ledger: Ledger, commit: Commit) -> Tensor | None:
     with tempfile.TemporaryDirectory() as folder:
-        return load_file(ledger.fetch(commit, "latents.safetensors", Path(folder)))["latents"]
+        return load_file(ledger.fetch(commit, "latents.safetensors", Path(folder))).get("latents")
 
 
 def _indented(value: object) -> str:

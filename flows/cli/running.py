@@ -49,6 +49,10 @@ def preflight(settings: dict[str, Any], need_targets: bool = True) -> None:
     check_source(settings["dataset"], need_targets)
     if "judge" in settings:
         check_judge(settings["judge"])
+    if "mask" in settings and (settings["mask"].detector or settings["mask"].segmenter):
+        from cogvideo_core.stages.found_masks import check_finders
+
+        check_finders(settings["mask"])
     if _nothing_to_check(settings):
         return
     from cogvideo_core.models.configuration import configured

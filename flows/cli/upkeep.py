@@ -34,9 +34,13 @@ def inspect(
     target: Annotated[str, typer.Argument(help="A unit's folder or URL, or a key (or its beginning).")],
     root: Annotated[str, typer.Option(help="Root of the run, where a key is given.")] = "out/demo",
     model: Annotated[str, typer.Option(help="Decodes a strip of frames: shapes, a diffusers folder, a hub id.")] = "",
-    strip: Annotated[Path, typer.Option(help="Where the strip goes, as PNG.")] = Path("strip.png"),
+    strip: Annotated[
+        Path | None, typer.Option(help="Where the strip goes, as PNG: strip.png where --model is given.")
+    ] = None,
 ) -> None:
     """Show what is stored under a key: specification, files, checksums; with a model, a strip of frames.
+
+    A mask's strip needs no model: name the file with --strip.
 
     [dim]cogvideo-edit inspect 3f9a --root out/demo[/dim]
     [dim]cogvideo-edit inspect out/demo/trajectories/3f/3f9a... --model shapes --strip strip.png[/dim]
@@ -53,9 +57,9 @@ def inspect(
         text, good = describe(ledger, commit)
         damaged |= not good
         typer.echo(text)
-    if model and not damaged:
+    if (model or strip) and not damaged:
         with sentences():
-            typer.echo(f"strip: {save_strip(*units[0], model, strip)}")
+            typer.echo(f"strip: {save_strip(*units[0], model, strip or Path('strip.png'))}")
     raise typer.Exit(FAILED if damaged else OK)
 
 

@@ -44,6 +44,7 @@ function follow() {
     const [leader, ...others] = videos(section).filter(video => !video.error);
     if (!leader) { stop(section); continue; }
     if (leader.ended) { restart(section); continue; }
+    for (const svg of section.querySelectorAll("svg.mask")) trace(svg, 100 * leader.currentTime / (leader.duration || 1));
     for (const video of others) {
       const ended = video.ended || leader.currentTime >= video.duration;
       if (!ended && Math.abs(video.currentTime - leader.currentTime) > 0.08) video.currentTime = leader.currentTime;

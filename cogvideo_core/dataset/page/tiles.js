@@ -1,4 +1,5 @@
 // Elements of a section. Texts are set as texts, never as markup.
+const borders = new WeakMap();
 const SMALL_PX = 160;  // below it, pixels are enlarged without smoothing
 
 function make(tag, attributes, ...children) {
@@ -34,10 +35,23 @@ function tile(section, edit) {
     edit.scores && make("details", {class: "all"}, make("summary", {}, "All figures"), make("small", {}, edit.scores)),
     edit.own && make("details", {class: "all"}, make("summary", {}, "Own columns"), make("small", {}, edit.own)));
   const kinds = [edit.rejected && "rejected", !edit.kept && "out"].filter(Boolean);
-  const shown = edit.url ? video(section, edit.url) : make("div", {class: "none"}, "given up early, no video");
+  const shown = edit.url ? outlined(section, edit, video(section, edit.url)) : make("div", {class: "none"}, "given up early, no video");
   return make("figure", {"data-key": edit.key, "data-said": edit.said, class: kinds.join(" ")}, shown, caption);
 }
 const figure = (text, word, meaning) => make("span", {title: meaning}, `${word} `, make("b", {}, text));
+
+// A video under the outline of its mask, which is a list of "percent of the clip:path".
+function outlined(section, edit, place) {
+  if (edit.mask === undefined) return place;
+  const svg = document.getElementById("outline").content.firstElementChild.cloneNode(true);
+  borders.set(svg, section.masks[edit.mask].split(";").map(part => part.split(":")));
+  trace(svg, 0);
+  return make("div", {class: "masked"}, place, svg);
+}
+function trace(svg, percent) {
+  const path = borders.get(svg).findLast(([from]) => Number(from) <= percent)?.[1] || "";
+  if (svg.firstChild.getAttribute("d") !== path) for (const line of svg.children) line.setAttribute("d", path);
+}
 
 function video(section, url) {
   const place = make("div", {class: section.width < SMALL_PX ? "video small" : "video", "data-src": url});
