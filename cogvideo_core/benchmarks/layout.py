@@ -1,0 +1,173 @@
+"""Lays the edits of a run out as a benchmark's evaluator reads them; what is laid out already is not written again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cogvideo_core.benchmarks.cases import Case, Form
+from cogvideo_core.benchmarks.frames import resized, target_size, write_frames
+from cogvideo_core.benchmarks.prepare import Prepared, replace
+from cogvideo_core.dataset.outcomes import Records
+from cogvideo_core.dataset.tables import iter_table
+from cogvideo_core.errors import BadSpec, ClipError, EditError
+from cogvideo_core.planning.tables import read_planned
+from cogvideo_core.stages.failures import is_failure
+from cogvideo_core.stages.judge import stored_frames
+from cogvideo_core.storage.ledger import Ledger
+from cogvideo_core.storage.uris import plain_name, printable
+
+RESULTS, SOURCES, LAID = "results", "sources", "laid_out.json"
+SOURCE_FORM = Form("png")
+Row = dict[str, Any]
+Wish = tuple[str, str, str]
+"""clip, source prompt, target prompt"""
+
+
+class LaidOut(NamedTuple):
+    """What lies in results: case id -> the row of its edit; case id -> why there is none."""
+
+    rows: dict[str, Row]
+    failed: dict[str, str]
+    written: int
+
+
+class Run(NamedTuple):
+    """The edits of the last run of a root by what they were asked for, and why clips failed."""
+
+    edits: dict[Wish, list[Row]]
+    failures: dict[str, str]
+
+
+def lay_out(prepared: Prepared, root: str, step: Callable[[], None] = lambda: None) -> LaidOut:
+    """Writes the edit of each case, and its source where evaluator or scores want that, under `prepared.place`.
+
+    Edits of another run that lie there and have no successor in the last one are removed. `step` is called for each
+    case. Raises BadSpec, StorageError.
+    """
+    ledger, run, ranks = Ledger(root), run_of(root), _ranks(root)
+    before = _laid(prepared.place)
+    rows, failed, written = dict[str, Row](), dict[str, str](), 0
+    for case in prepared.cases:
+        found = run.edits.get(_wish(case), [])
+        if found:
+            row = min(found, key=lambda row: ranks.get(row["edit_key"], 0))
+            try:
+                written += _lay(prepared, ledger, case, row, before.get(case.id, {}))
+                rows[case.id] = row
+            except ClipError as error:
+                failed[case.id] = str(error)
+        else:
+            failed[case.id] = run.failures.get(printable(case.clip), "the run has made no such edit")
+        step()
+    _forget(prepared.place, before, rows)
+    _write_lists(prepared, rows)
+    return LaidOut(rows, failed, written)
+
+
+def run_of(root: str) -> Run:
+    """The edits of the root's last run; those that retry-failed has made since count, if they are of its recipes.
+
+    Raises BadSpec where there was no run.
+    """
+    run, kinds = Run({}, {}), set[tuple[Any, ...]]()
+    for row in _rows(_records(root, "plan"), run):
+        kinds.add(_kind(row))
+        run.edits.setdefault(_wish_of(row), []).append(row)
+    if not (run.edits or run.failures):
+        raise BadSpec(f"field root: {root!r} has no finished run; run the benchmark first")
+    for row in _rows(_records(root, "plan/retry"), Run({}, {})):
+        if _kind(row) in kinds:
+            run.edits.setdefault(_wish_of(row), [row])
+    return run
+
+
+def _records(root: str, folder: str) -> Iterable[Row]:
+    try:
+        return Records(root, read_planned(root, folder)["waves"], folder)
+    except (EditError, OSError, KeyError, ValueError):
+        return ()
+
+
+def _rows(records: Iterable[Row], run: Run) -> Iterator[Row]:
+    for record in records:
+        if is_failure(record):
+            run.failures.setdefault(printable(str(record.get("clip", ""))), str(record.get("message", "")))
+        yield from (edit for edit in record.get("edits", []) if edit.get("state") == "done")
+
+
+def _kind(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("model_fingerprint", "recipe_fingerprint", "frames", "height", "width"))
+
+
+def _wish(case: Case) -> Wish:
+    return printable(case.clip), case.source_prompt, case.target_prompt
+
+
+def _wish_of(row: Row) -> Wish:
+    return printable(row["clip"]), row["source_prompt"], row["target_prompt"]
+
+
+def _ranks(root: str) -> dict[str, int]:
+    """Of edits that compete for one prompt: the judge's best comes first."""
+    try:
+        return {row["edit_key"]: row["rank"] or 1 << 30 for row in iter_table(root, "edits", ["edit_key", "rank"])}
+    except EditError:
+        return {}
+
+
+def _lay(prepared: Prepared, ledger: Ledger, case: Case, row: Row, before: Row) -> bool:
+    """Lays one edit out, unless it is there; whether it was written."""
+    form, results = prepared.benchmark.form, prepared.place / RESULTS
+    place, source = results / case.place, source_path(prepared.place, case)
+    if before.get("edit_key") == row["edit_key"] and place.exists() and (source is None or source.exists()):
+        return False
+    size = target_size(case.clip, form, (row["height"], row["width"]))
+    for stage, name, key, target in (
+        ("edits", "edit.mp4", row["edit_key"], place),
+        ("sources", "source.mp4", row["source_key"], source),
+    ):
+        if target is not None:
+            commit = ledger.find(stage, key)  # type: ignore[arg-type]
+            if commit is None:
+                raise ClipError(case.clip, f"its {name} of edit {case.id!r} is gone", "run the benchmark again")
+            own = form if target.is_relative_to(results) else SOURCE_FORM
+            write_frames(resized(stored_frames(ledger, commit, name, row), size), target, own, row["fps"])
+    return True
+
+
+def source_path(place: Path, case: Case) -> Path | None:
+    """Where the clip as it was edited is laid out: among the results where the evaluator wants it, beside them where
+    the clip is a video, whose frames are not all in an edit; None where the benchmark's own frames serve."""
+    if case.source_place:
+        return place / RESULTS / case.source_place
+    return None if Path(case.clip).is_dir() else place / SOURCES / plain_name(case.id.replace("/", "-"))
+
+
+def _laid(place: Path) -> dict[str, Row]:
+    try:
+        found = json.loads((place / LAID).read_bytes())
+        return {str(name): dict(row) for name, row in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _forget(place: Path, before: dict[str, Row], rows: dict[str, Row]) -> None:
+    """Removes edits that were laid out before and that this run did not make."""
+    for name in before.keys() - rows.keys():
+        gone = place / RESULTS / str(before[name].get("place", ""))
+        if gone.resolve().is_relative_to((place / RESULTS).resolve()) and gone != place / RESULTS:
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+
+
+def _write_lists(prepared: Prepared, rows: dict[str, Row]) -> None:
+    """What is laid out, and the evaluator's own lists of it."""
+    places = {case.id: case.place for case in prepared.cases}
+    laid = {name: {"edit_key": row["edit_key"], "place": places[name]} for name, row in rows.items()}
+    replace(prepared.place / LAID, json.dumps(laid, indent=1).encode())
+    if rows:
+        for name, data in prepared.benchmark.index(prepared.folder, set(rows)).items():
+            replace(prepared.place / RESULTS / name, data)
