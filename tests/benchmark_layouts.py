@@ -1,7 +1,7 @@
 """Small copies of the benchmarks' published layouts, with clips and words of our own.
 
-Each was written from the descriptions in docs/benchmarks.md, not from the adapters: two clips of moving shapes, of which
-two edits are asked for unless said otherwise.
+Each was written from the layouts' descriptions, not from the adapters: two clips of moving shapes, and two edits where
+the benchmark has one of a clip.
 """
 
 from __future__ import annotations
@@ -141,7 +141,11 @@ def davis(folder: Path) -> str:
             image.putpalette([0, 0, 0, 128, 0, 0] + [0] * 750)
             image.save(labels / f"{place:05d}.png")
     prompts = folder.parent / "prompts.csv"
-    rows = [["clip", "source_prompt", "target_prompt", "id"], ["ball", SOURCE, SQUARE, "square"], ["dot", SOURCE, BLUE, ""]]
+    rows = [
+        ["clip", "source_prompt", "target_prompt", "id"],
+        ["ball", SOURCE, SQUARE, "square"],
+        ["dot", SOURCE, BLUE, ""],
+    ]
     with open(prompts, "w", newline="") as file:
         csv.writer(file).writerows(rows)
     return str(prompts)

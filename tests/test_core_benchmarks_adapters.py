@@ -92,7 +92,9 @@ def test_instructions_lose_their_tags_and_other_sources_are_told(tmp_path: Path)
 
 def test_tgve_is_read_from_a_yaml_file_for_each_clip(tmp_path: Path) -> None:
     """As the benchmark's repository has them, beside the data or in its own folders."""
-    layouts.frames(tmp_path / "data" / "loveu-tgve-2023" / "DAVIS_480p" / "480p_frames" / "ball", layouts.clip(0), "jpg")
+    layouts.frames(
+        tmp_path / "data" / "loveu-tgve-2023" / "DAVIS_480p" / "480p_frames" / "ball", layouts.clip(0), "jpg"
+    )
     config = tmp_path / "configs" / "loveu-tgve-2023" / "DAVIS_480p" / "ball.yaml"
     config.parent.mkdir(parents=True)
     prompts = {"style": "a sketch", "object": SQUARE, "background": "a red circle at night", "multiple": BLUE}
@@ -172,7 +174,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").mkdir()
     (folder / "images" / "0003_out").symlink_to(tmp_path / "secret")
     five_item(folder, video_name="0003_out")
-    with pytest.raises(BadManifest, match="field video_name.*leads out of"):
+    with pytest.raises(BadManifest, match=r"field video_name.*leads out of"):
         BENCHMARKS["five"].read(folder.resolve(), "")
 
 

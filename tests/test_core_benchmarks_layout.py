@@ -1,4 +1,4 @@
-"""A benchmark there and back: prepared, run (by a stand-in without a model), laid out, and read as its evaluator does."""
+"""A benchmark there and back: prepared, run by a stand-in without a model, laid out, read as its evaluator does."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_rows_carry_what_the_benchmark_says(name: str, tmp_path: Path) -> None:
     assert all(("mask" in row) == (name == "five") for row in rows)
     if name == "five":
         assert rows[0]["question_target_yes_no"] == "Is there a square in the video?"
-        assert rows[0]["mask"] == rows[0]["benchmark_mask"]
+        assert rows[0]["benchmark_mask"] == "bmasks/0001_ball" and rows[0]["mask"].endswith("/data/bmasks/0001_ball")
 
 
 def test_what_lies_there_is_not_written_again(tmp_path: Path) -> None:
@@ -70,6 +70,9 @@ def test_what_lies_there_is_not_written_again(tmp_path: Path) -> None:
     place = found.place / "results" / found.cases[0].place
     before = place.stat().st_ino
     assert lay_out(found, str(root)).written == 0
+    (place / "00004.png").unlink()
+    assert lay_out(found, str(root)).written == 1 and (place / "00004.png").is_file()
+    before = place.stat().st_ino
     make_run(found, root, recipe="two")
     laid = lay_out(found, str(root))
     assert laid.written == 2 and {row["recipe"] for row in laid.rows.values()} == {"two"}
@@ -88,6 +91,25 @@ def test_no_edit_of_an_earlier_run_stays(tmp_path: Path) -> None:
     assert not (results / "edited_videos" / "ball" / "1").exists()
     assert (results / "edited_videos" / "ball" / "0").exists()
     assert "data: []" in (results / "config.yaml").read_text()
+
+
+def test_a_list_never_names_what_does_not_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process ends while it lays another recipe's edits out, going back to the first recipe lays out anew."""
+    from cogvideo_core.benchmarks import layout
+
+    _, root, found = made("five", tmp_path)
+    make_run(found, root)
+    lay_out(found, str(root))
+    make_run(found, root, recipe="two")
+    real, calls = layout.write_frames, list[object]()
+    monkeypatch.setattr(
+        layout, "write_frames", lambda *given: calls.append(given) or real(*given) or 1 / (len(calls) - 1)
+    )
+    with pytest.raises(ZeroDivisionError):
+        lay_out(found, str(root))
+    monkeypatch.setattr(layout, "write_frames", real)
+    make_run(found, root)
+    assert lay_out(found, str(root)).written == 2
 
 
 def test_an_edit_that_was_asked_for_twice_is_laid_out_twice(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ from cogvideo_core.errors import BadSpec, ClipError, EditError
 from cogvideo_core.planning.tables import read_planned
 from cogvideo_core.stages.failures import is_failure
 from cogvideo_core.stages.judge import stored_frames
+from cogvideo_core.storage.keys import Stage
 from cogvideo_core.storage.ledger import Ledger
 from cogvideo_core.storage.uris import plain_name, printable
 
 RESULTS, SOURCES, LAID = "results", "sources", "laid_out.json"
 SOURCE_FORM = Form("png")
+LAST = 1 << 30  # a rank behind all others
 Row = dict[str, Any]
 Wish = tuple[str, str, str]
 """clip, source prompt, target prompt"""
@@ -45,27 +47,49 @@ class Run(NamedTuple):
 def lay_out(prepared: Prepared, root: str, step: Callable[[], None] = lambda: None) -> LaidOut:
     """Writes the edit of each case, and its source where evaluator or scores want that, under `prepared.place`.
 
-    Edits of another run that lie there and have no successor in the last one are removed. `step` is called for each
+    Edits of another run that lie there and are not those of the last one are removed. `step` is called for each
     case. Raises BadSpec, StorageError.
     """
     ledger, run, ranks = Ledger(root), run_of(root), _ranks(root)
-    before = _laid(prepared.place)
     rows, failed, written = dict[str, Row](), dict[str, str](), 0
     for case in prepared.cases:
-        found = run.edits.get(_wish(case), [])
-        if found:
-            row = min(found, key=lambda row: ranks.get(row["edit_key"], 0))
-            try:
-                written += _lay(prepared, ledger, case, row, before.get(case.id, {}))
-                rows[case.id] = row
-            except ClipError as error:
-                failed[case.id] = str(error)
+        if found := run.edits.get(_wish(case)):
+            rows[case.id] = min(found, key=lambda row: ranks.get(row["edit_key"], LAST))
         else:
             failed[case.id] = run.failures.get(printable(case.clip), "the run has made no such edit")
+    there = _start(prepared, rows)
+    for case in prepared.cases:
+        if case.id in rows and case.id not in there:
+            try:
+                _lay(prepared, ledger, case, rows[case.id])
+                written += 1
+            except ClipError as error:
+                failed[case.id] = str(error)
+                del rows[case.id]
         step()
-    _forget(prepared.place, before, rows)
     _write_lists(prepared, rows)
     return LaidOut(rows, failed, written)
+
+
+def _start(prepared: Prepared, rows: dict[str, Row]) -> set[str]:
+    """The cases whose edits lie there whole. Others are struck off the list before anything is written, and removed:
+    whatever ends this process, the list names no edit that does not lie there."""
+    before = _laid(prepared.place)
+    there = {case.id for case in prepared.cases if _is_there(prepared, case, rows.get(case.id), before)}
+    replace(prepared.place / LAID, _listed({name: before[name] for name in there}))
+    results = (prepared.place / RESULTS).resolve()
+    for name in before.keys() - there:
+        gone = (results / str(before[name].get("place", ""))).resolve()
+        if gone != results and gone.is_relative_to(results):
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+    return there
+
+
+def _is_there(prepared: Prepared, case: Case, row: Row | None, before: dict[str, Row]) -> bool:
+    if row is None or before.get(case.id, {}).get("edit_key") != row["edit_key"]:
+        return False
+    targets = (prepared.place / RESULTS / case.place, source_path(prepared.place, case))
+    return all(target is None or _whole(target, row["frames"]) for target in targets)
 
 
 def run_of(root: str) -> Run:
@@ -73,6 +97,15 @@ def run_of(root: str) -> Run:
 
     Raises BadSpec where there was no run.
     """
+    try:
+        return _run_of(root)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadSpec(
+            f"field root: the records of {root!r} can't be read ({error}); run the benchmark again"
+        ) from error
+
+
+def _run_of(root: str) -> Run:
     run, kinds = Run({}, {}), set[tuple[Any, ...]]()
     for row in _rows(_records(root, "plan"), run):
         kinds.add(_kind(row))
@@ -114,29 +147,31 @@ def _wish_of(row: Row) -> Wish:
 def _ranks(root: str) -> dict[str, int]:
     """Of edits that compete for one prompt: the judge's best comes first."""
     try:
-        return {row["edit_key"]: row["rank"] or 1 << 30 for row in iter_table(root, "edits", ["edit_key", "rank"])}
+        return {row["edit_key"]: row["rank"] or LAST for row in iter_table(root, "edits", ["edit_key", "rank"])}
     except EditError:
         return {}
 
 
-def _lay(prepared: Prepared, ledger: Ledger, case: Case, row: Row, before: Row) -> bool:
-    """Lays one edit out, unless it is there; whether it was written."""
+def _lay(prepared: Prepared, ledger: Ledger, case: Case, row: Row) -> None:
+    """Lays one edit out, and its source where that is wanted. Raises ClipError where one of them is gone."""
     form, results = prepared.benchmark.form, prepared.place / RESULTS
-    place, source = results / case.place, source_path(prepared.place, case)
-    if before.get("edit_key") == row["edit_key"] and place.exists() and (source is None or source.exists()):
-        return False
     size = target_size(case.clip, form, (row["height"], row["width"]))
-    for stage, name, key, target in (
-        ("edits", "edit.mp4", row["edit_key"], place),
-        ("sources", "source.mp4", row["source_key"], source),
-    ):
+    wanted: tuple[tuple[Stage, str, Path | None], ...] = (
+        ("sources", "source.mp4", source_path(prepared.place, case)),
+        ("edits", "edit.mp4", results / case.place),
+    )
+    for stage, name, target in wanted:
         if target is not None:
-            commit = ledger.find(stage, key)  # type: ignore[arg-type]
+            commit = ledger.find(stage, row[f"{stage.rstrip('s')}_key"])
             if commit is None:
                 raise ClipError(case.clip, f"its {name} of edit {case.id!r} is gone", "run the benchmark again")
             own = form if target.is_relative_to(results) else SOURCE_FORM
             write_frames(resized(stored_frames(ledger, commit, name, row), size), target, own, row["fps"])
-    return True
+
+
+def _whole(target: Path, frames: int) -> bool:
+    """Whether a video, or a folder with so many pictures, is there."""
+    return sum(1 for _ in target.iterdir()) == frames if target.is_dir() else target.is_file()
 
 
 def source_path(place: Path, case: Case) -> Path | None:
@@ -155,19 +190,15 @@ def _laid(place: Path) -> dict[str, Row]:
         return {}
 
 
-def _forget(place: Path, before: dict[str, Row], rows: dict[str, Row]) -> None:
-    """Removes edits that were laid out before and that this run did not make."""
-    for name in before.keys() - rows.keys():
-        gone = place / RESULTS / str(before[name].get("place", ""))
-        if gone.resolve().is_relative_to((place / RESULTS).resolve()) and gone != place / RESULTS:
-            shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
-
-
 def _write_lists(prepared: Prepared, rows: dict[str, Row]) -> None:
     """What is laid out, and the evaluator's own lists of it."""
     places = {case.id: case.place for case in prepared.cases}
     laid = {name: {"edit_key": row["edit_key"], "place": places[name]} for name, row in rows.items()}
-    replace(prepared.place / LAID, json.dumps(laid, indent=1).encode())
+    replace(prepared.place / LAID, _listed(laid))
     if rows:
         for name, data in prepared.benchmark.index(prepared.folder, set(rows)).items():
             replace(prepared.place / RESULTS / name, data)
+
+
+def _listed(laid: dict[str, Row]) -> bytes:
+    return json.dumps(laid, indent=1, sort_keys=True).encode()

@@ -145,22 +145,27 @@ def _told_left_out(left_out: Sequence[Case]) -> list[str]:
     return [f"{about}; the first is {left_out[0].id!r}"]
 
 
-def row_of(case: Case, name: str, fps: int, masks: bool) -> dict[str, Any]:
+def row_of(case: Case, prepared: Prepared, fps: int) -> dict[str, Any]:
     """A case as a row of a manifest; all but clip, prompts and mask are columns of its own."""
     row = {"clip": case.clip, "source_prompt": case.source_prompt, "target_prompt": case.target_prompt}
-    row |= {"benchmark": name, "benchmark_id": case.id, "edit_type": case.edit_type, "instruction": case.instruction}
+    row |= {
+        "benchmark": prepared.benchmark.name,
+        "benchmark_id": case.id,
+        "edit_type": case.edit_type,
+        "instruction": case.instruction,
+    }
     row |= {f"question_{kind}": text for kind, text in case.questions} | {f"benchmark_{k}": v for k, v in case.more}
     if Path(case.clip).is_dir():
         row["fps"] = str(fps)  # the model's: so each frame of the clip is one of the edit's
     if case.mask:
-        row["benchmark_mask"] = case.mask
-    return row | ({"mask": case.mask} if masks and case.mask else {})
+        row["benchmark_mask"] = os.path.relpath(case.mask, prepared.folder)
+    return row | ({"mask": case.mask} if prepared.masks and case.mask else {})
 
 
 def write(prepared: Prepared, fps: int) -> None:
     """The manifest and the list of cases, each whole or not at all."""
     prepared.place.mkdir(parents=True, exist_ok=True)
-    rows = (row_of(case, prepared.benchmark.name, fps, prepared.masks) for case in prepared.cases)
+    rows = (row_of(case, prepared, fps) for case in prepared.cases)
     replace(prepared.manifest, "".join(json.dumps(row) + "\n" for row in rows).encode())
     about = {"benchmark": prepared.benchmark.name, "folder": str(prepared.folder), "frames": prepared.frames}
     about |= {"masks": prepared.masks, "notes": prepared.notes, "cases": [case.as_json() for case in prepared.cases]}

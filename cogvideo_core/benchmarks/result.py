@@ -19,7 +19,7 @@ from cogvideo_core.dataset.tables import kept_settings
 from cogvideo_core.judging.metrics.table import METRICS
 from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.settings.metric_specs import MetricSpec
-from cogvideo_core.storage.uris import unsigned
+from cogvideo_core.storage.uris import plain_name, unsigned
 
 FORMAT, FILE = 1, "benchmark.json"
 ALL = "all"
@@ -95,15 +95,16 @@ def score(
     results: Path | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Scores the laid-out edits and writes benchmark.json: of a run's own beside its results, of others' into their
-    folder. Raises BadSpec, ModelError, EndpointUnreachable."""
+    """Scores the laid-out edits and writes benchmark.json, or benchmark-<folder>.json for the results of others, beside
+    the run's own results. Raises BadSpec, ModelError, EndpointUnreachable."""
     if spec.stride == 1 and prepared.benchmark.stride > 1:
         spec = spec.model_copy(update={"stride": prepared.benchmark.stride})
     outcome = score_edits(prepared, results, spec, step)
     failed = outcome.failed | (laid.failed if laid else {})
     table = table_of(outcome.scored)
     unmeasured = [each.metric for each in prepared.benchmark.columns if each.metric not in table[ALL]]
-    result = Result(table, failed, unmeasured, (results or prepared.place) / FILE)
+    name = FILE if results is None else f"benchmark-{plain_name(results.name)}.json"
+    result = Result(table, failed, unmeasured, prepared.place / name)
     about = _about(prepared, spec, outcome, result) | _about_run(laid, root)
     replace(result.file, (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
     return result
