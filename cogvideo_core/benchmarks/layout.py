@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cogvideo_core.benchmarks.cases import Case, Form
 from cogvideo_core.benchmarks.frames import resized, target_size, write_frames
 from cogvideo_core.benchmarks.prepare import Prepared, replace
@@ -15,6 +17,7 @@ from cogvideo_core.dataset.outcomes import Records
 from cogvideo_core.dataset.tables import iter_table
 from cogvideo_core.errors import BadSpec, ClipError, EditError
 from cogvideo_core.planning.tables import read_planned
+from cogvideo_core.settings.fingerprints import fingerprint
 from cogvideo_core.stages.failures import is_failure
 from cogvideo_core.stages.judge import stored_frames
 from cogvideo_core.storage.keys import Stage
@@ -57,11 +60,11 @@ def lay_out(prepared: Prepared, root: str, step: Callable[[], None] = lambda: No
             rows[case.id] = min(found, key=lambda row: ranks.get(row["edit_key"], LAST))
         else:
             failed[case.id] = run.failures.get(printable(case.clip), "the run has made no such edit")
-    there = _start(prepared, rows)
+    there, sources = _start(prepared, rows), dict[Path, str]()
     for case in prepared.cases:
         if case.id in rows and case.id not in there:
             try:
-                _lay(prepared, ledger, case, rows[case.id])
+                _lay(prepared, ledger, case, rows[case.id], sources)
                 written += 1
             except ClipError as error:
                 failed[case.id] = str(error)
@@ -152,21 +155,28 @@ def _ranks(root: str) -> dict[str, int]:
         return {}
 
 
-def _lay(prepared: Prepared, ledger: Ledger, case: Case, row: Row) -> None:
-    """Lays one edit out, and its source where that is wanted. Raises ClipError where one of them is gone."""
+def _lay(prepared: Prepared, ledger: Ledger, case: Case, row: Row, sources: dict[Path, str]) -> None:
+    """Lays one edit out, and its source where that is wanted and not among `sources`, which are written already.
+
+    Raises ClipError where one of them is gone.
+    """
     form, results = prepared.benchmark.form, prepared.place / RESULTS
     size = target_size(case.clip, form, (row["height"], row["width"]))
-    wanted: tuple[tuple[Stage, str, Path | None], ...] = (
-        ("sources", "source.mp4", source_path(prepared.place, case)),
-        ("edits", "edit.mp4", results / case.place),
-    )
-    for stage, name, target in wanted:
-        if target is not None:
-            commit = ledger.find(stage, row[f"{stage.rstrip('s')}_key"])
-            if commit is None:
-                raise ClipError(case.clip, f"its {name} of edit {case.id!r} is gone", "run the benchmark again")
-            own = form if target.is_relative_to(results) else SOURCE_FORM
-            write_frames(resized(stored_frames(ledger, commit, name, row), size), target, own, row["fps"])
+    source, key = source_path(prepared.place, case), row["source_key"]
+    if source is not None and sources.get(source) != key:
+        frames = _stored(ledger, case, row, "sources", "source.mp4")
+        own = form if source.is_relative_to(results) else SOURCE_FORM
+        write_frames(resized(frames, size), source, own, row["fps"])
+        sources[source] = key
+    frames = _stored(ledger, case, row, "edits", "edit.mp4")
+    write_frames(resized(frames, size), results / case.place, form, row["fps"])
+
+
+def _stored(ledger: Ledger, case: Case, row: Row, stage: Stage, name: str) -> np.ndarray:
+    commit = ledger.find(stage, row[f"{stage.rstrip('s')}_key"])
+    if commit is None:
+        raise ClipError(case.clip, f"its {name} of edit {case.id!r} is gone", "run the benchmark again")
+    return stored_frames(ledger, commit, name, row)
 
 
 def _whole(target: Path, frames: int) -> bool:
@@ -179,7 +189,9 @@ def source_path(place: Path, case: Case) -> Path | None:
     the clip is a video, whose frames are not all in an edit; None where the benchmark's own frames serve."""
     if case.source_place:
         return place / RESULTS / case.source_place
-    return None if Path(case.clip).is_dir() else place / SOURCES / plain_name(case.id.replace("/", "-"))
+    if Path(case.clip).is_dir():
+        return None
+    return place / SOURCES / f"{plain_name(Path(case.clip).stem)}-{fingerprint([case.clip])[:12]}"
 
 
 def _laid(place: Path) -> dict[str, Row]:

@@ -75,6 +75,7 @@ V2VBENCH = Benchmark(
     Form("png", digits=2),
     (
         Column("clip_consistency"),
+        Column("dino_consistency"),
         Column("clip_t"),
         Column("pick_score"),
         Column("motion_alignment", own=False),
