@@ -138,12 +138,16 @@ def test_a_field_that_cannot_be_used_is_one_sentence(case: str, tmp_path: Path) 
     assert file in sentence and field in sentence and "; " in sentence and "\n" not in sentence
 
 
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)) + "data: *a59\n"
+
+
 @pytest.mark.parametrize(
     ("name", "file", "text"),
     [
         ("v2vbench", "config.yaml", "data: !!python/object/apply:os.system ['true']"),
         ("v2vbench", "config.yaml", "data: [{video_id: a/../b, edit: [{prompt: x}]}]"),
         ("v2vbench", "config.yaml", "data: 3"),
+        ("v2vbench", "config.yaml", BOMB),
         ("v2vbench", "config.yaml", "data: [{video_id: ball, edit: none}]"),
         ("editverse", "test.json", "["),
         ("editverse", "test.json", '{"../x": {"<video1>": "videos/ball.mp4", "target_prompt": "x"}}'),

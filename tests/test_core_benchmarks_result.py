@@ -12,13 +12,14 @@ import pytest
 from benchmark_runs import make_run, prepared
 from PIL import Image
 
-from cogvideo_core.benchmarks import scoring
+from cogvideo_core.benchmarks import frames, scoring
 from cogvideo_core.benchmarks.cases import Case
 from cogvideo_core.benchmarks.frames import read_mask
 from cogvideo_core.benchmarks.layout import LaidOut, lay_out
 from cogvideo_core.benchmarks.prepare import Prepared
 from cogvideo_core.benchmarks.result import figure, lines, score, table_of
 from cogvideo_core.benchmarks.scoring import Scored, sample_of, score_edits
+from cogvideo_core.media import video
 from cogvideo_core.settings.metric_specs import MetricSpec
 
 
@@ -95,8 +96,8 @@ def test_psnr_outside_is_measured_by_hand(run: tuple[Prepared, Path, LaidOut]) -
     result = score(found, MetricSpec(), laid, str(root))
     expected = []
     for case in found.cases:
-        frames = sorted((found.place / "results" / case.place).iterdir())[::8]
-        for path, own in zip(frames, sorted(Path(case.clip).iterdir())[::8], strict=False):
+        edits = sorted((found.place / "results" / case.place).iterdir())[::8]
+        for path, own in zip(edits, sorted(Path(case.clip).iterdir())[::8], strict=False):
             edit, source = (np.asarray(Image.open(each).convert("RGB")).astype(float) / 255 for each in (path, own))
             edit, source = (np.where(np.arange(48)[None, :, None] < 24, 0, each) for each in (edit, source))
             expected.append(-10 * np.log10(((edit - source) ** 2).mean()))
@@ -161,6 +162,17 @@ def test_a_damaged_picture_fails_its_edit_alone(run: tuple[Prepared, Path, LaidO
     (found.place / "results" / found.cases[0].place / "00003.png").write_bytes(b"no picture")
     outcome = score_edits(found, None, MetricSpec())
     assert len(outcome.scored) == 1 and "00003.png" in outcome.failed[found.cases[0].id]
+
+
+def test_no_more_is_read_than_memory_may_hold(
+    run: tuple[Prepared, Path, LaidOut], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results may come from anyone: of a longer folder or video the first frames are compared."""
+    found, _, _ = run
+    monkeypatch.setattr(frames, "MOST_BYTES", 4 * 48 * 48 * 3)
+    assert len(sample_of(found, found.cases[0], found.place / "results").edit) == 4
+    video.encode(np.zeros((9, 48, 48, 3), np.uint8), movie := found.place / "long.mp4", 8)
+    assert len(frames.read_frames(movie)) == 4 and len(frames.read_frames(movie, 2)) == 2
 
 
 def test_the_table_names_columns_as_the_benchmark_does(run: tuple[Prepared, Path, LaidOut]) -> None:

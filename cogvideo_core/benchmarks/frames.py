@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from cogvideo_core.media.still import read_image
 from cogvideo_core.settings.specs import DatasetSpec
 
 WRITERS = 4
+MOST_BYTES = 2_000_000_000  # of pixels that are held at a time
 JPEG = {"quality": 95, "subsampling": 0}
 PNG = {"compress_level": 3}
 Size = tuple[int, int]
@@ -83,21 +83,18 @@ def _write(folder: Path, options: dict[str, Any], name: str, frame: np.ndarray) 
 
 
 def read_frames(place: Path, most: int = 0) -> np.ndarray:
-    """The frames of a folder of numbered pictures, or of a video at its own rate: uint8 [F,H,W,3], at most so many.
-
-    Raises ClipError and its kinds.
-    """
+    """The first frames of a folder of numbered pictures, or of a video at its own rate: uint8 [F,H,W,3], at most so
+    many, and as many as 2 GB hold. Raises ClipError and its kinds."""
     name = str(place)
     if not place.is_dir():
         return _video(place, most)
-    pictures = [_picture(place, frame) for frame in _first(frames_in(name, name), most)]
+    listed = frames_in(name, name)
+    first = _picture(place, listed[0])
+    listed = listed[: min(most or len(listed), max(1, MOST_BYTES // first.nbytes))]
+    pictures = [first, *(_picture(place, frame) for frame in listed[1:])]
     if len({picture.shape for picture in pictures}) > 1:
         raise ClipError(name, "its frames differ in size", "lay it out again")
     return np.stack(pictures)
-
-
-def _first(frames: Sequence[Frame], most: int) -> Sequence[Frame]:
-    return frames[: most or None]
 
 
 def _video(path: Path, most: int) -> np.ndarray:
@@ -105,9 +102,9 @@ def _video(path: Path, most: int) -> np.ndarray:
     found = video.probe(path, name, limits)
     width, height, aspect = found.shown
     fps = max(1, round(found.fps))
-    count = max(1, round(found.seconds * fps))
-    window = video.Window(0, 0.0, min(count, most) if most else count)
-    return video.decode(path, name, found, window, video.View(height, round(width * aspect), fps, "stretch"), limits)
+    view = video.View(height, round(width * aspect), fps, "stretch")
+    whole, held = max(1, round(found.seconds * fps)), max(1, MOST_BYTES // (view.height * view.width * 3))
+    return video.decode(path, name, found, video.Window(0, 0.0, min(most or whole, whole, held)), view, limits)
 
 
 def read_mask(folder: Path, count: int, size: Size) -> np.ndarray | None:
