@@ -67,5 +67,9 @@ def test_a_run_of_ones_own_is_laid_out_and_scored(invoke: Invoke, tmp_path: Path
     result = invoke("score", root)
     assert result.exit_code == 0 and "0 new" in result.output
     assert "PSNR outside" in result.output and "five_acc" in result.output and "benchmark.json" in result.output
+    make_run(found, root, recipe="two", without=layouts.BLUE)
+    for command in ("lay-out", "score"):
+        partly = invoke(command, root)
+        assert partly.exit_code == 3 and "the run has made no such edit" in partly.output
     assert invoke("score", root, "--set", "recipe.steps=4").exit_code == 2
     assert invoke("score", root, "--results", tmp_path / "none").exit_code == 2

@@ -70,7 +70,7 @@ def _case(folder: Path, size: str, entry: Entry, numbers: dict[str, int]) -> Cas
 DAVIS = Benchmark(
     "davis",
     "DAVIS with your own prompts",
-    "50 (2016) or 90 (2017, train and val) clips of 25 to 104 frames, 854x480, masks",
+    "50 clips (2016) and more (2017), with masks; prompts and edits are yours",
     "sequences: CC BY 4.0 where not said otherwise, as the package says; code: BSD",
     read,
     Form("png"),

@@ -21,7 +21,7 @@ TAG = re.compile(r"<(?:video|image|mask)\d+>")
 
 
 def read(folder: Path, prompts: str) -> list[Case]:
-    """The entries that have a first video; others ask for what no clip is edited for. Raises BadManifest."""
+    """The entries that have a first video; the others ask for videos that are no edits. Raises BadManifest."""
     name = first_file(folder, NAMES, "EditVerseBench")
     found = json_file(folder, name)
     listed = entries(folder / name, found if isinstance(found, dict) else None)

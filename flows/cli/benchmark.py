@@ -16,7 +16,7 @@ from rich.table import Table
 from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.metric_specs import MetricSpec
 from flows.cli.exits import FAILED, OK, PARTLY, sentences
-from flows.cli.options import Model, Output, Recipe, Set, SettingsFile
+from flows.cli.options import Model, Recipe, Set, SettingsFile
 from flows.cli.running import preflight, prepare_prefect, report
 from flows.settings import SCORING, Groups, given_of, group_of, parse_sets, settings_file, settings_of
 from tasks.progress import COLUMNS
@@ -33,6 +33,7 @@ SHOWN = 5
 
 Name = Annotated[str, typer.Argument(help="tgve, v2vbench, five, editverse, ivebench or davis.")]
 Folder = Annotated[str, typer.Argument(help="The folder that the benchmark was unpacked to.")]
+Output = Annotated[str, typer.Option(help="Folder of the run. Default: out/NAME.", show_default=False)]
 Root = Annotated[str, typer.Argument(help="Root of a benchmark's run.")]
 Which = Annotated[str, typer.Option("--name", help="Which benchmark, where the root has several.")]
 PromptsFile = Annotated[
