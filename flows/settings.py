@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
+from cogvideo_core.settings.metric_specs import MetricSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
 from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
@@ -36,7 +37,8 @@ DESCRIBING: dict[str, type[Spec]] = {  # the groups of write-manifest
     "captions": CaptionSpec,
     "instructions": InstructionSpec,
 }
-EVERY = GROUPS | DESCRIBING
+SCORING: dict[str, type[Spec]] = {"metrics": MetricSpec}  # the group of benchmark run and benchmark score
+EVERY = GROUPS | DESCRIBING | SCORING
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
 OUTPUT, MODEL = "out/run", "shapes"  # the command line's own defaults

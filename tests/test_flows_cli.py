@@ -42,6 +42,7 @@ COMMANDS = (
     "du",
     "shapes make",
     "study inversion",
+    *(f"benchmark {name}" for name in ("run", "manifest", "lay-out", "score")),
 )
 FAST = ("--set", "inversion.steps=4", "--set", "inversion.first_iterations=1")
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from flows.cli.main import app
-from flows.settings import DESCRIBING, GROUPS, parse_sets
+from flows.settings import DESCRIBING, GROUPS, SCORING, parse_sets
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +101,7 @@ def problem_of(command: str) -> str:
 def _refused(words: list[str]) -> str:
     """What the command line says against these words, or against a setting in them."""
     command: Any = typer.main.get_command(app)
+    scores = words[:1] == ["benchmark"]
     try:
         while hasattr(command, "commands"):
             if words[0].startswith("-"):
@@ -109,7 +110,7 @@ def _refused(words: list[str]) -> str:
             command, words = command.commands[words[0]], words[1:]
         with command.make_context("cogvideo-edit", list(words)) as context:
             pairs = context.params.get("sets") or []
-        known = DESCRIBING if command.name == "write-manifest" else GROUPS
+        known = DESCRIBING if command.name == "write-manifest" else GROUPS | (SCORING if scores else {})
         for group, fields in parse_sets(list(pairs), known).items():
             if unknown := fields.keys() - known[group].model_fields.keys():
                 return f"no field {unknown}"

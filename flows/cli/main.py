@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import describe, export, judge, plan, screen, up, upkeep
+from flows.cli import benchmark, describe, export, judge, plan, screen, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
@@ -28,6 +28,7 @@ shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving s
 app.add_typer(shapes_app, name="shapes")
 study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
 app.add_typer(study_app, name="study")
+app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(plan.app)
 app.add_typer(screen.app)
 app.add_typer(describe.app)
