@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -33,13 +34,14 @@ def own_bench(model: VideoModel, dataset: DatasetSpec, limit: int, steps: int = 
 def checked(found: Clip | Failure) -> Clip:
     """The clip, if it can be read and has a caption."""
     if "error" in found:
-        raise BadManifest(found["message"])
-    if not found["source_prompt"]:
+        raise BadManifest(cast(Failure, found)["message"])
+    clip = cast(Clip, found)
+    if not clip["source_prompt"]:
         raise BadManifest(
-            f"clip {found['clip']!r}, field source_prompt: there is none; the study inverts with each clip's caption: "
+            f"clip {clip['clip']!r}, field source_prompt: there is none; the study inverts with each clip's caption: "
             "give a manifest with that column, which `cogvideo-edit write-manifest` can make"
         )
-    return found
+    return clip
 
 
 def decoded(model: VideoModel, dataset: DatasetSpec, clip: Clip) -> np.ndarray:

@@ -211,9 +211,9 @@ def study(
     kept: Kept,
     say: Callable[[str], None] = lambda line: None,
     known: Mapping[str, Row] | None = None,
-    keep: Callable[[list[Row]], None] = lambda rows: None,
+    keep: Callable[[Row], None] = lambda row: None,
 ) -> list[Row]:
-    """All rows. `known`: those that need not be measured again; `keep` gets the rows so far after each new one."""
+    """All rows. `known`: those that need not be measured again; `keep` gets each new one."""
     rows = []
     for name, measure in planned(bench, kept).items():
         if known and name in known:
@@ -221,7 +221,7 @@ def study(
             continue
         rows.append(measure())
         say(told(rows[-1]))
-        keep(rows)
+        keep(rows[-1])
     return with_gains(rows)
 
 

@@ -15,14 +15,15 @@ from cogvideo_core.errors import BadSpec
 from cogvideo_core.models.model import VideoModel, load
 from cogvideo_core.settings.specs import DatasetSpec, ModelSpec
 from cogvideo_core.study import page as pages
-from cogvideo_core.study.bench import Bench, held_out
+from cogvideo_core.study.bench import STEPS, Bench, held_out
 from cogvideo_core.study.causes import causes
 from cogvideo_core.study.clips import own_bench
 from cogvideo_core.study.combined import combined
 from cogvideo_core.study.findings import READ, findings
-from cogvideo_core.study.inversion import Kept, study
+from cogvideo_core.study.inversion import Kept, Row, study
 from cogvideo_core.study.published import published
 
+Study = dict[str, Any]
 # Inverters that lost everywhere and were removed -> the last commit that held them.
 LEFT = dict.fromkeys(("fixed_point_tolerance", "refined_grid_4", "refined_grid_10"), "b7ccdc1")
 
@@ -37,7 +38,7 @@ def kept_rows(file: Path, study_of: dict[str, Any], left: Mapping[str, str]) -> 
     return [row | {"commit": left[row["inverter"]]} for row in earlier["rows"] if row["inverter"] in left]
 
 
-def known(file: Path, study_of: Mapping[str, Any]) -> dict[str, Any]:
+def known(file: Path, study_of: Mapping[str, Any]) -> Study:
     """What the file holds of the same model, clips and steps; {} where it is of others, or no file."""
     if not file.is_file():
         return {}
@@ -54,11 +55,11 @@ def write(file: Path, found: Mapping[str, Any]) -> None:
     temporary.replace(file)
 
 
-def bench_for(model: VideoModel, clips: int, dataset: DatasetSpec | None) -> tuple[Bench, dict[str, Any]]:
+def bench_for(model: VideoModel, clips: int, dataset: DatasetSpec | None, steps: int) -> tuple[Bench, dict[str, Any]]:
     """What is measured on: the user's own clips, or the held-out ones; and what tells it from other studies."""
     if dataset is None:
-        return held_out(model, clips), {}
-    bench = own_bench(model, dataset, clips)
+        return held_out(model, clips, steps), {}
+    bench = own_bench(model, dataset, clips, steps)
     data = hashlib.sha256(bench.frames.tobytes() + bench.source.float().cpu().numpy().tobytes()).hexdigest()
     return bench, {"data": data}
 
@@ -77,42 +78,46 @@ class Wanted:
     page: Path | None = None
     dataset: DatasetSpec | None = None
     guided: int = 8
+    steps: int = STEPS
     resume: bool = False
 
 
-def inversion_study(wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
+def inversion_study(wanted: Wanted, say: Callable[[str], None]) -> Study:
     """Writes {"rows": [...], "causes": [...], ...} after each row; `say` hears of each as it is found."""
     check(wanted)
     model = load(wanted.model)
-    bench, data = bench_for(model, wanted.clips, wanted.dataset)
-    about: dict[str, Any] = {"model": wanted.model.path, "clips": len(bench.x_0), "steps": bench.schedule.steps}
+    bench, data = bench_for(model, wanted.clips, wanted.dataset, wanted.steps)
+    about: Study = {"model": wanted.model.path, "clips": len(bench.x_0), "steps": bench.schedule.steps}
     about |= {"fingerprint": model.fingerprint, "first_turn": round(math.degrees(bench.schedule.thetas[1]), 1)} | data
-    before, left = known(wanted.file, about), kept_rows(wanted.file, about, LEFT)
-    earlier = before if wanted.resume else {}
-    rows, kept = {row["inverter"]: row for row in earlier.get("rows", []) if "commit" not in row}, Kept(bench)
-    found = about | {
-        "rows": study(bench, kept, say, rows, lambda new: write(wanted.file, about | {"rows": new + left}))
-    }
-    found["rows"] += left
-    some = bench.first(wanted.guided)
-    causes_known = {
-        row["cause"]: row for row in earlier.get("causes", []) if "by_clip" in row or row["cause"] not in READ
-    }
-    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "causes": lambda: causes(bench, kept, say, causes_known),
-        "combined": lambda: combined(some, say),
-        "published": lambda: published(some, say),
-    }
-    found["guided_clips"] = len(some.x_0)
-    for name, measure in parts.items():
-        again = name == "causes" or earlier.get("guided_clips") != found["guided_clips"]
-        found[name] = measure() if again or name not in earlier else earlier[name]
-        write(wanted.file, found)
-    found["findings"] = findings(found)
+    left = kept_rows(wanted.file, about, LEFT)
+    found = (known(wanted.file, about) if wanted.resume else {}) | about
+    measured(bench, bench.first(wanted.guided), found, say, lambda: write(wanted.file, found))
+    found |= {"rows": found["rows"] + left, "findings": findings(found)}
     write(wanted.file, found)
     if wanted.page is not None:
         pages.write(wanted.page, found)
     return found
+
+
+def measured(bench: Bench, some: Bench, found: Study, say: Callable[[str], None], keep: Callable[[], None]) -> None:
+    """Fills in what is not found yet, on all clips and, with guidance, on some; `keep` hears after each part."""
+    kept, rows = Kept(bench), {row["inverter"]: row for row in found.get("rows", []) if "commit" not in row}
+
+    def new(row: Row) -> None:
+        rows[row["inverter"]] = row
+        found["rows"] = [*rows.values()]
+        keep()
+
+    found["rows"] = study(bench, kept, say, dict(rows), new)
+    by_name = {row["cause"]: row for row in found.get("causes", []) if "by_clip" in row or row["cause"] not in READ}
+    found["causes"] = causes(bench, kept, say, by_name)
+    keep()
+    guided = {"combined": combined, "published": published}
+    if found.get("guided_clips") != len(some.x_0):
+        found |= {"guided_clips": len(some.x_0)} | dict.fromkeys(guided)
+    for name, measure in guided.items():
+        found[name] = found.get(name) or measure(some, say)
+        keep()
 
 
 def check(wanted: Wanted) -> None:

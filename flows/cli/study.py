@@ -36,6 +36,7 @@ def inversion(
         bool, typer.Option("--resume", help="Keep what the JSON has of the same model, clips and steps.")
     ] = False,
     guided: Annotated[int, typer.Option(min=2, help="How many of them are sampled with guidance.")] = 8,
+    steps: Annotated[int, typer.Option(min=4, max=250, help="Of every inversion and sampling.")] = 50,
     settings: SettingsFile = "",
     sets: Set = [],  # noqa: B006 - typer copies it
 ) -> None:
@@ -50,6 +51,6 @@ def inversion(
         given = given_of({"dataset": {"source": clips, "prompts": prompts}, "model": {"path": model}})
         groups = settings_of("", given, sets, settings)
         dataset = groups["dataset"] if clips or settings else None
-        wanted = Wanted(groups["model"], limit, json_file, page, dataset, guided, resume)
+        wanted = Wanted(groups["model"], limit, json_file, page, dataset, guided, steps, resume)
         for row in inversion_study(wanted, typer.echo)["findings"]:
             typer.echo(f"{row['holds']:>4}  {row['claim']} ({row['margin_db']} dB)")
