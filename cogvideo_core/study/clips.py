@@ -35,13 +35,12 @@ def checked(found: Clip | Failure) -> Clip:
     """The clip, if it can be read and has a caption."""
     if "error" in found:
         raise BadManifest(cast(Failure, found)["message"])
-    clip = cast(Clip, found)
-    if not clip["source_prompt"]:
+    if not found["source_prompt"]:
         raise BadManifest(
-            f"clip {clip['clip']!r}, field source_prompt: there is none; the study inverts with each clip's caption: "
+            f"clip {found['clip']!r}, field source_prompt: there is none; the study inverts with each clip's caption: "
             "give a manifest with that column, which `cogvideo-edit write-manifest` can make"
         )
-    return clip
+    return found
 
 
 def decoded(model: VideoModel, dataset: DatasetSpec, clip: Clip) -> np.ndarray:

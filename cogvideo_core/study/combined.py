@@ -1,13 +1,12 @@
 """Causes together, as people run them: invert with "" at guidance 1 in few steps, sample with a prompt at guidance 6.
 
-Each combination once from DDIM inversion and once from the solved implicit step, so that it shows what the inverter
-still matters there.
+Without any of them, with each alone and with all, once from DDIM inversion and once from the solved implicit step, so
+that it shows how much the inverter still matters there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +38,11 @@ class Mismatch(NamedTuple):
         return "; ".join(name for name, is_there in parts.items() if is_there) or "none of them"
 
 
+NONE = Mismatch(guidance=False, prompt=False, grid=False)
+ALONE = (NONE._replace(grid=True), NONE._replace(prompt=True), NONE._replace(guidance=True))
+MISMATCHES = (NONE, *ALONE, Mismatch(guidance=True, prompt=True, grid=True))
+
+
 def steps_up(bench: Bench) -> int:
     return max(4, round(SHARE_UP * bench.schedule.steps))
 
@@ -50,10 +54,10 @@ def noise_of(bench: Bench, inverter: Inverter, mismatch: Mismatch) -> Tensor:
 
 
 def combinations(bench: Bench) -> Iterator[Row]:
-    """A row for each combination: what both inverters' x_T are sampled back to, and the gain of the solved one."""
+    """A row for each of `MISMATCHES`: what both inverters' x_T are sampled back to, and the gain of the solved one."""
     noises: dict[tuple[str, bool, bool], Tensor] = {}
-    for flags in sorted(product((False, True), repeat=3), key=sum):
-        mismatch, found = Mismatch(*flags), {}
+    for mismatch in MISMATCHES:
+        found = {}
         for name, inverter in INVERTERS.items():
             key = (name, mismatch.prompt, mismatch.grid)
             if key not in noises:
