@@ -143,6 +143,7 @@ def test_the_published_protocol_starts_where_theirs_does(tiny: model.VideoModel)
     expected = np.cos(theta) * short.x_0 + np.sin(theta) * x_t
     assert torch.allclose(found["encoded video + DDIM inversion"][0], expected)
     assert set(published.THEIRS) - set(found) == {"random noise + cached keys"}
+    assert list(published.planned(short))[:7] == [*published.THEIRS, published.ADAPTIVE]
 
 
 def made(solved: list[float], ddim: list[float], spread: float = 0.0) -> dict[str, Any]:

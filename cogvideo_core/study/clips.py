@@ -26,7 +26,7 @@ def own_bench(model: VideoModel, dataset: DatasetSpec, limit: int, steps: int = 
         found for found, _ in zip(map(checked, read_clips(dataset, need_targets=False)), range(limit), strict=False)
     ]
     if len(taken) < 2:
-        raise BadManifest(f"source {dataset.source!r} holds one clip; intervals over clips need two or more")
+        raise BadManifest(f"source {dataset.source!r} holds one clip; give two or more, for intervals over clips")
     frames = np.stack([decoded(model, dataset, clip) for clip in taken])
     return bench_of(model, frames, [clip["source_prompt"] for clip in taken], steps)
 
@@ -38,7 +38,7 @@ def checked(found: Clip | Failure) -> Clip:
     if not found["source_prompt"]:
         raise BadManifest(
             f"clip {found['clip']!r}, field source_prompt: there is none; the study inverts with each clip's caption: "
-            "give a manifest with that column, which `cogvideo-edit write-manifest` can make"
+            "give a manifest with that column, as `cogvideo-edit write-manifest` makes"
         )
     return found
 

@@ -80,7 +80,7 @@ def causes_table(rows: Sequence[Row]) -> str:
 
 def combined_table(rows: Sequence[Row]) -> str:
     cells = [[row["what"], *(span(row, name) for name in ("ddim", "solved", "gain"))] for row in rows]
-    columns = ["what differs between up and down", "DDIM inversion, dB", "implicit step solved, dB"]
+    columns = [f"between up and down ({clips_of(rows, 'ddim')})", "DDIM inversion, dB", "implicit step solved, dB"]
     return table([*columns, "solved over DDIM, dB"], cells)
 
 
@@ -88,7 +88,12 @@ def published_table(rows: Sequence[Row]) -> str:
     """Their figures beside those of this model."""
     theirs = (("" if row["theirs"] is None else f"{row['theirs']:.1f}") for row in rows)
     cells = [[row["start"], number, span(row, "pixel_db")] for row, number in zip(rows, theirs, strict=True)]
-    return table(["start", "their 5B-I2V, dB", "this model, dB"], cells)
+    return table(["start", "their 5B-I2V, dB", f"this model, dB ({clips_of(rows)})"], cells)
+
+
+def clips_of(rows: Sequence[Row], name: str = "") -> str:
+    """How many clips a table is of, in words."""
+    return f"{len(rows[0]['by_clip'][name] if name else rows[0]['by_clip'])} clips" if rows else "no clips"
 
 
 def findings_table(rows: Sequence[Row]) -> str:

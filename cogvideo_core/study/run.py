@@ -112,12 +112,16 @@ def measured(bench: Bench, some: Bench, found: Study, say: Callable[[str], None]
     by_name = {row["cause"]: row for row in found.get("causes", []) if "by_clip" in row or row["cause"] not in READ}
     found["causes"] = causes(bench, kept, say, by_name)
     keep()
-    guided = {"combined": combined, "published": published}
-    if found.get("guided_clips") != len(some.x_0):
-        found |= {"guided_clips": len(some.x_0)} | dict.fromkeys(guided)
-    for name, measure in guided.items():
-        found[name] = found.get(name) or measure(some, say)
+    together, before = found.get("combined") or [], found.get("published") or []
+    if not together or len(together[0]["by_clip"]["ddim"]) < len(some.x_0):
+        found["combined"] = combined(some, say)
         keep()
+
+    def newer(rows: list[Row]) -> None:
+        found["published"] = [*rows]
+        keep()
+
+    found["published"] = published(some, say, before, newer)
 
 
 def check(wanted: Wanted) -> None:
