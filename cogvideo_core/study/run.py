@@ -91,7 +91,13 @@ def inversion_study(wanted: Wanted, say: Callable[[str], None]) -> Study:
     about |= {"fingerprint": model.fingerprint, "first_turn": round(math.degrees(bench.schedule.thetas[1]), 1)} | data
     left = kept_rows(wanted.file, about, LEFT)
     found = (known(wanted.file, about) if wanted.resume else {}) | about
-    measured(bench, bench.first(wanted.guided), found, say, lambda: write(wanted.file, found))
+    measured(
+        bench,
+        bench.first(wanted.guided),
+        found,
+        say,
+        lambda: write(wanted.file, found | {"rows": found["rows"] + left}),
+    )
     found |= {"rows": found["rows"] + left, "findings": findings(found)}
     write(wanted.file, found)
     if wanted.page is not None:
