@@ -169,25 +169,32 @@ def test_the_scheduler_mismatch_is_that_of_2b() -> None:
 def test_the_study_on_a_tiny_model(tiny: model.VideoModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All promised rows with all promised fields, evaluations as counted, exact rows exact, and a page with figures."""
     bench = benches.held_out(tiny, 2, steps=6)
-    some = {name: study.INVERTERS[name] for name in ("ddim", "ddim_null", "fixed_point_5", "multistep_15", "none")}
-    monkeypatch.setattr(study, "INVERTERS", some)
-    rows, kept = study.study(bench)
+    names = ("ddim", "ddim_null", "fixed_point_5", "multistep_15", "multistep_30_3", "none")
+    monkeypatch.setattr(study, "INVERTERS", {name: study.INVERTERS[name] for name in names})
+    kept, told = study.Kept(bench), list[study.Row]()
+    rows = study.study(bench, kept, keep=told.append)
     by_name = {row["inverter"]: row for row in rows}
-    assert {"diffusers_guidance_6", "ddim", "ddim_null", "fixed_point_5", "multistep_15", "none", "bdia"} <= set(
-        by_name
-    )
+    starts = {"k_rnr_inverted_2", "k_rnr_inverted_3", "k_rnr_inverted_6", "ddim_rescaled", "multistep_15_rescaled"}
+    assert {"diffusers_guidance_6", *names, *starts, "ddim_trdi", "ddim_by_error", "bdia"} <= set(by_name)
+    assert [row["inverter"] for row in told] == list(by_name)
     promised = {"evaluations", "recon_db", "recon_low", "recon_high", "x_T_std", "exact", "stored_bytes"}
     assert all(promised <= set(row) and row["recon_low"] <= row["recon_db"] <= row["recon_high"] for row in rows)
     costs = {"ddim": 6, "fixed_point_5": 36, "multistep_15": 21, "none": 0, "diffusers_guidance_6": 12, "bdia": 6}
+    costs |= {"k_rnr_inverted_3": 6, "ddim_rescaled": 6, "ddim_trdi": 6, "multistep_15_by_error": 21}
     assert {name: by_name[name]["evaluations"] for name in costs} == costs
     assert by_name["multistep_15"]["recon_db"] > by_name["ddim"]["recon_db"] + 5
+    assert by_name["ddim_rescaled"]["x_T_std"] == pytest.approx(1, abs=0.01) and by_name["k_rnr_solved_3"]["level"] == 5
+    assert len(by_name["ddim_by_error"]["timesteps"]) == 6
     exact = [row for row in rows if row["exact"]]
     assert len(exact) == 2 and all(row["recon_db"] > 60 and row["stored_bytes"] > 0 for row in exact)
     found = causes.causes(bench, kept)
     assert found[0]["recon_db"] == by_name["multistep_15"]["recon_db"] and len(found) == 11
+    quiet = causes.causes(bench, kept, pytest.fail, {row["cause"]: row for row in found})
+    assert quiet == found
     copy = tmp_path / "inversion.md"
     copy.write_text((ROOT / "docs/inversion.md").read_text("utf-8"), "utf-8")
     about = {"rows": rows, "causes": found, "model": "tiny", "clips": 2, "steps": 6, "first_turn": 40.0}
+    about |= {"combined": [], "published": [], "findings": []}
     page.write(copy, json.loads(json.dumps(about)))
     assert "Model `tiny`, 2 held-out clips" in copy.read_text("utf-8")
     for name in ("inversion_pareto.png", "inversion_levels.png"):
@@ -230,10 +237,18 @@ def test_a_chart_puts_points_where_they_belong() -> None:
     assert chart.at(x, y, 100, 5) == pytest.approx(((chart.LEFT + right) / 2, (chart.TOP + bottom) / 2))
 
 
-def test_a_page_without_its_marks_or_a_wrong_model_is_refused(tmp_path: Path) -> None:
-    """The sentence names the mark; a page that is not there is refused before anything is computed."""
+def test_a_page_without_its_marks_or_folder_is_refused(tmp_path: Path) -> None:
+    """The sentence names the mark, or the folder, before anything is computed; a page that is not there is begun."""
     with pytest.raises(BadSpec, match="<!-- inverters -->"):
         page.between("no marks", "inverters", "x")
     assert page.between("a <!-- x --> old <!-- /x --> b", "x", "new") == "a <!-- x -->\nnew\n<!-- /x --> b"
-    with pytest.raises(BadSpec, match=r"field page: .*none\.md"):
-        run.inversion_study("shapes", 2, tmp_path / "out.json", tmp_path / "none.md", print)
+    wanted = run.Wanted(ModelSpec(path="no model"), 2, tmp_path / "out.json", tmp_path / "none" / "page.md")
+    with pytest.raises(BadSpec, match=r"field page: the folder of .*page\.md"):
+        run.inversion_study(wanted, print)
+    bare = tmp_path / "bare.md"
+    bare.write_text("# bare", "utf-8")
+    with pytest.raises(BadSpec, match="<!-- about -->"):
+        run.check(run.Wanted(ModelSpec(), 2, tmp_path / "out.json", bare))
+    begun = tmp_path / "begun.md"
+    begun.write_text(page.new_page("mine"), "utf-8")
+    page.check(begun)

@@ -1,16 +1,17 @@
-"""What a study measures on: the frozen held-out clips as rows of one call, and statistics over them."""
+"""What a study measures on: clips as rows, the frozen held-out ones or any others, and statistics over them."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.media.quality import psnr
 from cogvideo_core.models.model import VideoModel
 from cogvideo_core.shapes import world
 
@@ -19,29 +20,57 @@ STEPS, DRAWS = 50, 2000
 
 @dataclass
 class Rows:
-    """velocity(x [R,f,C,h,w], t) of all clips with their prompts [R,S,D]; `spent` counts evaluations a clip."""
+    """velocity(x [R,f,C,h,w], t) of all clips with prompts [R,S,D]; `spent` counts evaluations a clip."""
 
-    model: VideoModel
+    bench: Bench
     text: Tensor
     spent: int = 0
 
     def __call__(self, x: Tensor, t: int) -> Tensor:
         self.spent += 1
-        return self.model.velocity(x, t, self.text).to(x.device)
+        return self.bench.velocity(x, t, self.text)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """R held-out clips as latents [R,f,C,h,w], their captions and the empty prompt [R,S,D], and the schedule."""
+    """R clips as latents [R,f,C,h,w], their captions and the empty prompt [R,S,D], and the schedule.
+
+    frames: uint8 [R,F,H,W,3], as the model sees them. images: image latents [R,C,h,w] of an image-to-video model.
+    at_once: how many rows go through the transformer in one call; one where each has its own image.
+    """
 
     model: VideoModel
     x_0: Tensor = field(repr=False)
     source: Tensor = field(repr=False)
     null: Tensor = field(repr=False)
     schedule: Schedule = field(repr=False)
+    frames: np.ndarray = field(repr=False)
+    images: Tensor | None = field(default=None, repr=False)
+    at_once: int = 1
 
     def rows(self, prompt: str = "source") -> Rows:
-        return Rows(self.model, self.source if prompt == "source" else self.null)
+        return Rows(self, self.source if prompt == "source" else self.null)
+
+    def on(self, schedule: Schedule) -> Bench:
+        """The same clips on another grid of noise levels."""
+        return replace(self, schedule=schedule)
+
+    def first(self, clips: int) -> Bench:
+        """The first so many of the clips."""
+        parts = {name: getattr(self, name)[:clips] for name in ("x_0", "source", "null", "frames")}
+        return replace(self, **parts, images=None if self.images is None else self.images[:clips])
+
+    def calls(self) -> list[slice]:
+        """The rows of each call of the transformer."""
+        return [slice(first, first + self.at_once) for first in range(0, len(self.x_0), self.at_once)]
+
+    def velocity(self, x: Tensor, t: int, text: Tensor) -> Tensor:
+        """v [R,f,C,h,w] of all rows, in as many calls as `at_once` asks for."""
+        parts = []
+        for rows in self.calls():
+            image = None if self.images is None else self.images[rows.start]
+            parts.append(self.model.conditioned(image)(x[rows], t, text[rows]))
+        return torch.cat(parts).to(x.device)
 
     def psnr(self, x: Tensor) -> np.ndarray:
         """dB of each row against the clean latents; the peak is the range of all of them. float64 [R]."""
@@ -49,15 +78,28 @@ class Bench:
         peak = float(self.x_0.max() - self.x_0.min())
         return (10 * torch.log10(peak**2 / mse.clamp_min(1e-20))).cpu().numpy()
 
+    def pixel_psnr(self, x: Tensor) -> np.ndarray:
+        """dB of each decoded row against the frames, in 8-bit pixels. float64 [R]."""
+        return np.array([psnr(self.model.decode(row), frames) for row, frames in zip(x, self.frames, strict=True)])
+
 
 def held_out(model: VideoModel, clips: int = 24, steps: int = STEPS) -> Bench:
-    """The clips of the ShapesEdit bench."""
+    """The clips of the ShapesEdit bench, all of them in one call."""
     listed = itertools.groupby(world.bench_edits(clips), key=lambda edit: edit.clip)
     scenes = [next(group).scene for _, group in listed]
-    x_0 = torch.stack([model.encode(world.render(scene)) for scene in scenes])
-    source = model.embed([scene.combination.caption() for scene in scenes])
+    frames = np.stack([world.render(scene) for scene in scenes])
+    return bench_of(model, frames, [scene.combination.caption() for scene in scenes], steps, len(scenes))
+
+
+def bench_of(
+    model: VideoModel, frames: np.ndarray, captions: Sequence[str], steps: int = STEPS, rows: int = 1
+) -> Bench:
+    """Clips uint8 [R,F,H,W,3] with their captions, `rows` at a time."""
+    x_0 = torch.stack([model.encode(clip) for clip in frames]).to(model.device)
+    source = model.embed(captions)
     null = model.embed([""]).expand_as(source)
-    return Bench(model, x_0.to(model.device), source, null, model.schedule(steps))
+    images = torch.stack([model.encode_image(clip[0]) for clip in frames]) if model.image_to_video else None
+    return Bench(model, x_0, source, null, model.schedule(steps), frames, images, rows if images is None else 1)
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

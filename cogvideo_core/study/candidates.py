@@ -13,6 +13,7 @@ from torch import Tensor
 from cogvideo_core.diffusion.ddim import Velocity, ddim_step, noised, rotate
 from cogvideo_core.diffusion.inversion import arrived, seeded_noise, turns
 from cogvideo_core.diffusion.schedule import Schedule
+from cogvideo_core.study import starts
 
 
 def explicit(velocity: Velocity, x_0: Tensor, schedule: Schedule) -> Iterator[Tensor]:
@@ -53,9 +54,7 @@ def forward_noised(velocity: Velocity, x_0: Tensor, schedule: Schedule, levels: 
 def k_rnr(velocity: Velocity, x_0: Tensor, schedule: Schedule, repeats: int = 3) -> Iterator[Tensor]:
     """ε ← cos θ · x_0 + sin θ · ε at the last level below the terminal one, `repeats` times; then that noise at every
     level (K-RNR, arXiv 2506.08004). A start rather than an inversion: no evaluations."""
-    theta, noise = schedule.thetas[-2], seeded_noise(x_0.shape, 0).to(x_0)
-    for _ in range(repeats):
-        noise = noised(x_0, noise, theta)
+    noise = starts.k_rnr(x_0, seeded_noise(x_0.shape, 0).to(x_0), schedule.thetas[-2], repeats)
     for theta in schedule.thetas:
         yield noised(x_0, noise, theta)
 

@@ -5,20 +5,22 @@ Exact rows are the exception: they carry more than x_T, and are sampled with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cogvideo_core.diffusion import inversion
 from cogvideo_core.diffusion.ddim import Velocity, sample
 from cogvideo_core.diffusion.schedule import Schedule
 from cogvideo_core.settings.specs import InversionSpec
-from cogvideo_core.study import candidates
+from cogvideo_core.study import candidates, grids
 from cogvideo_core.study.bench import Bench, Rows, interval, noise_statistics
 from cogvideo_core.study.seed_attempt import attempt
+from cogvideo_core.study.starts import STARTS
 
 Row = dict[str, Any]
 Inverter = Callable[[Velocity, Tensor, Schedule], Iterator[Tensor]]
@@ -62,6 +64,27 @@ INVERTERS: dict[str, Inverter] = {
 }
 
 
+KEPT = ("ddim", "multistep_15")  # that other rows and the causes start from
+GRIDS = {  # which inverter, on which grid
+    "ddim_trdi": ("ddim", "trdi"),
+    "multistep_15_trdi": ("multistep_15", "trdi"),
+    "ddim_by_error": ("ddim", "by_error"),
+    "multistep_15_by_error": ("multistep_15", "by_error"),
+}
+
+
+class Kept(dict[str, Inverted]):
+    """Inversions that several rows start from, each made when it is first asked for."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self.bench = bench
+
+    def __missing__(self, name: str) -> Inverted:
+        self[name] = inverted(self.bench, INVERTERS[name])
+        return self[name]
+
+
 def inverted(bench: Bench, inverter: Inverter, prompt: str = "source", schedule: Schedule | None = None) -> Inverted:
     velocity = bench.rows(prompt)
     states = list(inverter(velocity, bench.x_0, schedule or bench.schedule))
@@ -101,31 +124,74 @@ def plain_row(bench: Bench, name: str, found: Inverted) -> Row:
     )
 
 
-def seed_rows(bench: Bench) -> Iterator[Row]:
+def inverter_row(bench: Bench, name: str, kept: Kept) -> Row:
+    prompt = "null" if name.endswith("_null") else "source"
+    return plain_row(bench, name, kept[name] if name in KEPT else inverted(bench, INVERTERS[name], prompt))
+
+
+def seed_row(bench: Bench, name: str, guidance: float) -> Row:
     """The log's first attempt. An evaluation is a row: guidance between two equal prompts pays twice."""
     steps = bench.schedule.steps
-    for guidance in (6.0, 1.0):
-        x_t, back = attempt(bench.model, bench.x_0, bench.null, guidance, steps)
-        cost = steps * (2 if guidance > 1 else 1)
-        yield figures(bench, f"diffusers_guidance_{guidance:.0f}", cost, x_t, bench.psnr(back))
+    tried = [attempt(bench.model, bench.x_0[rows], bench.null[rows], guidance, steps) for rows in bench.calls()]
+    x_t, back = (torch.cat(parts) for parts in zip(*tried, strict=True))
+    return figures(bench, name, steps * (2 if guidance > 1 else 1), x_t, bench.psnr(back))
 
 
-def exact_rows(bench: Bench, ddim: Inverted) -> Iterator[Row]:
-    """BDIA with its last two states, BDIA's x_T alone, and DDIM inversion with stored residuals."""
+def start_row(bench: Bench, name: str, kept: Kept) -> Row:
+    """Sampled from a state that was made of an inversion's x_T."""
+    start, found = STARTS[name], kept[STARTS[name].of]
+    level = bench.schedule.steps - start.below
+    x = start.state(bench.x_0, found.states[-1], bench.schedule.thetas[level])
+    recon = bench.psnr(sampled(bench, x, bench.rows(), level)[0])
+    return figures(bench, name, found.evaluations, x, recon, level=level)
+
+
+def grid_row(bench: Bench, name: str, kept: Kept) -> Row:
+    """Inverted and sampled back on a grid that is not evenly spaced."""
+    inverter, kind = GRIDS[name]
+    on = bench.on(grid(bench, kind, kept))
+    return plain_row(on, name, inverted(on, INVERTERS[inverter])) | {"timesteps": list(on.schedule.timesteps[1:])}
+
+
+def grid(bench: Bench, kind: str, kept: Kept) -> Schedule:
+    """By TRDI, or by the errors of DDIM inversion's steps on these clips: root mean square over all of them."""
+    whole = bench.model.schedule(int(bench.model.pipe.scheduler.config.num_train_timesteps))
+    if kind == "trdi":
+        return grids.trdi(whole, bench.schedule.timesteps[1:])
+    missed = candidates.residuals(bench.rows(), kept["ddim"].states, bench.schedule)
+    return grids.by_error(whole, bench.schedule, [float(error.square().mean().sqrt()) for error in missed])
+
+
+def bdia_row(bench: Bench, name: str) -> Row:
+    """BDIA with its last two states, or its x_T alone."""
     velocity = bench.rows()
     states = list(candidates.bdia(velocity, bench.x_0, bench.schedule))
     cost = velocity.spent
+    if name == "bdia_x_T_alone":
+        return figures(bench, name, cost, states[-1], bench.psnr(sampled(bench, states[-1], velocity)[0]))
     back = candidates.bdia_sampled(velocity, states[-1], states[-2], bench.schedule)
     exact = {"exact": True, "stored_bytes": candidates.bytes_of(states[-2])}
-    yield figures(bench, "bdia", cost, states[-1], bench.psnr(back), **exact)
-    alone = sampled(bench, states[-1], velocity)[0]
-    yield figures(bench, "bdia_x_T_alone", cost, states[-1], bench.psnr(alone))
-    velocity = bench.rows()
+    return figures(bench, name, cost, states[-1], bench.psnr(back), **exact)
+
+
+def residuals_row(bench: Bench, name: str, kept: Kept) -> Row:
+    """DDIM inversion with stored residuals."""
+    velocity, ddim = bench.rows(), kept["ddim"]
     missed = candidates.residuals(velocity, ddim.states, bench.schedule)
     cost = ddim.evaluations + velocity.spent
     back = candidates.sampled_with(velocity, ddim.states[-1], missed, bench.schedule)
     exact = {"exact": True, "stored_bytes": candidates.bytes_of(*missed)}
-    yield figures(bench, "stored_residuals", cost, ddim.states[-1], bench.psnr(back), **exact)
+    return figures(bench, name, cost, ddim.states[-1], bench.psnr(back), **exact)
+
+
+def planned(bench: Bench, kept: Kept) -> dict[str, Callable[[], Row]]:
+    """What measures each row, in the order of the table. diffusers' own loop has no place for a first frame."""
+    guidances = {"diffusers_guidance_6": 6.0, "diffusers_guidance_1": 1.0} if bench.images is None else {}
+    rows: dict[str, Callable[[], Row]] = {n: partial(seed_row, bench, n, scale) for n, scale in guidances.items()}
+    for names, measure in ((INVERTERS, inverter_row), (STARTS, start_row), (GRIDS, grid_row)):
+        rows |= {name: partial(measure, bench, name, kept) for name in names}
+    rows |= {name: partial(bdia_row, bench, name) for name in ("bdia", "bdia_x_T_alone")}
+    return rows | {"stored_residuals": partial(residuals_row, bench, "stored_residuals", kept)}
 
 
 def with_gains(rows: list[Row]) -> list[Row]:
@@ -140,26 +206,27 @@ def with_gains(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def study(bench: Bench, say: Callable[[str], None] = lambda line: None) -> tuple[list[Row], dict[str, Inverted]]:
-    """All rows, and the states of the inverters that the causes start from."""
-    rows, kept = [], {}
-    for row in seed_rows(bench):
-        rows.append(row)
-        say(told(row))
-    for name, inverter in INVERTERS.items():
-        found = inverted(bench, inverter, "null" if name.endswith("_null") else "source")
-        if name in ("ddim", "multistep_15"):
-            kept[name] = found
-        rows.append(plain_row(bench, name, found))
+def study(
+    bench: Bench,
+    kept: Kept,
+    say: Callable[[str], None] = lambda line: None,
+    known: Mapping[str, Row] | None = None,
+    keep: Callable[[Row], None] = lambda row: None,
+) -> list[Row]:
+    """All rows. `known`: those that need not be measured again; `keep` gets each new one."""
+    rows = []
+    for name, measure in planned(bench, kept).items():
+        if known and name in known:
+            rows.append(known[name])
+            continue
+        rows.append(measure())
         say(told(rows[-1]))
-    for row in exact_rows(bench, kept["ddim"]):
-        rows.append(row)
-        say(told(row))
-    return with_gains(rows), kept
+        keep(rows[-1])
+    return with_gains(rows)
 
 
 def told(row: Row) -> str:
     return f"{row['inverter']}: {row['evaluations']} evaluations, {row['recon_db']} dB, std {row['x_T_std']}"
 
 
-__all__ = ["Inverted", "Row", "Rows", "inverted", "sampled", "study"]
+__all__ = ["Inverted", "Kept", "Row", "Rows", "inverted", "sampled", "study"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import benchmark, describe, export, judge, plan, screen, up, upkeep
+from flows.cli import benchmark, describe, export, judge, plan, screen, study, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
@@ -26,8 +26,7 @@ app = typer.Typer(
 )
 shapes_app = typer.Typer(no_args_is_help=True, help="The small world of moving shapes that comes along.")
 app.add_typer(shapes_app, name="shapes")
-study_app = typer.Typer(no_args_is_help=True, help="Studies whose figures stand in docs/.")
-app.add_typer(study_app, name="study")
+app.add_typer(study.app, name="study")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(plan.app)
 app.add_typer(screen.app)
@@ -163,23 +162,6 @@ def make(
     from cogvideo_core.shapes.make import make_clips
 
     typer.echo(make_clips(folder, clips, prompts, seed))
-
-
-@study_app.command("inversion")
-def study_inversion(
-    json_file: Annotated[Path, typer.Option("--json", help="Where the figures go, as JSON.")],
-    limit: Annotated[int, typer.Option(min=2, help="How many of the bench's clips.")] = 24,
-    model: Annotated[str, typer.Option(help="shapes, a diffusers folder, or a hub id.")] = "shapes",
-    page: Annotated[Path | None, typer.Option(help="A markdown page whose tables and figures are renewed.")] = None,
-) -> None:
-    """Compare inverters and the causes of their errors on held-out shapes clips.
-
-    [dim]cogvideo-edit study inversion --json docs/inversion.json --page docs/inversion.md[/dim]
-    """
-    from cogvideo_core.study.run import inversion_study
-
-    with sentences():
-        inversion_study(model, limit, json_file, page, typer.echo)
 
 
 if __name__ == "__main__":
