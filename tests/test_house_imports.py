@@ -18,6 +18,7 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 300
 ROOMS = (  # each imports only from those before it
     *("errors", "settings", "endpoints", "diffusion", "media", "models", "storage", "inputs", "shapes", "judging"),
     *("stages", "captions", "planning", "dataset", "exports", "benchmarks", "upkeep", "study"),
+    *("stages", "captions", "planning", "dataset", "exports", "upkeep", "study", "tuning"),
 )
 MODELS = {"diffusers", "transformers"}
 KNOW_MODELS = {"models", "shapes", "judging", "study"}

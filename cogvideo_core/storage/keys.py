@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-Stage = Literal["clips", "screens", "prompts", "sources", "latents", "trajectories", "edits", "judgements", "answers"]
+Stage = Literal[
+    "clips", "screens", "prompts", "sources", "latents", "trajectories", "edits", "judgements", "answers", "trials"
+]
 STAGES: tuple[str, ...] = get_args(Stage)
 
 _KEY = re.compile(r"[0-9a-f]{64}")
