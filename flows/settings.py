@@ -13,13 +13,16 @@ import typer
 import yaml
 from pydantic import ValidationError
 
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.caption_specs import CaptionSpec, InstructionSpec
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.metric_specs import MetricSpec
 from cogvideo_core.settings.presets import PRESET_INVERSIONS, PRESETS
+from cogvideo_core.settings.recipe_files import is_recipe_file, read_recipe
 from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, ModelSpec, OutputSpec, RecipeSpec, Spec
+from cogvideo_core.settings.tune_specs import TuneSpec
 
 GROUPS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,
@@ -39,6 +42,11 @@ DESCRIBING: dict[str, type[Spec]] = {  # the groups of write-manifest
 }
 SCORING: dict[str, type[Spec]] = {"metrics": MetricSpec}  # the group of benchmark run and benchmark score
 EVERY = GROUPS | DESCRIBING | SCORING
+TUNING: dict[str, type[Spec]] = {  # the groups of tune: a recipe is what it finds
+    **{name: group for name, group in GROUPS.items() if name != "recipe"},
+    "tune": TuneSpec,
+}
+EVERY = GROUPS | DESCRIBING | TUNING
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
 OUTPUT, MODEL = "out/run", "shapes"  # the command line's own defaults
@@ -110,23 +118,39 @@ def given_of(groups: Groups) -> Groups:
 
 def settings_of(recipe: str, given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
     """The groups: preset, then the settings file, then the command's own options, then --set, the last of which
-    wins. `recipe` "" is the default preset, unless the file has a recipe."""
+    wins. `recipe` is a preset or a recipe file; "" is the default preset, unless the settings file has a recipe."""
     told = settings_file(file)
-    if recipe and recipe not in PRESETS:
-        problem = f"{recipe!r} is no preset; there are {', '.join(PRESETS)}{nearest(recipe, PRESETS)}"
-        raise typer.BadParameter(problem, param_hint="--recipe")
     groups: Groups = {}
     if recipe or "recipe" not in told:
-        groups["recipe"] = PRESETS[recipe or "balanced"].as_json()
+        groups = recipe_groups(recipe or "balanced")
         told = {name: fields for name, fields in told.items() if name != "recipe" or not recipe}
-    if recipe in PRESET_INVERSIONS:
-        groups["inversion"] = PRESET_INVERSIONS[recipe].as_json()
+    if not recipe:
+        groups.pop("inversion", None)
     return _merged(GROUPS, groups, told, given, parse_sets(sets))
+
+
+def recipe_groups(recipe: str) -> Groups:
+    """Recipe and inversion of a preset, or of a recipe file such as `tune` writes."""
+    if recipe in PRESETS:
+        return {"recipe": PRESETS[recipe].as_json(), "inversion": PRESET_INVERSIONS[recipe].as_json()}
+    if not is_recipe_file(recipe):
+        problem = f"{recipe!r} is no preset; there are {', '.join(PRESETS)}{nearest(recipe, PRESETS)}, or give a file"
+        raise typer.BadParameter(problem, param_hint="--recipe")
+    try:
+        found = read_recipe(Path(recipe))
+    except BadSpec as error:
+        raise typer.BadParameter(str(error), param_hint="--recipe") from error
+    return {"recipe": found.recipe.as_json(), "inversion": found.inversion}
 
 
 def describing_of(given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
     """The groups of write-manifest: the settings file, then the command's options, then --set; the last one wins."""
     return _merged(DESCRIBING, settings_file(file), given, parse_sets(sets, DESCRIBING))
+
+
+def tuning_of(given: Groups, sets: list[str], file: str = "") -> dict[str, Any]:
+    """The groups of tune: the settings file, then the command's options, then --set; the last one wins."""
+    return _merged(TUNING, settings_file(file), given, parse_sets(sets, TUNING))
 
 
 def _merged(known: Mapping[str, type[Spec]], *layers: Groups) -> dict[str, Any]:

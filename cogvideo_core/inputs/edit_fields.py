@@ -11,6 +11,7 @@ from cogvideo_core.errors import ClipError
 from cogvideo_core.inputs.columns import ALIASES, OWN, Pairs, Values
 from cogvideo_core.inputs.fields import MAX_PROMPTS, is_missing, number_of, one, prompt_of, short, shown
 from cogvideo_core.settings.overrides import LEAST_STRENGTH, MOST_SEED, MOST_STRENGTH, override_text
+from cogvideo_core.settings.recipe_files import is_recipe_file
 from cogvideo_core.settings.recipes import RECIPES
 
 # An edit of `edits` may hold these fields of its row; any other name is a column of its own
@@ -31,9 +32,12 @@ def override_of(clip: str, fields: Values) -> str:
 
 def _recipe(clip: str, value: Any) -> str:
     name = value.strip() if isinstance(value, str) else ""
+    if is_recipe_file(name):  # `recipe_columns` reads it, who knows where it lies
+        return name
     if name not in RECIPES:
         near = difflib.get_close_matches(name.lower(), RECIPES, 1)
-        remedy = f"did you mean {near[0]}?" if near else f"use one of {', '.join(RECIPES)}, or leave it empty"
+        names = ", ".join(RECIPES)
+        remedy = f"did you mean {near[0]}?" if near else f"use one of {names}, a recipe file, or leave it empty"
         raise ClipError(short(clip), f"its recipe {shown(value)} is no preset", remedy)
     return name
 

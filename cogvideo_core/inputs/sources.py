@@ -20,6 +20,7 @@ from cogvideo_core.inputs import frame_folders, masks
 from cogvideo_core.inputs.captions import caption_rows, has_captions
 from cogvideo_core.inputs.columns import Inside
 from cogvideo_core.inputs.manifests import BadRow, Row, ending, is_manifest, manifest_rows, text_prompts
+from cogvideo_core.inputs.recipe_columns import with_recipe
 from cogvideo_core.inputs.shards import matched, shards_in
 from cogvideo_core.inputs.stamps import stamped
 from cogvideo_core.inputs.tars import no_compressed
@@ -109,11 +110,14 @@ def read_clips(spec: DatasetSpec, need_targets: bool = True) -> Iterator[Clip | 
     file or folder that can't be used.
     """
     try:
-        found = False
+        found, recipes = False, dict[str, str]()  # the recipe files that were read, by address
         for rows, place in _parts(spec, need_targets):
             for row in rows:
                 found = True
-                yield _failed(row.clip, row.error) if isinstance(row, BadRow) else _clip(row, place, spec.frames_fps)
+                if isinstance(row, BadRow):
+                    yield _failed(row.clip, row.error)
+                else:
+                    yield _clip(row, place, spec.frames_fps, recipes)
     except ForbiddenUri as error:
         raise BadManifest(f"source or prompts file can't be used: {error}") from error
     if not found:
@@ -219,13 +223,14 @@ def _remote_names(source: str) -> list[str]:
     return sorted(name for name in names if is_video(name, VIDEO_ENDINGS))
 
 
-def _clip(row: Row, place: _Place, usual_fps: float) -> Clip | Failure:
+def _clip(row: Row, place: _Place, usual_fps: float, recipes: dict[str, str]) -> Clip | Failure:
     try:
         uri, size, stamp = _found(row, place, usual_fps)
         with about_field(row.clip, "first_frame_uri"):
             image_uri = resolve(row.first_frame_uri, *place) if row.first_frame_uri else ""
         with about_field(row.clip, "mask"):
             mask_uri = resolve(row.mask, *place) if masks.is_file(row.mask) else ""
+        overrides = [with_recipe(row.clip, override, place, recipes) for override in row.overrides]
     except EditError as error:
         return _failed(row.clip, error)
     return Clip(
@@ -243,7 +248,7 @@ def _clip(row: Row, place: _Place, usual_fps: float) -> Clip | Failure:
         mask_uri=mask_uri,
         window=0,
         own=list(row.own),
-        overrides=list(row.overrides),
+        overrides=overrides,
         start_s=row.part[0],
         end_s=row.part[1],
     )

@@ -20,6 +20,7 @@ from cogvideo_core.models import batching, memory
 from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.planning.tables import Planned
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.recipes import RECIPES
 from cogvideo_core.settings.specs import EngineSpec, InversionSpec, RecipeSpec
 from cogvideo_core.stages.gate import gate_evaluations, highest_level
 from cogvideo_core.stages.units import levels_kept
@@ -140,8 +141,10 @@ def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec,
 
     def rows(name: str, edits: int) -> int:
         full, rest = divmod(edits, at_once)
-        one = edit_evaluations(recipe.candidate(name), steps, at_once, layers)
-        return full * one + (edit_evaluations(recipe.candidate(name), steps, rest, layers) if rest else 0)
+        known = name == recipe.name or name in RECIPES
+        own = recipe.candidate(name) if known else recipe  # of a recipe file, a plan knows the name alone
+        one = edit_evaluations(own, steps, at_once, layers)
+        return full * one + (edit_evaluations(own, steps, rest, layers) if rest else 0)
 
     first = Counter(planned.get("recipes") or (variant.recipe for variant in recipe.rungs[0]))
     total = 0.0

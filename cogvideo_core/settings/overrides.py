@@ -15,7 +15,9 @@ from cogvideo_core.settings.fingerprints import canonical
 
 
 def override_text(given: Mapping[str, Any]) -> str:
-    """Any of recipe, seed, strength and negative_prompt as canonical JSON; equal ones are equal texts. "": none."""
+    """Any of recipe, seed, strength and negative_prompt as canonical JSON; equal ones are equal texts. "": none.
+
+    recipe: a preset's name, or the fields of a recipe file, which `own_recipe` tells apart."""
     return canonical(dict(given)) if given else ""
 
 
@@ -28,11 +30,19 @@ def overridden(recipe: RecipeSpec, override: str) -> RecipeSpec:
     return _overridden(recipe.model_dump_json(), override) if override else recipe
 
 
+def own_recipe(override: str) -> bool:
+    """Whether an override brings a recipe of a file."""
+    return '"recipe":{' in override and isinstance(json.loads(override).get("recipe"), dict)
+
+
 @lru_cache(maxsize=4096)
 def _overridden(recipe: str, override: str) -> RecipeSpec:
     run, own = RecipeSpec.model_validate_json(recipe), json.loads(override)
     fields = run.as_json()
-    if "recipe" in own:
+    if isinstance(own.get("recipe"), dict):  # of a file
+        shared = {name: fields[name] for name in ("seeds", "strengths", "negative_prompt", "most_candidates")}
+        fields = RecipeSpec(**own["recipe"]).as_json() | shared | {"recipes": [], "ladder": []}
+    elif "recipe" in own:
         fields = run.candidate(own["recipe"]).as_json() | {"most_candidates": run.most_candidates}
     fields |= {f"{name}s": [own[name]] for name in ("seed", "strength") if name in own}
     return RecipeSpec(**fields | {name: own[name] for name in ("negative_prompt",) if name in own})

@@ -81,7 +81,8 @@ def made(work: Work, record: Record, edits: Sequence[Edit], shared: Shared) -> l
         batch_of = {key: commit.record.get("batch", []) for key, commit in commits.items() if commit}
         timing |= {"reused": True, "edits": len(batch_of)}
     for kind in dict.fromkeys(map(_kind, edits)):
-        own, recipe = [edit for edit in edits if _kind(edit) == kind], work.recipe.candidate(kind[0])
+        own = [edit for edit in edits if _kind(edit) == kind]
+        recipe = recipe_of(work.recipe, own[0])
         todo = deque(pending_batches(own, batch_of, batch_size(work, record, recipe)))
         while todo:
             batch = todo.popleft()
@@ -96,9 +97,9 @@ def made(work: Work, record: Record, edits: Sequence[Edit], shared: Shared) -> l
     ]
 
 
-def _kind(edit: Edit) -> tuple[str, str]:
+def _kind(edit: Edit) -> tuple[str, str, str]:
     """Edits that agree in this can be denoised together."""
-    return edit["recipe"], edit["negative_prompt"]
+    return edit["recipe"], edit["negative_prompt"], edit.get("own_recipe", "")
 
 
 def _row(work: Work, record: Record, edit: Edit, commit: Commit | None) -> Record:

@@ -65,7 +65,7 @@ def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
     copied = ("source_id", "clip", "name", "window", "source_prompt", "inversion_prompt", "latents_key", "source_key")
     return {
         **{name: record[name] for name in (*copied, "trajectory_key", "frames", "height", "width", "fps")},
-        **edit,
+        **{name: value for name, value in edit.items() if name != "own_recipe"},
         **part._asdict(),
         "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
         **{name: record.get(name) for name in SCREEN_FIELDS},

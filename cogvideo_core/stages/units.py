@@ -211,9 +211,9 @@ def planned_edits(
     rung: int = 0,
 ) -> list[Edit]:
     """All edits of a clip on a rung of the ladder, in their planned order: prompts, then recipes, seeds, strengths."""
-    recipes, found = dict[tuple[str, str], RecipeSpec](), []
+    recipes, found = dict[tuple[str, str, str], RecipeSpec](), list[Edit]()
     for asked, own in asked_of(recipe, prompts, rung):
-        kind = asked["recipe"], asked["negative_prompt"]
+        kind = asked["recipe"], asked["negative_prompt"], asked.get("own_recipe", "")
         recipes[kind] = recipes.get(kind) or recipe_of(recipe, asked)
         spec = edit_spec(trajectory_key, recipes[kind], output, source_prompt, asked, brought)
         found.append(Edit(**asked, edit_key=fingerprint(spec), own=own))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from functools import lru_cache
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cogvideo_core.errors import ClipError
-from cogvideo_core.settings.overrides import overridden
+from cogvideo_core.settings.overrides import overridden, own_recipe
 from cogvideo_core.settings.specs import RecipeSpec
 from cogvideo_core.stages.failures import failure, is_failure
 
@@ -30,6 +31,7 @@ class Asked(TypedDict):
     seed: int
     strength: float
     negative_prompt: str
+    own_recipe: NotRequired[str]  # the whole recipe as JSON, where the edit's row names a recipe file
 
 
 def prompts_of(record: Mapping[str, Any]) -> list[Prompt]:
@@ -44,17 +46,32 @@ def asked_of(recipe: RecipeSpec, prompts: Sequence[Prompt], rung: int = 0) -> li
     recipes, seeds, strengths. An edit that several prompts ask for is there once, with the first one's columns."""
     recipes = {override: overridden(recipe, override) for override in {prompt.override for prompt in prompts}}
     rungs = {override: dict(enumerate(own.rungs)).get(rung, []) for override, own in recipes.items()}
-    found: dict[tuple[str, str, int, float, str], str] = {}
+    texts = {override: own.model_dump_json() for override, own in recipes.items() if own_recipe(override)}
+    found: dict[tuple[str, str, int, float, str, str], str] = {}
     for prompt in prompts:
         for variant in rungs[prompt.override]:
-            found.setdefault((prompt.text, *variant, recipes[prompt.override].negative_prompt), prompt.own)
-    names = ("target_prompt", "recipe", "seed", "strength", "negative_prompt")
-    return [(Asked(**dict(zip(names, asked, strict=True))), own) for asked, own in found.items()]  # type: ignore[typeddict-item]
+            negative, text = recipes[prompt.override].negative_prompt, texts.get(prompt.override, "")
+            found.setdefault((prompt.text, *variant, negative, text), prompt.own)
+    return [(_asked(*asked), own) for asked, own in found.items()]
+
+
+def _asked(target_prompt: str, recipe: str, seed: int, strength: float, negative_prompt: str, text: str) -> Asked:
+    asked = Asked(
+        target_prompt=target_prompt, recipe=recipe, seed=seed, strength=strength, negative_prompt=negative_prompt
+    )
+    return asked | {"own_recipe": text} if text else asked
 
 
 def recipe_of(recipe: RecipeSpec, asked: Asked) -> RecipeSpec:
     """The recipe that an edit is made by, in a run with this recipe."""
-    return recipe.candidate(asked["recipe"]).model_copy(update={"negative_prompt": asked["negative_prompt"]})
+    text = asked.get("own_recipe")
+    own = _parsed(text) if text else recipe.candidate(asked["recipe"])
+    return own.model_copy(update={"negative_prompt": asked["negative_prompt"]})
+
+
+@lru_cache(maxsize=256)
+def _parsed(recipe: str) -> RecipeSpec:
+    return RecipeSpec.model_validate_json(recipe)
 
 
 def recipes_of(recipe: RecipeSpec, overrides: Iterable[str] | None) -> list[RecipeSpec]:

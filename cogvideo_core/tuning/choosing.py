@@ -20,7 +20,7 @@ CANDIDATES = 3  # clips that are encoded for each that is chosen
 
 
 def sampled(records: Iterable[Record], size: int, seed: int) -> tuple[list[Record], list[Record]]:
-    """So many of the usable records, all alike in their chances, in their order, and the failures; memory stays flat."""
+    """So many of the usable records, each as likely as the others, and the failures; memory stays flat."""
     rng, kept, failed, count = np.random.default_rng(seed), list[tuple[int, Record]](), list[Record](), 0
     for record in records:
         if is_failure(record):

@@ -30,8 +30,8 @@ class Marks(NamedTuple):
 
 
 def text_mark(scores: Scores) -> float:
-    """The judge's probability that an edit shows its target prompt: over its source prompt, and of each contrast that it
-    names, the lowest. The cosine where it gives none."""
+    """The judge's probability that an edit shows its target prompt: over its source prompt, and of each contrast that
+    it names, the lowest. The cosine where it gives none."""
     known = [scores[name] for name in ("text_choice", "text_contrast") if name in scores]
     return min(known) if known else scores["text_similarity"]
 

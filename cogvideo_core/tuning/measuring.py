@@ -33,7 +33,7 @@ _sources: OrderedDict[str, np.ndarray] = OrderedDict()  # of this process, by th
 
 @dataclass(frozen=True)
 class AllBut:
-    """Layers without a group of them; stands where attention asks a range whether it holds a layer and where it ends."""
+    """Layers without a group; it stands where attention asks a range whether it holds a layer and where it ends."""
 
     layers: range
     left_out: range

@@ -10,9 +10,9 @@ from cogvideo_core.tuning.trials import Trial
 
 RULE = (
     "Of the recipes that have seen all tuning clips, and whose text, preserved and motion there are no worse than the "
-    f"preset's (to {TOLERANCE['text']:g}, {TOLERANCE['preserved']:g} dB and {TOLERANCE['motion']:g}), the one that gains "
-    f"most in text and preserved together, {UNITS['text']:g} of text counting as {UNITS['preserved']:g} dB; of equal "
-    "ones the cheaper. Where there is none, the preset stays."
+    f"preset's (to {TOLERANCE['text']:g}, {TOLERANCE['preserved']:g} dB and {TOLERANCE['motion']:g}), the one that "
+    f"gains most in text and preserved together, {UNITS['text']:g} of text counting as {UNITS['preserved']:g} dB; of "
+    "equal ones the cheaper. Where there is none, the preset stays."
 )
 
 

@@ -7,7 +7,7 @@ that a search which was interrupted proposes what it would have proposed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -19,7 +19,13 @@ from cogvideo_core.tuning.space import Space, same
 from cogvideo_core.tuning.trials import Trial
 
 TRIES, OF_TPE = 400, 100  # draws for one proposal; the first of them by TPE, the others evenly
-DIRECTIONS = ["maximize", "maximize", "maximize", "minimize"]  # of text, preserved, motion and cost
+# of text, preserved, motion and cost
+DIRECTIONS: list[Literal["maximize", "minimize"]] = ["maximize", "maximize", "maximize", "minimize"]
+    "maximize",
+    "maximize",
+    "maximize",
+    "minimize",
+]  # of text, preserved, motion and cost
 
 
 def rebuilt(space: Space, trials: Sequence[Trial], base: Sequence[Marks], sampler: BaseSampler) -> optuna.Study:

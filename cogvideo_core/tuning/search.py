@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from cogvideo_core.errors import BadSpec, FrozenEdit, NotFinite
@@ -108,9 +109,9 @@ class Search:
     ) -> Trial:
         spent, seconds = sum(one.evaluations for one in found), round(self.now() - started, 3)
         scores = [one.scores for one in found]
-        about = (kind, number, params, point.recipe.as_json(), point.steps, round(self.space.cost(point), 3))
-        tiles = [one.tile for one in found[:SHOWN_CLIPS]]
-        return self.store.keep(Trial(*about, *end, scores, spent, seconds), tiles)
+        recipe, cost, (state, why) = point.recipe.as_json(), round(self.space.cost(point), 3), end
+        trial = Trial(kind, number, params, recipe, point.steps, cost, state, why, scores, spent, seconds)
+        return self.store.keep(trial, [one.tile for one in found[:SHOWN_CLIPS]])
 
     def _layers(self, clock: Clock, reserve_s: float) -> list[Trial]:
         """The reference in all layers, then without one group after the other, as far as there is time."""
@@ -175,7 +176,7 @@ class Search:
 def groups_of(layers: int, groups: int) -> list[range]:
     """All layers in about equal groups, in order."""
     ends = [round(layers * group / groups) for group in range(groups + 1)]
-    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    return [range(start, end) for start, end in pairwise(ends)]
 
 
 def told(clips: Sequence[Marks]) -> str:

@@ -98,4 +98,3 @@ class Store:
             return {}
         names = [name for name in commit.files if name.endswith(".jpg")]
         return {int(name[:-4]): self.ledger.objects.read(self.ledger.object_name(commit, name)) for name in names}
-

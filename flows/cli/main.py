@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
 from flows.cli import benchmark, describe, export, judge, plan, screen, study, up, upkeep
+from flows.cli import describe, export, judge, plan, screen, tune, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
@@ -33,6 +34,7 @@ app.add_typer(screen.app)
 app.add_typer(describe.app)
 app.add_typer(judge.app)
 app.add_typer(export.app)
+app.add_typer(tune.app)
 app.add_typer(upkeep.app)
 app.add_typer(up.app)
 

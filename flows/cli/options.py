@@ -30,4 +30,10 @@ Source = Annotated[
 ]
 Prompts = Annotated[str, typer.Option(help="Prompts file, for a folder.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=0, help="Take only the first so many clips. 0: all.")]
-Recipe = Annotated[str, typer.Option(help=f"Preset: {', '.join(PRESETS)}; default: balanced.", show_default=False)]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        help=f"Preset: {', '.join(PRESETS)}; or a recipe.yaml of cogvideo-edit tune. Default: balanced.",
+        show_default=False,
+    ),
+]

@@ -93,7 +93,7 @@ def perturbed(folder: Path, how: str) -> Path:
     """The shapes model with another transformer, on which `balanced` was not chosen.
 
     dropN: block N does nothing but pass its input on. noise: all weights of the blocks with a tenth of their spread
-    added as noise. attention: attention's outputs 1.4 times as large. keys: keys of all blocks 0.7 times as large.
+    added as noise. attention: attention's outputs 0.7 times as large. keys: keys of all blocks 0.7 times as large.
     """
     if (folder / "model_index.json").exists():
         return folder
@@ -107,9 +107,9 @@ def perturbed(folder: Path, how: str) -> Path:
         elif how == "noise" and block and value.ndim == 2:
             drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
             weights[name] = value + 0.1 * value.float().std() * drawn.to(value.dtype)
-        elif how == "attention" and block and ".to_out.0." in name:
-            weights[name] = 1.4 * value
-        elif how == "keys" and block and ".attn1.norm_k." in name:
+        elif (how == "attention" and block and ".to_out.0." in name) or (
+            how == "keys" and block and ".attn1.norm_k." in name
+        ):
             weights[name] = 0.7 * value
     save_file({name: value.contiguous() for name, value in weights.items()}, file)
     folder.with_suffix(".part").rename(folder)
@@ -178,7 +178,9 @@ def compared(model: str, found: Found, clips: int, cache: Path) -> dict[str, Any
     own = InversionSpec(steps=point.steps)
     ours = measured(model, own, point.recipe, clips, cache)
     gain = difference("tuned", ours, theirs)
-    rows = {name: [row for clip in by_clip for row in clip] for name, by_clip in (("tuned", ours), ("balanced", theirs))}
+    rows = {
+        name: [row for clip in by_clip for row in clip] for name, by_clip in (("tuned", ours), ("balanced", theirs))
+    }
     kinds = {
         kind: round(float(np.mean([clip[n]["all"] for clip in ours]) - np.mean([clip[n]["all"] for clip in theirs])), 3)
         for n, kind in enumerate(world.EDIT_KINDS)
@@ -208,25 +210,27 @@ def changed_fields(recipe: RecipeSpec) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("out/tune_bench"), help="folder; what lies there is reused")
-    parser.add_argument("--trials", type=int, default=36, help="recipes tried on each model, at most")
+    parser.add_argument("--trials", type=int, default=20, help="recipes tried on each model, at most")
     parser.add_argument("--budget", default="40m", help="of each search")
-    parser.add_argument("--clips", type=int, default=12, help="clips to tune on")
-    parser.add_argument("--held-out", type=int, default=24, help="clips of the oracle's list")
-    parser.add_argument("--other", default="keys", choices=OTHERS, help="how the other model is perturbed")
+    parser.add_argument("--clips", type=int, default=8, help="clips to tune on")
+    parser.add_argument("--held-out", type=int, default=16, help="clips of the oracle's list")
+    parser.add_argument("--other", default="attention", choices=OTHERS, help="how the other model is perturbed")
     parser.add_argument("--only", choices=["shapes", "other"], help="one of the models")
     parser.add_argument("--probe", action="store_true", help="balanced on each perturbed model, on tuning clips alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if list_hash(24)[:16] != FROZEN:
         parser.error("the held-out list is not the one that was frozen")
-    spec = TuneSpec(budget=args.budget, trials=args.trials, clips=args.clips, held_out=4, steps=[12, 16, 20, 25])
-    manifest = write_clips(args.root / "clips", 2 * (args.clips + 4))
+    spec = TuneSpec(budget=args.budget, trials=args.trials, clips=args.clips, held_out=2, steps=[12, 20], layer_clips=1)
+    manifest = write_clips(args.root / "clips", 2 * (args.clips + 2))
     told: dict[str, Any] = {"held_out": args.held_out, "list": list_hash(args.held_out)[:16], "dtype": DTYPE}
     told |= {"cores": len(os.sched_getaffinity(0))}
     models = {"shapes": "shapes", "other": str(perturbed(args.root / f"model_{args.other}", args.other))}
     for name, model in models.items():
         if args.only in (None, name):
-            found, spent = tuned(model, manifest, args.root / f"run_{name}_{args.other if name == 'other' else ''}", spec)
+            found, spent = tuned(
+                model, manifest, args.root / f"run_{name}_{args.other if name == 'other' else ''}", spec
+            )
             key = "tuned_minus_balanced" if name == "shapes" else "other_tuned_minus_balanced"
             told |= {key: compared(model, found, args.held_out, args.root / "oracle"), f"{name}_search": spent}
             print(json.dumps(told), flush=True)
