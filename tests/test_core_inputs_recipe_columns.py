@@ -35,7 +35,7 @@ def planned(recipe: RecipeSpec, record: Any) -> list[Any]:
 
 
 def test_a_row_names_a_recipe_file(tmp_path: Path) -> None:
-    """Its edits are made by the file's recipe with the run's seeds, and have the key that a run of that recipe gives."""
+    """Its edits are made by the file's recipe, and have the keys that a run of that recipe gives them."""
     (tmp_path / "tuned.yaml").write_text(TUNED)
     first, second = clips(tmp_path, row("a.mp4", "tuned.yaml"), row("b.mp4", "bold"))
     run, own = PRESETS["fast"], RecipeSpec(name="tuned", guidance_scale=9.0, start_at=0.1)

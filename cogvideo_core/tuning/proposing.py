@@ -21,11 +21,6 @@ from cogvideo_core.tuning.trials import Trial
 TRIES, OF_TPE = 400, 100  # draws for one proposal; the first of them by TPE, the others evenly
 # of text, preserved, motion and cost
 DIRECTIONS: list[Literal["maximize", "minimize"]] = ["maximize", "maximize", "maximize", "minimize"]
-    "maximize",
-    "maximize",
-    "maximize",
-    "minimize",
-]  # of text, preserved, motion and cost
 
 
 def rebuilt(space: Space, trials: Sequence[Trial], base: Sequence[Marks], sampler: BaseSampler) -> optuna.Study:
