@@ -1,4 +1,4 @@
-"""The short form of the main flow: eight fields, in the order in which a person fills them in."""
+"""The short form of the main flow: nine fields, in the order in which a person fills them in."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def edit(
     output: Annotated[str, Field(min_length=1)] = OUTPUT,
     model: Annotated[str, Field(min_length=1)] = "shapes",
     preset: Preset = "balanced",
+    recipe_file: str = "",
     precision: Precision = "auto",
     first_clips: Annotated[int, Field(ge=0)] = 0,
     settings_file: str = "",
@@ -40,24 +41,27 @@ def edit(
         output: Folder or fsspec URL of the run.
         model: A diffusers folder, a hub id (THUDM/CogVideoX-5b), or shapes, the small one that comes along.
         preset: faithful keeps most of the clip, bold changes most, fast is for large datasets.
+        recipe_file: A recipe.yaml that tune has written, on the worker; it stands in the preset's place.
         precision: auto takes the model's own on a GPU.
         first_clips: How many clips to try first. 0: all.
         settings_file: YAML, TOML or JSON on the worker with more settings, such as an earlier run's plan/settings.json.
     """
-    return run(short_settings(source, prompts, output, model, preset, precision, first_clips, settings_file), "edit")
+    recipe = recipe_file or preset
+    return run(short_settings(source, prompts, output, model, recipe, precision, first_clips, settings_file), "edit")
 
 
 def short_settings(
-    source: str, prompts: str, output: str, model: str, preset: Preset, precision: Precision, first: int, file: str
+    source: str, prompts: str, output: str, model: str, recipe: str, precision: Precision, first: int, file: str
 ) -> Settings:
-    """The groups of a short form; the settings file decides what it leaves at the default. Raises BadSpec."""
+    """The groups of a short form, whose recipe is a preset or a recipe file; the settings file decides what it leaves at the default. Raises BadSpec."""
     changed = {"source": (source, SOURCE), "output": (output, OUTPUT), "model": (model, "shapes")}
     own = {name: "" if file and value == default else value for name, (value, default) in changed.items()}
     try:
         given = chosen(own["source"], prompts, own["model"], own["output"], first, file)
         if precision != "auto":
             given["model"] = given["model"] | {"dtype": precision}
-        recipe = "" if file and preset == "balanced" else preset
-        return Settings(**settings_of(recipe, given, [], file))
+        named = "" if file and recipe == "balanced" else recipe
+        return Settings(**settings_of(named, given, [], file))
     except typer.BadParameter as error:
-        raise BadSpec(f"field settings_file: {error.message}") from error
+        field = "recipe_file" if error.param_hint == "--recipe" else "settings_file"
+        raise BadSpec(f"field {field}: {error.message}") from error

@@ -182,7 +182,7 @@ def test_expected_errors_have_no_traceback_in_logs(
 
 
 def test_the_short_form_is_the_full_one(tmp_path: Path) -> None:
-    """Its eight fields give the groups that the full form would have; a settings file decides what is left alone."""
+    """Its fields give the groups that the full form would have; a settings file decides what is left alone."""
     plain = short_settings("a.jsonl", "p.txt", "out/a", "some/model", "fast", "bfloat16", 3, "")
     assert plain.dataset == DatasetSpec(source="a.jsonl", prompts="p.txt", limit=3)
     assert (plain.model.path, plain.model.dtype, plain.output.root) == ("some/model", "bfloat16", "out/a")
@@ -194,11 +194,23 @@ def test_the_short_form_is_the_full_one(tmp_path: Path) -> None:
     assert filed.recipe.reference_weight == 0.5
     with pytest.raises(BadSpec, match=r"settings_file: .*nowhere"):
         short_settings(SOURCE, "", OUTPUT, "shapes", "balanced", "auto", 0, "nowhere.yaml")
+    with pytest.raises(BadSpec, match=r"recipe_file: .*none.yaml"):
+        short_settings(SOURCE, "", OUTPUT, "shapes", "none.yaml", "auto", 0, "")
 
 
-def test_the_short_form_has_eight_fields_in_their_order() -> None:
+def test_the_short_form_has_nine_fields_in_their_order() -> None:
     """As the deployment shows them."""
-    names = ["source", "prompts", "output", "model", "preset", "precision", "first_clips", "settings_file"]
+    names = [
+        "source",
+        "prompts",
+        "output",
+        "model",
+        "preset",
+        "recipe_file",
+        "precision",
+        "first_clips",
+        "settings_file",
+    ]
     properties = edit.parameters.properties
     assert sorted(properties, key=lambda name: properties[name]["position"]) == names
     assert all(properties[name].get("description") for name in names)

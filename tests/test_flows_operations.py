@@ -49,6 +49,7 @@ NAMES = {
     "campaign",
     "collect",
     "export-dataset",
+    "tune",
     "retention",
 }
 

@@ -120,7 +120,9 @@ def strip(videos: list[np.ndarray]) -> bytes:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.new("RGB", (len(videos) * (size[0] + 2) - 2, size[1]), "white")
     for place, frames in enumerate(videos):
-        picture.paste(Image.fromarray(frames[len(frames) // 2]).resize(size), (place * (size[0] + 2), 0))
+        picture.paste(
+            Image.fromarray(frames[len(frames) // 2].astype(np.uint8)).resize(size), (place * (size[0] + 2), 0)
+        )
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()

@@ -52,10 +52,10 @@ def tune(
     groups = tuning_of(given, sets, settings)
     prepare_prefect()
     with sentences():
+        preflight(groups)
         from cogvideo_core.tuning.preparing import check_judge
 
         check_judge(groups["judge"], groups["model"].path)
-        preflight(groups)
         from flows.tuning import tune_recipe
 
         counts: Any = tune_recipe(**groups)

@@ -55,7 +55,8 @@ from cogvideo_core.tuning.search import Found
 TUNING, HELD_OUT = 1_500_000, 1_600_000  # first seeds of the two lists
 FROZEN = "7cd1ec21cc67d892"  # hash of the first 24 held-out clips, fixed before any search
 SHAPES = Path(world.__file__).parent / "model"
-OTHERS = ("drop2", "drop4", "noise", "attention", "keys")
+SCALED = {"attention": ".to_out.0.", "keys": ".attn1.norm_k."}  # weights that are made smaller
+OTHERS = ("drop2", "drop3", "drop4", "noise", *SCALED)
 
 
 def listed(first: int, clips: int) -> list[world.BenchEdit]:
@@ -107,9 +108,7 @@ def perturbed(folder: Path, how: str) -> Path:
         elif how == "noise" and block and value.ndim == 2:
             drawn = torch.randn(value.shape, generator=generator, dtype=torch.float32)
             weights[name] = value + 0.1 * value.float().std() * drawn.to(value.dtype)
-        elif (how == "attention" and block and ".to_out.0." in name) or (
-            how == "keys" and block and ".attn1.norm_k." in name
-        ):
+        elif block and how in SCALED and SCALED[how] in name:
             weights[name] = 0.7 * value
     save_file({name: value.contiguous() for name, value in weights.items()}, file)
     folder.with_suffix(".part").rename(folder)
@@ -216,7 +215,6 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=16, help="clips of the oracle's list")
     parser.add_argument("--other", default="attention", choices=OTHERS, help="how the other model is perturbed")
     parser.add_argument("--only", choices=["shapes", "other"], help="one of the models")
-    parser.add_argument("--probe", action="store_true", help="balanced on each perturbed model, on tuning clips alone")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if list_hash(24)[:16] != FROZEN:
