@@ -53,7 +53,8 @@ def edit(
 def short_settings(
     source: str, prompts: str, output: str, model: str, recipe: str, precision: Precision, first: int, file: str
 ) -> Settings:
-    """The groups of a short form, whose recipe is a preset or a recipe file; the settings file decides what it leaves at the default. Raises BadSpec."""
+    """The groups of a short form, whose recipe is a preset or a file; the settings file decides what is left at the
+    default. Raises BadSpec."""
     changed = {"source": (source, SOURCE), "output": (output, OUTPUT), "model": (model, "shapes")}
     own = {name: "" if file and value == default else value for name, (value, default) in changed.items()}
     try:
