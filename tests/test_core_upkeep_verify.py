@@ -217,7 +217,7 @@ def test_usage_adds_up(run: Any, tmp_path: Path) -> None:
     assert sum(size for _, size in found.values()) == sum(map(len, stored.values()))
     tops = {name.split("/")[0] if "/" in name else "" for name in stored}
     assert (
-        list(found)[:6] == [stage for stage in STAGES if stage not in ("judgements", "answers", "screens")]
+        list(found)[:6] == [stage for stage in STAGES if stage not in ("judgements", "answers", "screens", "trials")]
         and set(found) == tops
     )
 

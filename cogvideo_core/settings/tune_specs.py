@@ -33,7 +33,7 @@ class TuneSpec(Spec):
     budget: str = Field(
         "2h",
         title="Budget",
-        description="Time for the search, those of earlier calls included: 2h, 90m, 1h30m.",
+        description="Time for the search, trials of earlier calls included: 2h, 90m, 1h30m.",
     )
     trials: int = Field(0, title="Most trials", ge=0, le=10_000, description="Recipes that are tried. 0: any number.")
     clips: int = Field(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-from cogvideo_core.errors import BadSpec, FrozenEdit, NotFinite
+from cogvideo_core.errors import BadSpec, NotFinite
 from cogvideo_core.settings.tune_specs import TuneSpec
 from cogvideo_core.tuning.marks import Marks, clip_marks
 from cogvideo_core.tuning.picking import picked
@@ -21,7 +21,6 @@ from cogvideo_core.tuning.space import Point, Space
 from cogvideo_core.tuning.trials import Kind, Seen, Store, Trial
 
 SHOWN_CLIPS = 4  # of which a strip is kept
-BROKEN = (NotFinite, FrozenEdit)  # what a recipe may do to a model; other errors end the search
 
 
 class Measure(Protocol):
@@ -159,7 +158,7 @@ class Search:
                 if why:
                     end = ("pruned", why)
                     break
-        except BROKEN as error:
+        except NotFinite as error:  # what a recipe may do to a model; other errors end the search
             end = ("failed", str(error))
         self.say(f"trial {number}: {end[1] or 'complete'}; {told([clip_marks(one.scores) for one in found])}")
         return self._keep("trial", number, params, point, found, end, started)
