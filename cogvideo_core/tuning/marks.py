@@ -13,7 +13,8 @@ from cogvideo_core.study.bench import interval
 Scores = Mapping[str, float]
 QUALITIES = ("text", "preserved", "motion")
 UNITS = {"text": 0.05, "preserved": 1.0, "motion": 0.1}  # gains of one unit count the same
-TOLERANCE = {"text": 0.01, "preserved": 0.2, "motion": 0.03}  # less than the preset's by so little is no worse
+AIM = {"text": 0.01, "preserved": 0.2, "motion": 0.03}  # by how much less than the preset's the search aims at, at most
+TOLERANCE = {"text": 0.02, "preserved": 0.3, "motion": 0.03}  # less by so little is no worse, where the pick is made
 REACH = {"text": 0.1, "preserved": 2.0, "motion": 0.15}  # a trial that is farther below the preset's is given up
 
 
@@ -49,10 +50,14 @@ def mean_marks(clips: Sequence[Marks]) -> Marks:
     return Marks(*np.mean(clips, axis=0).tolist())
 
 
-def shortfall(marks: Marks, base: Marks) -> float:
-    """By how much marks fall below the preset's, beyond the tolerance, in units; 0 for no worse."""
-    gaps = {name: (getattr(base, name) - TOLERANCE[name] - getattr(marks, name)) / UNITS[name] for name in QUALITIES}
-    return sum(gap for gap in gaps.values() if gap > 1e-9)
+def gaps(marks: Marks, base: Marks, allowed: Mapping[str, float]) -> dict[str, float]:
+    """By how much each quality falls below the preset's, beyond what is allowed, in units; at most 0 for no worse."""
+    return {name: (getattr(base, name) - allowed[name] - getattr(marks, name)) / UNITS[name] for name in QUALITIES}
+
+
+def shortfall(marks: Marks, base: Marks, allowed: Mapping[str, float] = TOLERANCE) -> float:
+    """The sum of the `gaps` that are above 0."""
+    return sum(gap for gap in gaps(marks, base, allowed).values() if gap > 1e-9)
 
 
 def gain(marks: Marks, base: Marks) -> float:
@@ -62,7 +67,7 @@ def gain(marks: Marks, base: Marks) -> float:
 
 def worth(marks: Marks, base: Marks) -> float:
     """What trials are ranked by: the gain where nothing is worse than the preset's, else the shortfall below zero."""
-    short = shortfall(marks, base)
+    short = shortfall(marks, base, AIM)
     return -short if short > 0 else gain(marks, base)
 
 

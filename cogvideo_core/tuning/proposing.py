@@ -14,7 +14,7 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from cogvideo_core.tuning.marks import QUALITIES, TOLERANCE, UNITS, Marks, mean_marks
+from cogvideo_core.tuning.marks import AIM, Marks, gaps, mean_marks
 from cogvideo_core.tuning.space import Space, same
 from cogvideo_core.tuning.trials import Trial
 
@@ -40,13 +40,8 @@ def as_optuna(space: Space, trial: Trial, base: Sequence[Marks]) -> FrozenTrial:
         values=[*marks, trial.cost] if complete and marks else None,
         params=trial.params,
         distributions=space.distributions,
-        constraints=gaps(marks, mean_marks(base[: len(trial.scores)])) if marks else None,
+        constraints=gaps(marks, mean_marks(base[: len(trial.scores)]), AIM) if marks else None,
     )
-
-
-def gaps(marks: Marks, base: Marks) -> dict[str, float]:
-    """Optuna's constraints, at most 0 where a quality is no worse than the preset's."""
-    return {name: (getattr(base, name) - TOLERANCE[name] - getattr(marks, name)) / UNITS[name] for name in QUALITIES}
 
 
 def propose(

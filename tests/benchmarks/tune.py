@@ -122,8 +122,9 @@ def work_of(model: str, manifest: Path, root: Path) -> Work:
     return Work(*groups, EngineSpec(), loaded, Ledger(str(root)), judge=judge)
 
 
-def tuned(model: str, manifest: Path, root: Path, spec: TuneSpec) -> tuple[Found, dict[str, Any]]:
-    """Searches, with the stages of an ordinary run; what was found, and what it cost."""
+def tuned(model: str, manifest: Path, root: Path, place: Path, spec: TuneSpec) -> tuple[Found, dict[str, Any]]:
+    """Searches, with the stages of an ordinary run; what was found, and what it cost. Both models share a
+    root, for their VAE is the same."""
     work, began, cpu = work_of(model, manifest, root), time.perf_counter(), time.process_time()
 
     def invert(records: list[dict], steps: int) -> list[dict]:
@@ -142,7 +143,7 @@ def tuned(model: str, manifest: Path, root: Path, spec: TuneSpec) -> tuple[Found
     ]
     search.prepared_s = time.perf_counter() - began
     found = search.run()
-    told = report.write(str(root), search, found, ready)
+    told = report.write(str(place), search, found, ready)
     spent = {"seconds": round(time.perf_counter() - began, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
     spent |= {name: told["counts"][name] for name in ("trials", "pruned", "complete", "failed", "evaluations")}
     return found, spent
@@ -226,9 +227,8 @@ def main() -> None:
     models = {"shapes": "shapes", "other": str(perturbed(args.root / f"model_{args.other}", args.other))}
     for name, model in models.items():
         if args.only in (None, name):
-            found, spent = tuned(
-                model, manifest, args.root / f"run_{name}_{args.other if name == 'other' else ''}", spec
-            )
+            place = args.root / (name if name == "shapes" else f"other_{args.other}")  # of recipe and page
+            found, spent = tuned(model, manifest, args.root / "run", place, spec)
             key = "tuned_minus_balanced" if name == "shapes" else "other_tuned_minus_balanced"
             told |= {key: compared(model, found, args.held_out, args.root / "oracle"), f"{name}_search": spent}
             print(json.dumps(told), flush=True)
