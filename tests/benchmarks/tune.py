@@ -144,7 +144,8 @@ def tuned(model: str, manifest: Path, root: Path, place: Path, spec: TuneSpec) -
     search.prepared_s = time.perf_counter() - began
     found = search.run()
     told = report.write(str(place), search, found, ready)
-    spent = {"seconds": round(time.perf_counter() - began, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
+    spent = {"seconds": told["seconds"], "this_call_s": round(time.perf_counter() - began, 1)}
+    spent |= {"this_call_cpu_s": round(time.process_time() - cpu, 1), "stopped": told["stopped"]}
     spent |= {name: told["counts"][name] for name in ("trials", "pruned", "complete", "failed", "evaluations")}
     return found, spent
 
