@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, help="recipes tried on each model, at most")
     parser.add_argument("--budget", default="40m", help="of each search")
     parser.add_argument("--clips", type=int, default=8, help="clips to tune on")
+    parser.add_argument("--layer-groups", type=int, default=6, help="of the layer study; 0: none")
     parser.add_argument("--held-out", type=int, default=16, help="clips of the oracle's list")
     parser.add_argument("--other", default="attention", choices=OTHERS, help="how the other model is perturbed")
     parser.add_argument("--only", choices=["shapes", "other"], help="one of the models")
@@ -221,7 +222,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if list_hash(24)[:16] != FROZEN:
         parser.error("the held-out list is not the one that was frozen")
-    spec = TuneSpec(budget=args.budget, trials=args.trials, clips=args.clips, held_out=2, steps=[12, 20], layer_clips=1)
+    few = {"clips": args.clips, "held_out": 2, "steps": [12, 20], "layer_clips": 1, "layer_groups": args.layer_groups}
+    spec = TuneSpec(budget=args.budget, trials=args.trials, **few)
     manifest = write_clips(args.root / "clips", 2 * (args.clips + 2))
     told: dict[str, Any] = {"held_out": args.held_out, "list": list_hash(args.held_out)[:16], "dtype": DTYPE}
     told |= {"cores": len(os.sched_getaffinity(0))}
