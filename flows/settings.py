@@ -41,12 +41,11 @@ DESCRIBING: dict[str, type[Spec]] = {  # the groups of write-manifest
     "instructions": InstructionSpec,
 }
 SCORING: dict[str, type[Spec]] = {"metrics": MetricSpec}  # the group of benchmark run and benchmark score
-EVERY = GROUPS | DESCRIBING | SCORING
 TUNING: dict[str, type[Spec]] = {  # the groups of tune: a recipe is what it finds
     **{name: group for name, group in GROUPS.items() if name != "recipe"},
     "tune": TuneSpec,
 }
-EVERY = GROUPS | DESCRIBING | TUNING
+EVERY = GROUPS | DESCRIBING | SCORING | TUNING
 NOT_SETTINGS = ("plan", "last_stage", "title")  # other entries of plan/settings.json
 Groups = dict[str, dict[str, Any]]
 OUTPUT, MODEL = "out/run", "shapes"  # the command line's own defaults

@@ -17,8 +17,7 @@ FORBIDDEN = {
 LONGEST_FUNCTION, LONGEST_FILE = 60, 300
 ROOMS = (  # each imports only from those before it
     *("errors", "settings", "endpoints", "diffusion", "media", "models", "storage", "inputs", "shapes", "judging"),
-    *("stages", "captions", "planning", "dataset", "exports", "benchmarks", "upkeep", "study"),
-    *("stages", "captions", "planning", "dataset", "exports", "upkeep", "study", "tuning"),
+    *("stages", "captions", "planning", "dataset", "exports", "benchmarks", "upkeep", "study", "tuning"),
 )
 MODELS = {"diffusers", "transformers"}
 KNOW_MODELS = {"models", "shapes", "judging", "study"}

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cogvideo_core.settings.specs import OutputSpec
-from flows.cli import benchmark, describe, export, judge, plan, screen, study, up, upkeep
-from flows.cli import describe, export, judge, plan, screen, tune, up, upkeep
+from flows.cli import benchmark, describe, export, judge, plan, screen, study, tune, up, upkeep
 from flows.cli.exits import sentences
 from flows.cli.options import Limit, Model, Output, Prompts, Recipe, Set, SettingsFile, Source
 from flows.cli.running import execute
