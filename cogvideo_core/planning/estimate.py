@@ -20,9 +20,10 @@ from cogvideo_core.models import batching, memory
 from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.planning.tables import Planned
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.overrides import override_text
 from cogvideo_core.settings.specs import EngineSpec, InversionSpec, RecipeSpec
 from cogvideo_core.stages.gate import gate_evaluations, highest_level
-from cogvideo_core.stages.units import levels_kept
+from cogvideo_core.stages.units import Readers, levels_kept
 
 Row = tuple[str, str]
 
@@ -117,7 +118,11 @@ def estimate(
 ) -> Estimate:
     """Seconds and bytes of a plan whose clips have about the same number of edits each."""
     clips = planned["clips"]
-    levels = levels_kept(inversion, recipe, model.layers)
+    rows = [
+        "",
+        *(override_text({"recipe": name}) for name in planned.get("recipes", ())),
+    ]  # recipes of rows of their own
+    levels = levels_kept(inversion, recipe, model.layers, Readers(rows))
     states = 1 if inversion.method == "none" else len(levels) if levels else inversion.steps + 1
     size = math.prod(model.latents(shape.frames, shape.height, shape.width))
     itemsize = getattr(torch, inversion.dtype).itemsize
