@@ -195,6 +195,7 @@ def folders() -> dict[str, Callable[[Path], str]]:
     return {
         "frames": judged(frames("8.jpg", "09.jpg", "0010.jpeg"), [("", b"")]),
         "frames-row": judged(frames(*two, parent=False, fps="30000/1001"), [("", b"")]),
+        "frames-huge-rate": judged(frames(*two, parent=False, fps="1e10000000"), "its fps '1e10000000' is no number"),
         "frames-no-rate": judged(frames(*two, parent=False, fps="fast"), "its fps 'fast' is no number"),
         "frames-cut": judged(frames(*two, extra=cut), "frame '3.png': it can't be decoded"),
         "frames-bomb": judged(frames(*two, extra=large), "frame '3.png': it has 4000x4000 pixels"),

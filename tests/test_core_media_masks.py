@@ -94,6 +94,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "several": (npz(a=np.zeros((2, 2)), b=np.zeros((2, 2))), "it holds several arrays"),
     "colours": (npz(mask=np.zeros((2, 4, 4, 3), np.uint8)), "its array is uint8 [2, 4, 4, 3]"),
     "words": (npz(mask=np.array([["a"]])), "its array is <U1 [1, 1]"),
+    "no numbers": (npz(mask=np.array([[0.0, np.nan]])), "its array has values that are no numbers"),
     "nothing": (npz(mask=np.zeros((0, 4, 4))), "its array is float64 [0, 4, 4]"),
 }
 

@@ -25,6 +25,7 @@ from cogvideo_core.media.still import read_image
 from cogvideo_core.media.tools import Limits, ffmpeg_exe, file_url, reason, run_fed
 from cogvideo_core.settings.specs import fingerprint
 
+RATE = re.compile(r"\s*[0-9]{1,20}(\.[0-9]{0,20}|/[0-9]{1,20})?\s*")  # no exponents: they may be huge
 NUMBERED = re.compile(r"(.*?)(\d{1,18})\.(jpe?g|png)", re.IGNORECASE | re.DOTALL)
 MAX_FRAMES = 100_000
 MAX_FPS = 1000
@@ -60,8 +61,8 @@ def located(clip: str, folder: str, fps: str, usual_fps: float) -> Inside:
 def rate_of(clip: str, text: str) -> Fraction:
     """Frames a second, of a number or a ratio. Raises ClipError."""
     try:
-        rate = Fraction(text).limit_denominator(10_000)
-    except (ValueError, ZeroDivisionError):
+        rate = Fraction(text).limit_denominator(10_000) if RATE.fullmatch(text) else Fraction(0)
+    except ZeroDivisionError:
         rate = Fraction(0)
     if not 0 < rate <= MAX_FPS:
         problem = f"its fps {text!r} is no number above 0 and up to {MAX_FPS}"

@@ -8,8 +8,8 @@ from typing import Any
 from cogvideo_core.errors import ClipError
 
 AUTO, NONE = "auto", "none"
-NUMBER = r"\d*\.?\d+(?:e-?\d+)?"
-BOX = re.compile(rf"box((?:\s+{NUMBER}){{4}}(?:\s*;(?:\s*{NUMBER}){{4}})*)\s*", re.IGNORECASE)
+NUMBER = r"(?:\d{1,20}(?:\.\d{0,20})?|\.\d{1,20})(?:e-?\d{1,3})?"  # one way to read a text, so that none takes long
+BOX = re.compile(rf"box((?:\s+{NUMBER}){{4}}(?:\s*;\s*{NUMBER}(?:\s+{NUMBER}){{3}})*)\s*", re.IGNORECASE)
 TRACK = re.compile(rf"track((?:\s+{NUMBER}){{2}}|(?:\s+{NUMBER}){{4}})\s*", re.IGNORECASE)
 FIND = re.compile(r"find\s+(.*\S)\s*", re.IGNORECASE | re.DOTALL)
 FILE = re.compile(r".*(\.[A-Za-z0-9]{2,5}|/)", re.DOTALL)  # how the names of files and folders end
@@ -24,6 +24,7 @@ def mask_text(clip: str, value: Any) -> str:
     if not isinstance(value or "", str):
         raise ClipError(clip, "its mask is neither text nor a list of four numbers", REMEDY)
     text = (value or "").strip()
+    text = text.lower() if text.lower() in (AUTO, NONE) else text
     if boxes(text) is not None:
         _check_boxes(clip, boxes(text) or [])
     elif (place := tracked(text)) is not None:
@@ -81,8 +82,12 @@ def boxes(text: str) -> list[tuple[float, float, float, float]] | None:
 def _boxes_text(value: list[Any]) -> Any:
     """[x, y, w, h] or a list of them as text; anything else unchanged."""
     each = value if value and isinstance(value[0], list) else [value]
-    whole = all(len(box) == 4 and all(isinstance(n, int | float) and n >= 0 for n in box) for box in each)
+    whole = all(isinstance(box, list) and len(box) == 4 and all(map(_is_length, box)) for box in each)
     return "box " + "; ".join(" ".join(map(str, box)) for box in each) if whole else value
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
 def _check_boxes(clip: str, found: list[tuple[float, float, float, float]]) -> None:

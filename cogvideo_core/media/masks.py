@@ -156,6 +156,8 @@ def _checked(array: np.ndarray | None, name: str, max_pixels: int) -> Pictures:
     frames = array.reshape(-1, *array.shape[-2:])
     if math.prod(frames.shape[1:]) > max_pixels:
         raise ClipTooLarge(name, f"its frames have more than {max_pixels} pixels", "scale it down")
+    if frames.dtype.kind == "f" and not np.isfinite(frames).all():
+        raise NotAMask(name, "its array has values that are no numbers", remedy)
     light = 0.5 if frames.dtype.kind == "b" or float(frames.max()) <= 1 else LIGHT
     return Pictures(len(frames), lambda index: np.where(frames[index] >= light, np.uint8(255), np.uint8(0)))
 

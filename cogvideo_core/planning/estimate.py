@@ -20,10 +20,11 @@ from cogvideo_core.models import batching, memory
 from cogvideo_core.models.model import VideoModel, VideoShape
 from cogvideo_core.planning.tables import Planned
 from cogvideo_core.settings.judge_specs import JudgeSpec
+from cogvideo_core.settings.overrides import override_text
 from cogvideo_core.settings.recipes import RECIPES
 from cogvideo_core.settings.specs import EngineSpec, InversionSpec, RecipeSpec
 from cogvideo_core.stages.gate import gate_evaluations, highest_level
-from cogvideo_core.stages.units import levels_kept
+from cogvideo_core.stages.units import Readers, levels_kept
 
 Row = tuple[str, str]
 
@@ -118,7 +119,11 @@ def estimate(
 ) -> Estimate:
     """Seconds and bytes of a plan whose clips have about the same number of edits each."""
     clips = planned["clips"]
-    levels = levels_kept(inversion, recipe, model.layers)
+    rows = [
+        "",
+        *(override_text({"recipe": name}) for name in planned.get("recipes", ()) if _known(recipe, name)),
+    ]  # recipes of rows of their own
+    levels = levels_kept(inversion, recipe, model.layers, Readers(rows))
     states = 1 if inversion.method == "none" else len(levels) if levels else inversion.steps + 1
     size = math.prod(model.latents(shape.frames, shape.height, shape.width))
     itemsize = getattr(torch, inversion.dtype).itemsize
@@ -135,14 +140,18 @@ def estimate(
     )
 
 
+def _known(recipe: RecipeSpec, name: str) -> bool:
+    """Whether a plan's recipe is the run's or a preset; of a recipe file, a plan knows the name alone."""
+    return name == recipe.name or name in RECIPES
+
+
 def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec, layers: int) -> float:
     """Evaluations for an average clip's edits, in calls of at most `at_once` edits of a recipe; the ladder's are not
     among them."""
 
     def rows(name: str, edits: int) -> int:
         full, rest = divmod(edits, at_once)
-        known = name == recipe.name or name in RECIPES
-        own = recipe.candidate(name) if known else recipe  # of a recipe file, a plan knows the name alone
+        own = recipe.candidate(name) if _known(recipe, name) else recipe
         one = edit_evaluations(own, steps, at_once, layers)
         return full * one + (edit_evaluations(own, steps, rest, layers) if rest else 0)
 
