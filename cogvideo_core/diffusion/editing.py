@@ -28,9 +28,14 @@ from cogvideo_core.diffusion.guidance import (
     with_statistics,
 )
 from cogvideo_core.diffusion.inversion import seeded_noise
-from cogvideo_core.diffusion.masks import Keeping, Masks, levels_held
+from cogvideo_core.diffusion.masks import Keeping, Masks
 from cogvideo_core.diffusion.schedule import Schedule
-from cogvideo_core.diffusion.skipping import Whole, extrapolated, whole_steps
+from cogvideo_core.diffusion.skipping import Halves, Whole, extrapolated
+from cogvideo_core.diffusion.steps import computed_steps as computed_steps
+from cogvideo_core.diffusion.steps import edit_evaluations as edit_evaluations
+from cogvideo_core.diffusion.steps import first_step as first_step
+from cogvideo_core.diffusion.steps import levels_read as levels_read
+from cogvideo_core.diffusion.steps import referenced_steps as referenced_steps
 from cogvideo_core.settings.specs import RecipeSpec
 
 
@@ -69,11 +74,19 @@ class Referred(NamedTuple):
     weight: float
 
 
-def first_step(recipe: RecipeSpec, steps: int) -> int:
-    """The step an edit begins at: by `start_at`, or 0 for fresh noise. At least one step is always taken."""
-    if recipe.start == "fresh":
-        return 0
-    return min(round(recipe.start_at * steps), steps - 1)
+class Asked(NamedTuple):
+    """What a whole step asks of the model: at which level and timestep, guided or not, in which layers the reference is
+    seen and with what weight; None outside its window."""
+
+    level: int
+    t: int
+    guided: bool
+    layers: range
+    weight: float | None
+
+
+Predictor = Callable[[Tensor, "Texts", Asked], Halves]
+"""predictor(x [E,f,C,h,w], texts, asked) -> velocities of these edits without and with their prompts."""
 
 
 def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory, seed: int) -> Tensor:
@@ -99,21 +112,6 @@ def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
     return ifft2(torch.where(radius < cutoff, fft2(low), fft2(high))).real
 
 
-def levels_read(recipe: RecipeSpec, steps: int, layer_count: int, held: range = range(0)) -> list[int]:
-    """The trajectory levels that `start_latents` and `edit` read, each once, in order of use.
-
-    held: the steps after which masks put back what is outside.
-    """
-    first = first_step(recipe, steps)
-    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
-    clean = [0] if recipe.match_statistics else []
-    whole = computed_steps(recipe, steps, layer_count)
-    referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step in whole]
-    used = sorted({*referenced, *levels_held(held, steps)}, reverse=True)
-    return list(dict.fromkeys([*starts, *clean, *used]))
-
-
 def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:
     """Prompts of the reference rows: [1,S,D], [E,S,D] or [2E,S,D]."""
     if recipe.reference_prompt == "edit":
@@ -131,7 +129,7 @@ def predict(
     guided: bool,
     recipe: RecipeSpec,
     referred: Referred | None,
-) -> tuple[Tensor | None, Tensor]:
+) -> Halves:
     """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
 
     `referred` is None outside the reference's window.
@@ -179,11 +177,35 @@ def edit(
     recipe: RecipeSpec,
     layer_count: int,
 ) -> Generator[Tensor, Tensor | None, None]:
+    """`denoise` by a model's own velocities: at the step that starts from level j the reference rows are the stored
+    state of level j; outside the window there are none."""
+
+    def predicted(x: Tensor, texts: Texts, asked: Asked) -> Halves:
+        return predict(velocity, x, asked.t, texts, asked.guided, recipe, referred_by(asked, trajectory, x))
+
+    return denoise(predicted, x, texts, trajectory, schedule, recipe, layer_count)
+
+
+def referred_by(asked: Asked, trajectory: Trajectory, like: Tensor) -> Referred | None:
+    """The stored state that a step's edits attend to, if any."""
+    if asked.weight is None:
+        return None
+    return Referred(trajectory(asked.level).to(like), asked.layers, asked.weight)
+
+
+def denoise(
+    predictor: Predictor,
+    x: Tensor,
+    texts: Texts,
+    trajectory: Trajectory,
+    schedule: Schedule,
+    recipe: RecipeSpec,
+    layer_count: int,
+) -> Generator[Tensor, Tensor | None, None]:
     """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
 
     A mask [E] that is sent back says which edits go on: the others leave the batch, and without any it ends.
-    Start latents and trajectory are passed in: nothing here draws noise or reads a store. At the step that
-    starts from level j the reference rows are the stored state of level j; outside the window there are none.
+    Start latents and trajectory are passed in: nothing here draws noise or reads a store.
     """
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
@@ -198,10 +220,8 @@ def edit(
         level = schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         if step in whole:
-            referred = None
-            if step in referenced:
-                referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
-            halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
+            weight = weight_at(recipe, step, referenced) if step in referenced else None
+            halves = predictor(x, texts, Asked(level, t, step in guided, layers, weight))
             recent = keeping.whole_step(step, recent[-1:], Whole(theta, x, halves))
         else:
             halves = extrapolated(recent[0], recent[1], theta, step in guided)
@@ -237,34 +257,3 @@ def edited(
     """
     *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count)
     return clean
-
-
-def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
-    """The steps that have reference rows at all."""
-    if recipe.reference_weight == 0 or len(layers) == 0:
-        return range(0)
-    return window(recipe.reference_start, recipe.reference_end, steps)
-
-
-def computed_steps(recipe: RecipeSpec, steps: int, layer_count: int) -> set[int]:
-    """The steps of an edit that go through the transformer; the recipe's cache skips others."""
-    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    referenced, guided = referenced_steps(recipe, steps, layers), guided_steps(recipe, steps)
-    # without guidance the prompted half goes on as before, so its end is no change
-    entered = [guided.start, *([referenced.start, referenced.stop] if referenced else [])]
-    return whole_steps(recipe, range(first_step(recipe, steps), steps), steps, entered)
-
-
-def edit_evaluations(
-    recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int, part: range | None = None
-) -> int:
-    """How many transformer rows one batch of `edits` edits costs, over all steps or those of a `part`."""
-    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
-    total = 0
-    part = range(schedule_steps) if part is None else part
-    for step in computed_steps(recipe, schedule_steps, layer_count).intersection(part):
-        rows = (2 if step in guided else 1) * edits
-        reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
-        total += rows + (reference if step in referenced else 0)
-    return total

@@ -119,6 +119,12 @@ class VideoModel(Configured):
         return torch.cat([latents[: self.front_padding], latents])
 
     @torch.inference_mode()
+    def encode_sequence(self, frames: np.ndarray) -> Tensor:
+        """`encode` for a clip of any length, 4k+1 frames: part by part, so that the VAE's memory stays that of one."""
+        latents = self.vae.encode_sequence(frames) * self.vae_config.scaling_factor
+        return torch.cat([latents[: self.front_padding], latents])
+
+    @torch.inference_mode()
     def encode_image(self, frame: np.ndarray) -> Tensor:
         """A first frame uint8 [H,W,3] -> image latents float32 [C,h,w] on the CPU, deterministic."""
         scale = self.vae_config.scaling_factor
@@ -134,6 +140,17 @@ class VideoModel(Configured):
         """latents [f,C,h,w] -> frames uint8 [F,H,W,3]; the padding in front is dropped."""
         finite(latents, "transformer", self.transformer.dtype, "model.dtype")
         return self.vae.decode(latents[self.front_padding :], self.vae_config.scaling_factor)
+
+    def decode_sequence(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """`decode` for a clip of any length: frames uint8 [n,H,W,3], part by part. No other part is held."""
+        finite(latents, "transformer", self.transformer.dtype, "model.dtype")
+        decoded = self.vae.decode_sequence(latents[self.front_padding :], self.vae_config.scaling_factor)
+        while True:
+            with torch.inference_mode():
+                frames = next(decoded, None)
+            if frames is None:
+                return
+            yield frames
 
     def _rotary(self, latent_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """RoPE tables for a latent grid, made by the pipeline's own method; None for absolute positions (2B)."""
