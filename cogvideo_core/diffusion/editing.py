@@ -67,11 +67,17 @@ class Texts:
 
 
 class Referred(NamedTuple):
-    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight."""
+    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight. Or K states
+    [K,f,C,h,w], where edits follow each other in rounds of K and see one each."""
 
     state: Tensor
     layers: range
     weight: float
+
+    def rows(self, count: int) -> Tensor:
+        """So many reference rows."""
+        states = self.state if self.state.ndim == 5 else self.state[None]
+        return states.repeat(count // len(states), 1, 1, 1, 1)
 
 
 class Asked(NamedTuple):
@@ -146,7 +152,7 @@ def predict(
         tokens = texts.masks.seen(text.shape[1]) if texts.masks else None
         tokens = tokens.repeat(2, 1) if tokens is not None and guided else tokens
         reference = Reference(n, referred.layers, referred.weight, recipe.reference_text, each, tokens)
-        joined = torch.cat([referred.state.expand(n, *referred.state.shape), rows])
+        joined = torch.cat([referred.rows(n), rows])
         v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
     if not guided:
         return None, v
@@ -181,16 +187,12 @@ def edit(
     state of level j; outside the window there are none."""
 
     def predicted(x: Tensor, texts: Texts, asked: Asked) -> Halves:
-        return predict(velocity, x, asked.t, texts, asked.guided, recipe, referred_by(asked, trajectory, x))
+        referred = None
+        if asked.weight is not None:
+            referred = Referred(trajectory(asked.level).to(x), asked.layers, asked.weight)
+        return predict(velocity, x, asked.t, texts, asked.guided, recipe, referred)
 
     return denoise(predicted, x, texts, trajectory, schedule, recipe, layer_count)
-
-
-def referred_by(asked: Asked, trajectory: Trajectory, like: Tensor) -> Referred | None:
-    """The stored state that a step's edits attend to, if any."""
-    if asked.weight is None:
-        return None
-    return Referred(trajectory(asked.level).to(like), asked.layers, asked.weight)
 
 
 def denoise(
