@@ -8,6 +8,7 @@ sets how many distinct reference rows there are: `inversion` and `source` give o
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -29,6 +30,7 @@ from cogvideo_core.diffusion.guidance import (
 )
 from cogvideo_core.diffusion.inversion import seeded_noise
 from cogvideo_core.diffusion.masks import Keeping, Masks
+from cogvideo_core.diffusion.progress import Progress
 from cogvideo_core.diffusion.schedule import Schedule
 from cogvideo_core.diffusion.skipping import Halves, Whole, extrapolated
 from cogvideo_core.diffusion.steps import computed_steps as computed_steps
@@ -36,6 +38,7 @@ from cogvideo_core.diffusion.steps import edit_evaluations as edit_evaluations
 from cogvideo_core.diffusion.steps import first_step as first_step
 from cogvideo_core.diffusion.steps import levels_read as levels_read
 from cogvideo_core.diffusion.steps import referenced_steps as referenced_steps
+from cogvideo_core.diffusion.steps import taken_steps as taken_steps
 from cogvideo_core.settings.specs import RecipeSpec
 
 
@@ -67,17 +70,22 @@ class Texts:
 
 
 class Referred(NamedTuple):
-    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight. Or K states
-    [K,f,C,h,w], where edits follow each other in rounds of K and see one each."""
+    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight.
+
+    Or K states [K,f,C,h,w], where edits follow each other in rounds of K and see one each.
+    anchors: of each edit a state [E,f,C,h,w] in another window, and that window's own `state`.
+    """
 
     state: Tensor
     layers: range
     weight: float
+    anchors: tuple[Tensor, Tensor] | None = None
 
-    def rows(self, count: int) -> Tensor:
-        """So many reference rows."""
-        states = self.state if self.state.ndim == 5 else self.state[None]
-        return states.repeat(count // len(states), 1, 1, 1, 1)
+
+def repeated(states: Tensor, count: int) -> Tensor:
+    """So many reference rows of a state [f,C,h,w] or of several [K,f,C,h,w]."""
+    states = states if states.ndim == 5 else states[None]
+    return states.repeat(count // len(states), 1, 1, 1, 1)
 
 
 class Asked(NamedTuple):
@@ -152,8 +160,13 @@ def predict(
         tokens = texts.masks.seen(text.shape[1]) if texts.masks else None
         tokens = tokens.repeat(2, 1) if tokens is not None and guided else tokens
         reference = Reference(n, referred.layers, referred.weight, recipe.reference_text, each, tokens)
-        joined = torch.cat([referred.rows(n), rows])
-        v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
+        joined, prompts = torch.cat([repeated(referred.state, n), rows]), torch.cat([text_ref, text])
+        if referred.anchors is not None:
+            x_anchor, state_anchor = referred.anchors
+            anchors = torch.cat([repeated(state_anchor, n), torch.cat([x_anchor, x_anchor]) if guided else x_anchor])
+            reference = replace(reference, rows=n + len(anchors), anchor=recipe.anchor_weight)
+            joined, prompts = torch.cat([anchors, joined]), prompts.repeat(2, 1, 1)
+        v = velocity(joined, t, prompts, reference)[reference.rows :]
     if not guided:
         return None, v
     v_uncond, v_cond = v.chunk(2)
@@ -192,34 +205,45 @@ def edit(
             referred = Referred(trajectory(asked.level).to(x), asked.layers, asked.weight)
         return predict(velocity, x, asked.t, texts, asked.guided, recipe, referred)
 
-    return denoise(predicted, x, texts, trajectory, schedule, recipe, layer_count)
+    return states(denoise(predicted, x, texts, trajectory, schedule, recipe, layer_count))
+
+
+def states(run: Generator[Progress, Tensor | None, None]) -> Generator[Tensor, Tensor | None, None]:
+    """The state alone after each step of `denoise`; what is sent is handed on."""
+    stay: Tensor | None = None
+    with suppress(StopIteration):
+        while True:
+            stay = yield run.send(stay).x
 
 
 def denoise(
     predictor: Predictor,
-    x: Tensor,
+    begun: Tensor | Progress,
     texts: Texts,
     trajectory: Trajectory,
     schedule: Schedule,
     recipe: RecipeSpec,
     layer_count: int,
-) -> Generator[Tensor, Tensor | None, None]:
-    """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
+) -> Generator[Progress, Tensor | None, None]:
+    """Denoises x [E,f,C,h,w] (float32, from `start_latents`), or goes on with what an earlier call has yielded; yields
+    its progress after each step, the clean state last.
 
     A mask [E] that is sent back says which edits go on: the others leave the batch, and without any it ends.
     Start latents and trajectory are passed in: nothing here draws noise or reads a store.
     """
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
-    whole, recent = computed_steps(recipe, schedule.steps, layer_count), list[Whole]()
-    followed: Evaluated | None = None  # the step before
+    whole, taken = computed_steps(recipe, schedule.steps, layer_count), taken_steps(recipe, schedule.steps)
     matched = window(0.0, recipe.match_statistics, schedule.steps)
-    source = trajectory(0).to(x) if matched else None
-    taken = range(first_step(recipe, schedule.steps), schedule.steps)
     keeping = Keeping(trajectory, schedule.steps, taken, texts.masks)
-    x = keeping.begin(x)
-    for step in taken:
-        level = schedule.level(step)
+    if isinstance(begun, Progress):
+        keeping.go_on(max(step for step in whole if step < begun.step))
+        now = begun
+    else:
+        now = Progress(taken.start, keeping.begin(begun))
+    source = trajectory(0).to(now.x) if matched else None
+    for step in range(now.step, taken.stop):
+        x, recent, level = now.x, [*now.recent], schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         if step in whole:
             weight = weight_at(recipe, step, referenced) if step in referenced else None
@@ -230,17 +254,15 @@ def denoise(
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
-        now = Evaluated(theta, x, v)
-        before = keeping.history(followed, now) if recipe.sampler == "multistep2" else None
-        x = keeping.keep(second_order_step(now, schedule.thetas[level - 1], before), level - 1)
-        followed = now
-        stay = yield x
+        followed = Evaluated(theta, x, v)
+        before = keeping.history(now.followed, followed) if recipe.sampler == "multistep2" else None
+        x = keeping.keep(second_order_step(followed, schedule.thetas[level - 1], before), level - 1)
+        now = Progress(step + 1, x, followed, tuple(recent))
+        stay = yield now
         if stay is not None:
-            kept = stay.to(x.device)
-            x, texts, recent = x[kept], texts.of(stay), [each.of(kept) for each in recent]
-            followed = Evaluated(theta, now.x[kept], now.v[kept])
+            now, texts = now.of(stay.to(x.device)), texts.of(stay)
             keeping.drop(stay)
-            if not len(x):
+            if not len(now.x):
                 return
 
 

@@ -2,23 +2,25 @@
 
 There is one state of the whole clip. At each whole step every window predicts its part of it, beside its own stored
 trajectory; the predictions are blended with smooth weights where windows overlap, and the step is taken on the whole.
-As predictions are linear in what follows, all windows leave each step with equal states on shared latent frames.
-Source: arXiv 2302.08113 (MultiDiffusion); for time arXiv 2305.18264 (Gen-L-Video).
+Source: arXiv 2302.08113 (MultiDiffusion); for time arXiv 2305.18264 (Gen-L-Video). Where the states of many windows are
+too much for memory, `sliding.py` edits one window after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from cogvideo_core.diffusion.editing import Asked, Referred, RowVelocity, Texts, Trajectory, denoise, predict
+from cogvideo_core.diffusion.editing import Asked, Referred, RowVelocity, Texts, Trajectory, denoise, predict, states
+from cogvideo_core.diffusion.progress import Progress
 from cogvideo_core.diffusion.schedule import Schedule
 from cogvideo_core.diffusion.skipping import Halves
 from cogvideo_core.diffusion.windows import Layout
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.settings.specs import RecipeSpec
 
 
@@ -38,16 +40,32 @@ class Windows:
         """The stored state of the whole clip at a level: [latents,C,h,w]. What windows share is blended."""
         return self.layout.blended([trajectory(level).float() for trajectory in self.trajectories])
 
-    def together(self, rounds: Sequence[int]) -> Iterator[list[int]]:
-        """These windows, as they share calls."""
+    def part(self, window: int, level: int) -> Tensor:
+        """A window's part of `state`, for which only those are read that share latent frames with it: [span,C,h,w]."""
+        layout, place = self.layout, self.layout.places[window]
+        total = None
+        for other, at in enumerate(layout.slices()):
+            begin, end = max(at.start, place), min(at.stop, place + layout.span)
+            if begin >= end:
+                continue
+            stored = self.trajectories[other](level).float()
+            row = rearrange(layout.weights[other], "f -> f 1 1 1").to(stored)
+            total = stored.new_zeros(layout.span, *stored.shape[1:]) if total is None else total
+            own = slice(begin - at.start, end - at.start)
+            total[begin - place : end - place] += stored[own] * row[own]
+        assert total is not None
+        return total
+
+    def calls(self) -> list[list[int]]:
+        """The windows, as they share calls; the first is alone where others need it as their anchor."""
         calls: list[list[int]] = []
-        for window in rounds:
+        for window in range(len(self.layout)):
             last = calls[-1] if calls else []
-            if last and len(last) < self.at_once and self.velocities[last[0]] == self.velocities[window]:
+            if last and last[0] and len(last) < self.at_once and self.velocities[last[0]] == self.velocities[window]:
                 last.append(window)
             else:
                 calls.append([window])
-        return iter(calls)
+        return calls
 
 
 def edit_jointly(
@@ -55,31 +73,63 @@ def edit_jointly(
 ) -> Generator[Tensor, Tensor | None, None]:
     """`editing.edit` of a whole clip: x [E,latents,C,h,w] is `start_latents` of `windows.state`, masks are those of the
     whole clip; yields the whole state after each step, the clean one last, and takes masks of the edits that go on."""
+    return states(denoise_jointly(windows, x, texts, schedule, recipe, layer_count))
+
+
+def denoise_jointly(
+    windows: Windows, begun: Tensor | Progress, texts: Texts, schedule: Schedule, recipe: RecipeSpec, layer_count: int
+) -> Generator[Progress, Tensor | None, None]:
+    """As `edit_jointly`, with all that is needed to go on later: from there the result is the same, bit for bit."""
     layout = windows.layout
+    check_anchors(recipe, texts)
 
     def predicted(x: Tensor, texts: Texts, asked: Asked) -> Halves:
-        found = [
-            halves
-            for call in windows.together(range(len(layout)))
-            for halves in window_halves(windows, call, x, texts, asked, recipe)
-        ]
+        parts = [layout.of(x, window) for window in range(len(layout))]
+        found = list[Halves]()
+        for call in windows.calls():
+            found += window_halves(windows, call, parts, texts, asked, recipe)
         unconds, conds = [uncond for uncond, _ in found if uncond is not None], [cond for _, cond in found]
         return (layout.blended(unconds) if unconds else None), layout.blended(conds)
 
-    return denoise(predicted, x, texts, windows.state, schedule, recipe, layer_count)
+    return denoise(predicted, begun, texts, windows.state, schedule, recipe, layer_count)
+
+
+def check_anchors(recipe: RecipeSpec, texts: Texts) -> None:
+    """Raises BadSpec where anchors can't be seen."""
+    if recipe.anchor != "none" and texts.masks is not None:
+        raise BadSpec("field recipe.anchor: edits within a mask can't have anchors; set it to none, or use no masks")
+
+
+def anchor_of(recipe: RecipeSpec, window: int) -> int | None:
+    """The window whose edit this window's edit sees."""
+    if recipe.anchor == "none" or window == 0:
+        return None
+    return 0 if recipe.anchor == "first" else window - 1
 
 
 def window_halves(
-    windows: Windows, call: Sequence[int], x: Tensor, texts: Texts, asked: Asked, recipe: RecipeSpec
+    windows: Windows,
+    call: Sequence[int],
+    parts: Sequence[Tensor] | dict[int, Tensor],
+    texts: Texts,
+    asked: Asked,
+    recipe: RecipeSpec,
 ) -> list[Halves]:
-    """What the windows of a call predict, each for its part [E,span,C,h,w] of the whole state x."""
+    """What the windows of a call predict, each for its part of the whole state. parts: [E,span,C,h,w] by window, theirs
+    and those of their anchors."""
     referred, count = None, len(call)
+
+    def rows(numbers: Sequence[int]) -> Tensor:
+        return rearrange([parts[window] for window in numbers], "k e f c h w -> (e k) f c h w")
+
+    def stored(numbers: Sequence[int]) -> Tensor:
+        return torch.stack([windows.trajectories[window](asked.level).to(parts[call[0]]) for window in numbers])
+
     if asked.weight is not None:
-        states = torch.stack([windows.trajectories[window](asked.level).to(x) for window in call])
-        referred = Referred(states, asked.layers, asked.weight)
-    rows = rearrange([windows.layout.of(x, window) for window in call], "k e f c h w -> (e k) f c h w")
+        near = [anchor for window in call if (anchor := anchor_of(recipe, window)) is not None]
+        referred = Referred(stored(call), asked.layers, asked.weight, (rows(near), stored(near)) if near else None)
     own = each_for(windows.layout, call, texts)
-    uncond, cond = predict(windows.velocities[call[0]], rows, asked.t, own, asked.guided, recipe, referred)
+    uncond, cond = predict(windows.velocities[call[0]], rows(call), asked.t, own, asked.guided, recipe, referred)
     unconds = [None] * count if uncond is None else [*rearrange(uncond, "(e k) ... -> k e ...", k=count)]
     return [*zip(unconds, rearrange(cond, "(e k) ... -> k e ...", k=count), strict=True)]
 

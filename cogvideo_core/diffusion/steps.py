@@ -18,6 +18,11 @@ def first_step(recipe: RecipeSpec, steps: int) -> int:
     return min(round(recipe.start_at * steps), steps - 1)
 
 
+def taken_steps(recipe: RecipeSpec, steps: int) -> range:
+    """All steps that an edit takes."""
+    return range(first_step(recipe, steps), steps)
+
+
 def levels_read(recipe: RecipeSpec, steps: int, layer_count: int, held: range = range(0)) -> list[int]:
     """The trajectory levels that `start_latents` and `edit` read, each once, in order of use.
 
@@ -46,7 +51,7 @@ def computed_steps(recipe: RecipeSpec, steps: int, layer_count: int) -> set[int]
     referenced, guided = referenced_steps(recipe, steps, layers), guided_steps(recipe, steps)
     # without guidance the prompted half goes on as before, so its end is no change
     entered = [guided.start, *([referenced.start, referenced.stop] if referenced else [])]
-    return whole_steps(recipe, range(first_step(recipe, steps), steps), steps, entered)
+    return whole_steps(recipe, taken_steps(recipe, steps), steps, entered)
 
 
 def edit_evaluations(

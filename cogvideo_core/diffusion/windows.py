@@ -76,6 +76,16 @@ class Layout:
             total[part] += row
         return torch.stack([row / total[part] for row, part in zip(raw, self.slices(), strict=True)]).float()
 
+    def before(self, window: int) -> Tensor:
+        """How much the windows before this one count at each of its latent frames, float32 [span]; 0 after the first
+        that it shares with none of them."""
+        place, found = self.places[window], torch.zeros(self.span)
+        for other in range(window):
+            shared = self.places[other] + self.span - place
+            if shared > 0:
+                found[:shared] += self.weights[other, -shared:]
+        return found
+
     def blended(self, parts: Sequence[Tensor]) -> Tensor:
         """What windows say [..,span,C,h,w] of the clip [..,latents,C,h,w], weighted where they share latent frames; one
         window's own, bit for bit, elsewhere."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.schedule import Schedule, schedule_from_config
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.models import compiling, options, processors, quantised, weights
 from cogvideo_core.models.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.models.checkpoint_files import unreadable
@@ -170,6 +171,8 @@ class VideoModel(Configured):
     ) -> Tensor:
         """v [R,f,C,h,w] float32 for rows x [R,f,C,h,w] at timestep t with prompts text [R,S,D]; see `conditioned`."""
         dtype = self.transformer.dtype
+        if images is not None and reference is not None and reference.anchor:
+            raise BadSpec("field recipe.anchor: an image-to-video model can't have anchors; set it to none")
         x = x.to(self.device, dtype)
         with self.computing():
             self.evaluations += len(x)

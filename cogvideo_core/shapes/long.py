@@ -18,7 +18,7 @@ KINDS = ("colour", "shape")
 def slow_scene(seed: int, pool: list[Combination], frames: int = FRAMES) -> Scene:
     """Scene number `seed` of the pool, whose shape stays wholly inside the picture for all frames."""
     scene, rng = world.scene_from_seed(seed, pool), np.random.default_rng(seed + 250_000)
-    radius, dx_dy = float(rng.uniform(6.5, 7.0)), np.array(world.MOTIONS[scene.combination.motion])
+    radius, dx_dy = float(rng.uniform(7.2, 8.2)), np.array(world.MOTIONS[scene.combination.motion])
     room = world.SIZE_PX - 2 * 1.6 * radius  # an upright triangle reaches 1.56 radii
     speed = float(rng.uniform(0.86, 0.98)) * room / (frames - 1)
     reach = 1.6 * radius + speed * (frames - 1) / 2 * abs(dx_dy)
