@@ -36,6 +36,7 @@ from cogvideo_core.diffusion.skipping import Halves, Whole, extrapolated
 from cogvideo_core.diffusion.steps import computed_steps as computed_steps
 from cogvideo_core.diffusion.steps import edit_evaluations as edit_evaluations
 from cogvideo_core.diffusion.steps import first_step as first_step
+from cogvideo_core.diffusion.steps import joint_evaluations as joint_evaluations
 from cogvideo_core.diffusion.steps import levels_read as levels_read
 from cogvideo_core.diffusion.steps import referenced_steps as referenced_steps
 from cogvideo_core.diffusion.steps import taken_steps as taken_steps

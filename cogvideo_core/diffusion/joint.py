@@ -56,12 +56,13 @@ class Windows:
         assert total is not None
         return total
 
-    def calls(self) -> list[list[int]]:
-        """The windows, as they share calls; the first is alone where others need it as their anchor."""
+    def calls(self, recipe: RecipeSpec) -> list[list[int]]:
+        """The windows, as they share calls; those of a call all have anchors or all have none."""
+        kinds = [(anchor_of(recipe, window) is None, velocity) for window, velocity in enumerate(self.velocities)]
         calls: list[list[int]] = []
         for window in range(len(self.layout)):
             last = calls[-1] if calls else []
-            if last and last[0] and len(last) < self.at_once and self.velocities[last[0]] == self.velocities[window]:
+            if last and len(last) < self.at_once and kinds[last[0]] == kinds[window]:
                 last.append(window)
             else:
                 calls.append([window])
@@ -86,7 +87,7 @@ def denoise_jointly(
     def predicted(x: Tensor, texts: Texts, asked: Asked) -> Halves:
         parts = [layout.of(x, window) for window in range(len(layout))]
         found = list[Halves]()
-        for call in windows.calls():
+        for call in windows.calls(recipe):
             found += window_halves(windows, call, parts, texts, asked, recipe)
         unconds, conds = [uncond for uncond, _ in found if uncond is not None], [cond for _, cond in found]
         return (layout.blended(unconds) if unconds else None), layout.blended(conds)

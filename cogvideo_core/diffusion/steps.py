@@ -54,10 +54,23 @@ def computed_steps(recipe: RecipeSpec, steps: int, layer_count: int) -> set[int]
     return whole_steps(recipe, taken_steps(recipe, steps), steps, entered)
 
 
+def joint_evaluations(recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int, windows: int) -> int:
+    """How many transformer rows one batch of `edits` edits of a long clip costs."""
+    one = edit_evaluations(recipe, schedule_steps, edits, layer_count)
+    later = edit_evaluations(recipe, schedule_steps, edits, layer_count, anchored=recipe.anchor != "none")
+    return one + (windows - 1) * later
+
+
 def edit_evaluations(
-    recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int, part: range | None = None
+    recipe: RecipeSpec,
+    schedule_steps: int,
+    edits: int,
+    layer_count: int,
+    part: range | None = None,
+    anchored: bool = False,
 ) -> int:
-    """How many transformer rows one batch of `edits` edits costs, over all steps or those of a `part`."""
+    """How many transformer rows one batch of `edits` edits costs, over all steps or those of a `part`; `anchored`: of a
+    window that sees another one's."""
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
     total = 0
@@ -65,5 +78,5 @@ def edit_evaluations(
     for step in computed_steps(recipe, schedule_steps, layer_count).intersection(part):
         rows = (2 if step in guided else 1) * edits
         reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
-        total += rows + (reference if step in referenced else 0)
+        total += (rows + reference) * (2 if anchored else 1) if step in referenced else rows
     return total

@@ -102,6 +102,12 @@ def ramp(shared: int) -> Tensor:
     return torch.sin(math.pi / 2 * at).square()
 
 
+def default_overlap(window: int, temporal: int = 4, pair: int = 1) -> int:
+    """Latent frames that neighbours share unless told otherwise: about a sixth of a window. 2 of 49 frames, 4 of 81."""
+    span = (window - 1) // temporal + 1
+    return max(1, math.ceil(span / 6 / pair - 0.5)) * pair
+
+
 def layout_of(frames: int, window: int, overlap: int, temporal: int = 4, pair: int = 1) -> Layout:
     """Windows of `window` pixel frames over a clip of `frames`, neighbours sharing `overlap` latent frames or more.
 
