@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cogvideo_core.shapes import build, oracle, world
+from cogvideo_core.shapes import build, long, oracle, world
 
 WORLD_HASH = "e6073bbda782ad62d6488114c2428b9ba1c8681e0771922c8d9687a0a5fdecb8"
 LONG_BENCH_HASH = "12cbb615d76cd081ee584bfc7181378cc690f2178857bb78db8e92e2a2856f8b"
@@ -129,3 +129,12 @@ def test_a_scene_is_made_from_its_seed_alone() -> None:
     a, b = (world.render(world.scene_from_seed(9)) for _ in range(2))
     assert np.array_equal(a, b)
     assert not np.array_equal(a, world.render(world.scene_from_seed(10)))
+
+
+def test_long_clips_are_frozen_and_stay_in_view() -> None:
+    """The first clips of the frozen list by their hash; their shape is wholly inside the picture in every frame."""
+    assert long.long_hash(2) == "6753f7615421d3421c6071e5866d80c2eb2d228d5f1a05c5801c6f1b69046261"
+    for edit in long.long_edits(2):
+        for scene in (edit.scene, edit.wanted):
+            covered = world.masks(scene, long.FRAMES)
+            assert np.ptp(covered.sum((1, 2))) < 4  # nothing is cut off at any border

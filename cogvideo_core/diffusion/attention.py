@@ -8,8 +8,8 @@ each row has its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -37,12 +37,13 @@ class Seen:
     """What one layer's edit rows see of the reference: the first `rows` rows of the call.
 
     log_weight: what is added to its logits: one number [], one for each edit row [E], or for each of its tokens [E,S].
-    text: whether its text tokens are seen.
+    text: whether its text tokens are seen. anchor: what is added to the logits of the anchor rows; None without them.
     """
 
     rows: int
     log_weight: Tensor
     text: bool
+    anchor: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Reference:
     strengths: [E], each divides the weight for its edit row; None: 1 for all.
     tokens: [E,S] in 0..1, how far each token of an edit row may change: at 0 it sees the reference at its plain weight
     or more, at 1 at `weight`; None: 1 for all.
+    anchor: weight of the anchor rows; 0: there are none. With them a call is [R reference rows | E anchor rows that see
+    these | R reference rows | E edit rows], of which `rows` counts all but the last E: edit row e sees anchor row e.
     """
 
     rows: int
@@ -62,6 +65,7 @@ class Reference:
     text: bool = True
     strengths: Tensor | None = None
     tokens: Tensor | None = None
+    anchor: float = 0.0
 
     @cached_property
     def log_weight(self) -> Tensor:
@@ -75,7 +79,9 @@ class Reference:
 
     def at(self, layer: int) -> Seen | None:
         """What a layer sees; None where it sees no reference."""
-        return Seen(self.rows, self.log_weight, self.text) if layer in self.layers and self.weight else None
+        if layer not in self.layers or not self.weight:
+            return None
+        return Seen(self.rows, self.log_weight, self.text, torch.tensor(self.anchor).log() if self.anchor else None)
 
 
 def attend_with_lse(q: Tensor, k: Tensor, v: Tensor, kernel: str = "auto") -> tuple[Tensor, Tensor] | None:
@@ -166,7 +172,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Seen | None, text_tokens: int 
     """
     if seen is None:
         return attend_alone(q, k, v, kernel)
+    if seen.anchor is not None:
+        return attend_anchored(q, k, v, seen, text_tokens, kernel)
     n, first = seen.rows, 0 if seen.text else text_tokens
     out_ref = attend_alone(q[:n], k[:n], v[:n], kernel)
     out = attend_in_two_parts(q[n:], k[n:], v[n:], k[:n, :, first:], v[:n, :, first:], seen.log_weight, kernel)
     return torch.cat([out_ref, out])
+
+
+def attend_anchored(q: Tensor, k: Tensor, v: Tensor, seen: Seen, text_tokens: int = 0, kernel: str = "auto") -> Tensor:
+    """`attend` with anchor rows: edit row e sees its own keys, those of its reference and those of anchor row e."""
+    assert seen.anchor is not None
+    edits = len(q) - seen.rows
+    n, middle, first = (seen.rows - edits) // 2, len(q) // 2, 0 if seen.text else text_tokens
+    plain = replace(seen, rows=n, anchor=None)
+    out_anchors = attend(q[:middle], k[:middle], v[:middle], plain, text_tokens, kernel)
+    out_ref = attend_alone(q[middle : seen.rows], k[middle : seen.rows], v[middle : seen.rows], kernel)
+    own = q[seen.rows :], k[seen.rows :], v[seen.rows :]
+    ref, anchors = ([x[at, :, first:] for x in (k, v)] for at in (slice(middle, seen.rows), slice(n, middle)))
+    return torch.cat([out_anchors, out_ref, attend_in_three_parts(*own, ref, anchors, seen, kernel)])
+
+
+def attend_in_three_parts(
+    q: Tensor, k: Tensor, v: Tensor, ref: Sequence[Tensor], anchors: Sequence[Tensor], seen: Seen, kernel: str = "auto"
+) -> Tensor:
+    """Own, anchor's and reference's keys, (k, v) each, merged one after the other; or joined, where a kernel gives no
+    log-sum-exp."""
+    assert seen.anchor is not None
+    own, near = attend_with_lse(q, k, v, kernel), attend_with_lse(q, anchors[0], anchors[1], kernel)
+    groups = len(q) // len(ref[0])
+    k_ref, v_ref = (repeat(x, "r h s d -> (g r) h s d", g=groups) for x in ref)
+    far = attend_with_lse(q, k_ref, v_ref, kernel)
+    if own is None or near is None or far is None:
+        bias = q.new_zeros(len(q), 1, q.shape[2], k.shape[2] + anchors[0].shape[2] + k_ref.shape[2])
+        bias[..., k.shape[2] : -k_ref.shape[2]] = seen.anchor.to(bias)
+        bias[..., -k_ref.shape[2] :] = by_row(seen.log_weight, bias)
+        keys, values = torch.cat([k, anchors[0], k_ref], 2), torch.cat([v, anchors[1], v_ref], 2)
+        return scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+    lse_near = near[1] + seen.anchor.to(near[1])
+    merged, lse = merge(*own, near[0], lse_near), torch.logaddexp(own[1], lse_near)
+    return merge(merged, lse, far[0], far[1] + by_row(seen.log_weight, far[1]))

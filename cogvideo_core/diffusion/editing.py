@@ -8,6 +8,7 @@ sets how many distinct reference rows there are: `inversion` and `source` give o
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -28,9 +29,17 @@ from cogvideo_core.diffusion.guidance import (
     with_statistics,
 )
 from cogvideo_core.diffusion.inversion import seeded_noise
-from cogvideo_core.diffusion.masks import Keeping, Masks, levels_held
+from cogvideo_core.diffusion.masks import Keeping, Masks
+from cogvideo_core.diffusion.progress import Progress
 from cogvideo_core.diffusion.schedule import Schedule
-from cogvideo_core.diffusion.skipping import Whole, extrapolated, whole_steps
+from cogvideo_core.diffusion.skipping import Halves, Whole, extrapolated
+from cogvideo_core.diffusion.steps import computed_steps as computed_steps
+from cogvideo_core.diffusion.steps import edit_evaluations as edit_evaluations
+from cogvideo_core.diffusion.steps import first_step as first_step
+from cogvideo_core.diffusion.steps import joint_evaluations as joint_evaluations
+from cogvideo_core.diffusion.steps import levels_read as levels_read
+from cogvideo_core.diffusion.steps import referenced_steps as referenced_steps
+from cogvideo_core.diffusion.steps import taken_steps as taken_steps
 from cogvideo_core.settings.specs import RecipeSpec
 
 
@@ -62,18 +71,37 @@ class Texts:
 
 
 class Referred(NamedTuple):
-    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight."""
+    """What the edits of one step attend to: a stored state [f,C,h,w], in which layers, and with what weight.
+
+    Or K states [K,f,C,h,w], where edits follow each other in rounds of K and see one each.
+    anchors: of each edit a state [E,f,C,h,w] in another window, and that window's own `state`.
+    """
 
     state: Tensor
     layers: range
     weight: float
+    anchors: tuple[Tensor, Tensor] | None = None
 
 
-def first_step(recipe: RecipeSpec, steps: int) -> int:
-    """The step an edit begins at: by `start_at`, or 0 for fresh noise. At least one step is always taken."""
-    if recipe.start == "fresh":
-        return 0
-    return min(round(recipe.start_at * steps), steps - 1)
+def repeated(states: Tensor, count: int) -> Tensor:
+    """So many reference rows of a state [f,C,h,w] or of several [K,f,C,h,w]."""
+    states = states if states.ndim == 5 else states[None]
+    return states.repeat(count // len(states), 1, 1, 1, 1)
+
+
+class Asked(NamedTuple):
+    """What a whole step asks of the model: at which level and timestep, guided or not, in which layers the reference is
+    seen and with what weight; None outside its window."""
+
+    level: int
+    t: int
+    guided: bool
+    layers: range
+    weight: float | None
+
+
+Predictor = Callable[[Tensor, "Texts", Asked], Halves]
+"""predictor(x [E,f,C,h,w], texts, asked) -> velocities of these edits without and with their prompts."""
 
 
 def start_latents(recipe: RecipeSpec, schedule: Schedule, trajectory: Trajectory, seed: int) -> Tensor:
@@ -99,21 +127,6 @@ def mixed(low: Tensor, high: Tensor, cutoff: float) -> Tensor:
     return ifft2(torch.where(radius < cutoff, fft2(low), fft2(high))).real
 
 
-def levels_read(recipe: RecipeSpec, steps: int, layer_count: int, held: range = range(0)) -> list[int]:
-    """The trajectory levels that `start_latents` and `edit` read, each once, in order of use.
-
-    held: the steps after which masks put back what is outside.
-    """
-    first = first_step(recipe, steps)
-    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    starts = {"inverted": [steps - first], "mixed": [0, steps - first]}.get(recipe.start, [0])
-    clean = [0] if recipe.match_statistics else []
-    whole = computed_steps(recipe, steps, layer_count)
-    referenced = [steps - step for step in referenced_steps(recipe, steps, layers) if step in whole]
-    used = sorted({*referenced, *levels_held(held, steps)}, reverse=True)
-    return list(dict.fromkeys([*starts, *clean, *used]))
-
-
 def reference_texts(recipe: RecipeSpec, texts: Texts, guided: bool) -> Tensor:
     """Prompts of the reference rows: [1,S,D], [E,S,D] or [2E,S,D]."""
     if recipe.reference_prompt == "edit":
@@ -131,7 +144,7 @@ def predict(
     guided: bool,
     recipe: RecipeSpec,
     referred: Referred | None,
-) -> tuple[Tensor | None, Tensor]:
+) -> Halves:
     """Velocities of E edits without and with their prompts, [E,f,C,h,w] each; the first is None where not guided.
 
     `referred` is None outside the reference's window.
@@ -148,8 +161,13 @@ def predict(
         tokens = texts.masks.seen(text.shape[1]) if texts.masks else None
         tokens = tokens.repeat(2, 1) if tokens is not None and guided else tokens
         reference = Reference(n, referred.layers, referred.weight, recipe.reference_text, each, tokens)
-        joined = torch.cat([referred.state.expand(n, *referred.state.shape), rows])
-        v = velocity(joined, t, torch.cat([text_ref, text]), reference)[n:]
+        joined, prompts = torch.cat([repeated(referred.state, n), rows]), torch.cat([text_ref, text])
+        if referred.anchors is not None:
+            x_anchor, state_anchor = referred.anchors
+            anchors = torch.cat([repeated(state_anchor, n), torch.cat([x_anchor, x_anchor]) if guided else x_anchor])
+            reference = replace(reference, rows=n + len(anchors), anchor=recipe.anchor_weight)
+            joined, prompts = torch.cat([anchors, joined]), prompts.repeat(2, 1, 1)
+        v = velocity(joined, t, prompts, reference)[reference.rows :]
     if not guided:
         return None, v
     v_uncond, v_cond = v.chunk(2)
@@ -179,46 +197,73 @@ def edit(
     recipe: RecipeSpec,
     layer_count: int,
 ) -> Generator[Tensor, Tensor | None, None]:
-    """Denoises x [E,f,C,h,w] (float32, from `start_latents`); yields the state after each step, the clean one last.
+    """`denoise` by a model's own velocities: at the step that starts from level j the reference rows are the stored
+    state of level j; outside the window there are none."""
+
+    def predicted(x: Tensor, texts: Texts, asked: Asked) -> Halves:
+        referred = None
+        if asked.weight is not None:
+            referred = Referred(trajectory(asked.level).to(x), asked.layers, asked.weight)
+        return predict(velocity, x, asked.t, texts, asked.guided, recipe, referred)
+
+    return states(denoise(predicted, x, texts, trajectory, schedule, recipe, layer_count))
+
+
+def states(run: Generator[Progress, Tensor | None, None]) -> Generator[Tensor, Tensor | None, None]:
+    """The state alone after each step of `denoise`; what is sent is handed on."""
+    stay: Tensor | None = None
+    with suppress(StopIteration):
+        while True:
+            stay = yield run.send(stay).x
+
+
+def denoise(
+    predictor: Predictor,
+    begun: Tensor | Progress,
+    texts: Texts,
+    trajectory: Trajectory,
+    schedule: Schedule,
+    recipe: RecipeSpec,
+    layer_count: int,
+) -> Generator[Progress, Tensor | None, None]:
+    """Denoises x [E,f,C,h,w] (float32, from `start_latents`), or goes on with what an earlier call has yielded; yields
+    its progress after each step, the clean state last.
 
     A mask [E] that is sent back says which edits go on: the others leave the batch, and without any it ends.
-    Start latents and trajectory are passed in: nothing here draws noise or reads a store. At the step that
-    starts from level j the reference rows are the stored state of level j; outside the window there are none.
+    Start latents and trajectory are passed in: nothing here draws noise or reads a store.
     """
     layers = window(recipe.layer_start, recipe.layer_end, layer_count)
     referenced, guided = referenced_steps(recipe, schedule.steps, layers), guided_steps(recipe, schedule.steps)
-    whole, recent = computed_steps(recipe, schedule.steps, layer_count), list[Whole]()
-    followed: Evaluated | None = None  # the step before
+    whole, taken = computed_steps(recipe, schedule.steps, layer_count), taken_steps(recipe, schedule.steps)
     matched = window(0.0, recipe.match_statistics, schedule.steps)
-    source = trajectory(0).to(x) if matched else None
-    taken = range(first_step(recipe, schedule.steps), schedule.steps)
     keeping = Keeping(trajectory, schedule.steps, taken, texts.masks)
-    x = keeping.begin(x)
-    for step in taken:
-        level = schedule.level(step)
+    if isinstance(begun, Progress):
+        keeping.go_on(max(step for step in whole if step < begun.step))
+        now = begun
+    else:
+        now = Progress(taken.start, keeping.begin(begun))
+    source = trajectory(0).to(now.x) if matched else None
+    for step in range(now.step, taken.stop):
+        x, recent, level = now.x, [*now.recent], schedule.level(step)
         theta, t = schedule.thetas[level], schedule.timesteps[level]
         if step in whole:
-            referred = None
-            if step in referenced:
-                referred = Referred(trajectory(level).to(x), layers, weight_at(recipe, step, referenced))
-            halves = predict(velocity, x, t, texts, step in guided, recipe, referred)
+            weight = weight_at(recipe, step, referenced) if step in referenced else None
+            halves = predictor(x, texts, Asked(level, t, step in guided, layers, weight))
             recent = keeping.whole_step(step, recent[-1:], Whole(theta, x, halves))
         else:
             halves = extrapolated(recent[0], recent[1], theta, step in guided)
         v = guided_velocity(*halves, x, theta, scale_at(recipe, step, schedule.steps), recipe)
         if source is not None and step in matched:
             v = with_statistics(v, x, theta, source)
-        now = Evaluated(theta, x, v)
-        before = keeping.history(followed, now) if recipe.sampler == "multistep2" else None
-        x = keeping.keep(second_order_step(now, schedule.thetas[level - 1], before), level - 1)
-        followed = now
-        stay = yield x
+        followed = Evaluated(theta, x, v)
+        before = keeping.history(now.followed, followed) if recipe.sampler == "multistep2" else None
+        x = keeping.keep(second_order_step(followed, schedule.thetas[level - 1], before), level - 1)
+        now = Progress(step + 1, x, followed, tuple(recent))
+        stay = yield now
         if stay is not None:
-            kept = stay.to(x.device)
-            x, texts, recent = x[kept], texts.of(stay), [each.of(kept) for each in recent]
-            followed = Evaluated(theta, now.x[kept], now.v[kept])
+            now, texts = now.of(stay.to(x.device)), texts.of(stay)
             keeping.drop(stay)
-            if not len(x):
+            if not len(now.x):
                 return
 
 
@@ -237,34 +282,3 @@ def edited(
     """
     *_, clean = edit(velocity, x, texts, trajectory.__getitem__, schedule, recipe, layer_count)
     return clean
-
-
-def referenced_steps(recipe: RecipeSpec, steps: int, layers: range) -> range:
-    """The steps that have reference rows at all."""
-    if recipe.reference_weight == 0 or len(layers) == 0:
-        return range(0)
-    return window(recipe.reference_start, recipe.reference_end, steps)
-
-
-def computed_steps(recipe: RecipeSpec, steps: int, layer_count: int) -> set[int]:
-    """The steps of an edit that go through the transformer; the recipe's cache skips others."""
-    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    referenced, guided = referenced_steps(recipe, steps, layers), guided_steps(recipe, steps)
-    # without guidance the prompted half goes on as before, so its end is no change
-    entered = [guided.start, *([referenced.start, referenced.stop] if referenced else [])]
-    return whole_steps(recipe, range(first_step(recipe, steps), steps), steps, entered)
-
-
-def edit_evaluations(
-    recipe: RecipeSpec, schedule_steps: int, edits: int, layer_count: int, part: range | None = None
-) -> int:
-    """How many transformer rows one batch of `edits` edits costs, over all steps or those of a `part`."""
-    layers = window(recipe.layer_start, recipe.layer_end, layer_count)
-    referenced, guided = referenced_steps(recipe, schedule_steps, layers), guided_steps(recipe, schedule_steps)
-    total = 0
-    part = range(schedule_steps) if part is None else part
-    for step in computed_steps(recipe, schedule_steps, layer_count).intersection(part):
-        rows = (2 if step in guided else 1) * edits
-        reference = {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
-        total += rows + (reference if step in referenced else 0)
-    return total

@@ -103,6 +103,10 @@ class Keeping:
         self._hold(self.taken.start)
         return self.keep(x, self.levels - self.taken.start)
 
+    def go_on(self, step: int) -> None:
+        """As it was after a whole step."""
+        self._hold(step)
+
     def keep(self, x: Tensor, level: int) -> Tensor:
         """The states [E,f,C,h,w] at a level, those of held cells from the trajectory."""
         return x if self.free is None else put_back(x, self.trajectory(level), self.free)

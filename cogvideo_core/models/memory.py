@@ -66,7 +66,8 @@ def most_rows(recipe: RecipeSpec, edits: int) -> int:
     rows = (2 if guided else 1) * edits
     if recipe.reference_weight == 0 or recipe.reference_end == recipe.reference_start:
         return rows
-    return rows + {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
+    rows += {"edit": edits, "per_half": rows}.get(recipe.reference_prompt, 1)
+    return rows if recipe.anchor == "none" else 2 * rows
 
 
 def edits_that_fit(free: int, per_row: int, recipe: RecipeSpec) -> int:

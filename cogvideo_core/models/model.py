@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cogvideo_core.diffusion.attention import Reference
 from cogvideo_core.diffusion.schedule import Schedule, schedule_from_config
+from cogvideo_core.errors import BadSpec
 from cogvideo_core.models import compiling, options, processors, quantised, weights
 from cogvideo_core.models.checkpoint import check_folder, component_fingerprints, model_folder
 from cogvideo_core.models.checkpoint_files import unreadable
@@ -119,6 +120,12 @@ class VideoModel(Configured):
         return torch.cat([latents[: self.front_padding], latents])
 
     @torch.inference_mode()
+    def encode_sequence(self, frames: np.ndarray) -> Tensor:
+        """`encode` for a clip of any length, 4k+1 frames: part by part, so that the VAE's memory stays that of one."""
+        latents = self.vae.encode_sequence(frames) * self.vae_config.scaling_factor
+        return torch.cat([latents[: self.front_padding], latents])
+
+    @torch.inference_mode()
     def encode_image(self, frame: np.ndarray) -> Tensor:
         """A first frame uint8 [H,W,3] -> image latents float32 [C,h,w] on the CPU, deterministic."""
         scale = self.vae_config.scaling_factor
@@ -134,6 +141,17 @@ class VideoModel(Configured):
         """latents [f,C,h,w] -> frames uint8 [F,H,W,3]; the padding in front is dropped."""
         finite(latents, "transformer", self.transformer.dtype, "model.dtype")
         return self.vae.decode(latents[self.front_padding :], self.vae_config.scaling_factor)
+
+    def decode_sequence(self, latents: Tensor) -> Iterator[np.ndarray]:
+        """`decode` for a clip of any length: frames uint8 [n,H,W,3], part by part. No other part is held."""
+        finite(latents, "transformer", self.transformer.dtype, "model.dtype")
+        decoded = self.vae.decode_sequence(latents[self.front_padding :], self.vae_config.scaling_factor)
+        while True:
+            with torch.inference_mode():
+                frames = next(decoded, None)
+            if frames is None:
+                return
+            yield frames
 
     def _rotary(self, latent_frames: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """RoPE tables for a latent grid, made by the pipeline's own method; None for absolute positions (2B)."""
@@ -153,6 +171,8 @@ class VideoModel(Configured):
     ) -> Tensor:
         """v [R,f,C,h,w] float32 for rows x [R,f,C,h,w] at timestep t with prompts text [R,S,D]; see `conditioned`."""
         dtype = self.transformer.dtype
+        if images is not None and reference is not None and reference.anchor:
+            raise BadSpec("field recipe.anchor: an image-to-video model can't have anchors; set it to none")
         x = x.to(self.device, dtype)
         with self.computing():
             self.evaluations += len(x)

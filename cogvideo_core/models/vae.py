@@ -6,7 +6,8 @@ Nothing here knows of the latents' padding; see `model.VideoModel.encode` and `d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from cogvideo_core.errors import BadSpec, NotFinite, OutOfMemory
 from cogvideo_core.models.lane import Lane
 from cogvideo_core.models.memory import give_back, ran_out_of_memory
+from cogvideo_core.models.vae_sequence import Caches, parts
 from cogvideo_core.settings.specs import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -42,31 +44,61 @@ class Vae:
 
     def encode(self, frames: np.ndarray) -> Tensor:
         """frames uint8 [F,H,W,3] -> the posterior's mode, unscaled: float32 [f,C,h,w] on the CPU."""
+        return self._within_memory(lambda: self._encoded(frames), f"encoding {_size(*frames.shape[1:3])} pixels")
+
+    def encode_sequence(self, frames: np.ndarray) -> Tensor:
+        """`encode` of a clip of any length, 4k+1 frames, part by part."""
+        caches, found, what = Caches(self.module.encoder), [], f"encoding {_size(*frames.shape[1:3])} pixels"
+        for part in parts(len(frames), self.module.num_sample_frames_batch_size):
+            found.append(self._next_part(caches, partial(self._encoded, frames[part]), what))
+        return torch.cat(found)
+
+    def _encoded(self, frames: np.ndarray) -> Tensor:
+        pixels = torch.from_numpy(frames).to(self.device, self.module.dtype) / 127.5 - 1
+        latents = self.module.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
         wanted = frames.shape[1] // self.pixels_a_cell, frames.shape[2] // self.pixels_a_cell
-
-        def run() -> Tensor:
-            pixels = torch.from_numpy(frames).to(self.device, self.module.dtype) / 127.5 - 1
-            latents = self.module.encode(rearrange(pixels, "f h w c -> 1 c f h w")).latent_dist.mode()
-            self._check_size(latents, wanted, _size(*frames.shape[1:3]))
-            finite(latents, "VAE's encoder", self.module.dtype, "model.vae_dtype")
-            return rearrange(latents.float(), "1 c f h w -> f c h w").cpu()
-
-        return self._within_memory(run, f"encoding {_size(*frames.shape[1:3])} pixels")
+        self._check_size(latents, wanted, _size(*frames.shape[1:3]))
+        finite(latents, "VAE's encoder", self.module.dtype, "model.vae_dtype")
+        return rearrange(latents.float(), "1 c f h w -> f c h w").cpu()
 
     def decode(self, latents: Tensor, scale: float) -> np.ndarray:
         """Latents [f,C,h,w], divided by `scale` -> frames uint8 [F,H,W,3]."""
-        height, width = latents.shape[-2] * self.pixels_a_cell, latents.shape[-1] * self.pixels_a_cell
         given = self.lane.crossing(latents)
+        return self._within_memory(lambda: self._decoded(given, scale), f"decoding {self._pixels(latents)} pixels")
 
-        def run() -> np.ndarray:
-            z = (given.to(self.device) / scale).to(self.module.dtype)
-            pixels = self.module.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
-            self._check_size(pixels, (height, width), _size(height, width))
-            finite(pixels, "VAE's decoder", self.module.dtype, "model.vae_dtype")
-            pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
-            return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+    def decode_sequence(self, latents: Tensor, scale: float) -> Iterator[np.ndarray]:
+        """Latents [f,C,h,w] of any length -> frames uint8 [n,H,W,3], part by part: what `decode` gives.
 
-        return self._within_memory(run, f"decoding {_size(height, width)} pixels")
+        An even number of latent frames, from which diffusers makes 4f frames, gives 4(f-1)+1 as an odd number does.
+        """
+        count, caches, given = len(latents), Caches(self.module.decoder), self.lane.crossing(latents)
+        extra = 1 - count % 2  # the decoder goes wrong unless its first part is odd; nothing looks at frames to come
+        given = torch.cat([given, given[-1:].expand(extra, -1, -1, -1)])
+        for part in parts(count + extra, self.module.num_latent_frames_batch_size):
+            run = partial(self._decoded, given[part], scale)
+            frames = self._next_part(caches, run, f"decoding {self._pixels(latents)} pixels")
+            yield frames[: len(frames) - 4 * extra] if part.stop == count + extra else frames
+
+    def _next_part(self, caches: Caches, run: Callable[[], T], what: str) -> T:
+        """run() with the caches of the part before, which other tiles or another precision could not use."""
+
+        def carried() -> T:
+            with caches.carried():
+                return run()
+
+        return self._within_memory(carried, what, as_it_is=bool(caches.held))
+
+    def _decoded(self, latents: Tensor, scale: float) -> np.ndarray:
+        z = (latents.to(self.device) / scale).to(self.module.dtype)
+        pixels = self.module.decode(rearrange(z, "f c h w -> 1 c f h w")).sample
+        wanted = latents.shape[-2] * self.pixels_a_cell, latents.shape[-1] * self.pixels_a_cell
+        self._check_size(pixels, wanted, self._pixels(latents))
+        finite(pixels, "VAE's decoder", self.module.dtype, "model.vae_dtype")
+        pixels = rearrange(pixels.float(), "1 c f h w -> f h w c")
+        return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+    def _pixels(self, latents: Tensor) -> str:
+        return _size(latents.shape[-2] * self.pixels_a_cell, latents.shape[-1] * self.pixels_a_cell)
 
     def _check_size(self, found: Tensor, wanted: tuple[int, int], shown: str) -> None:
         """diffusers' tiles don't add up at every size: 48 pixels in tiles of 24 come back as 56."""
@@ -75,9 +107,9 @@ class Vae:
                 f"field model.vae_tiling: the VAE's tiles do not fit {shown} pixels; turn it off or use another size"
             )
 
-    def _within_memory(self, run: Callable[[], T], what: str) -> T:
+    def _within_memory(self, run: Callable[[], T], what: str, as_it_is: bool = False) -> T:
         """run() in the lane, retried with less memory each time it runs out, which stays so in this process: first
-        without the transformer beside it.
+        without the transformer beside it. as_it_is: the module itself is left alone.
 
         Raises OutOfMemory where nothing is left to try.
         """
@@ -89,7 +121,7 @@ class Vae:
             except Exception as error:
                 if not ran_out_of_memory(error):
                     raise
-                step = self.lane.leave if beside else self._next_step()
+                step = self.lane.leave if beside else None if as_it_is else self._next_step()
                 if step is None:
                     raise OutOfMemory(f"{what}: memory does not suffice for the VAE; {self._remedy()}") from error
             give_back()  # out here, where the failed call's tensors are no longer held by its traceback

@@ -174,6 +174,15 @@ class RecipeSpec(Spec):
         description="After the first steps, only every second (safe) or third (bold) goes through the transformer; the "
         "velocities of the others are extrapolated. off: all steps do.",
     )
+    anchor: Literal["none", "previous", "first"] = Field(
+        "none",
+        title="Anchor",
+        description="Of clips edited as one (dataset.window=whole): each window's edit also sees that of the window "
+        "before, or of the first one. Doubles the cost.",
+    )
+    anchor_weight: float = Field(
+        0.25, title="Anchor weight", gt=0, le=10, description="As the reference's; 1 = plain concatenation."
+    )
     match_statistics: Fraction01 = Field(
         0.0, title="Match statistics until", description="Gives early steps the source's mean and contrast; a fraction."
     )

@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 Preset = Literal["balanced", "faithful", "bold", "fast", "insert", "remove", "seed", "text"]
 MASKED = ("insert", "remove")  # what is outside of a mask alone keeps their edits like the clip
-FIRST: dict[str, Any] = {"sampler": "ddim", "cache": "off"}  # how all edits were made before these fields came
+FIRST: dict[str, Any] = {  # how all edits were made before these fields came
+    **{"sampler": "ddim", "cache": "off"},
+    **{"anchor": "none", "anchor_weight": 0.25},
+}
 # Fields that came after the first version
 LATER = {"preset", "strengths", "recipes", "ladder", "most_candidates", *FIRST}
 # Plain concatenation and guidance in all steps and layers, all steps whole: what the default recipe narrows

@@ -50,10 +50,10 @@ def targets_of(edits: list[world.BenchEdit]) -> list[str]:
     return list(dict.fromkeys(one.combination.caption() for one in wanted))[:6]
 
 
-def strip(rows: dict[str, np.ndarray]) -> Image.Image:
+def strip(rows: dict[str, np.ndarray], shown: range = SHOWN, scale: int = SCALE) -> Image.Image:
     """One row a version, its label on the left, every second frame on the right."""
-    size = world.SIZE_PX * SCALE
-    picture = Image.new("RGB", (LABEL_PX + len(SHOWN) * (size + GAP), len(rows) * (size + GAP) - GAP), "white")
+    size = world.SIZE_PX * scale
+    picture = Image.new("RGB", (LABEL_PX + len(shown) * (size + GAP), len(rows) * (size + GAP) - GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
     for y, (label, frames) in enumerate(rows.items()):
         top = y * (size + GAP)
@@ -64,7 +64,7 @@ def strip(rows: dict[str, np.ndarray]) -> Image.Image:
                 lines.append("")
             lines[-1] += f"{word} "
         draw.multiline_text((8, top + size // 2), "\n".join(lines), fill="black", font=font, anchor="lm")
-        for x, index in enumerate(SHOWN):
+        for x, index in enumerate(shown):
             frame = Image.fromarray(frames[index]).resize((size, size), Image.Resampling.BICUBIC)
             picture.paste(frame, (LABEL_PX + x * (size + GAP), top))
     return picture

@@ -147,20 +147,20 @@ def coverage(shape: str, x: float, y: float, radius: float, size: int = SIZE_PX)
     return inside.reshape(size, OVERSAMPLE, size, OVERSAMPLE).mean(axis=(1, 3))
 
 
-def centres(scene: Scene) -> np.ndarray:
+def centres(scene: Scene, frames: int = FRAMES) -> np.ndarray:
     """The shape's centre in each frame: float64 [F,2], (x, y)."""
-    offsets = (np.arange(FRAMES) - (FRAMES - 1) / 2) * scene.speed
+    offsets = (np.arange(frames) - (frames - 1) / 2) * scene.speed
     return np.array([scene.x, scene.y]) + offsets[:, None] * np.array(MOTIONS[scene.combination.motion])
 
 
-def masks(scene: Scene) -> np.ndarray:
+def masks(scene: Scene, frames: int = FRAMES) -> np.ndarray:
     """Coverage of the object in each frame: float64 [F,H,W]."""
-    return np.stack([coverage(scene.combination.shape, x, y, scene.radius) for x, y in centres(scene)])
+    return np.stack([coverage(scene.combination.shape, x, y, scene.radius) for x, y in centres(scene, frames)])
 
 
-def render(scene: Scene) -> np.ndarray:
+def render(scene: Scene, frames: int = FRAMES) -> np.ndarray:
     """The clip: uint8 [F,H,W,3], full-range RGB, FPS frames a second."""
-    alpha = masks(scene)[..., None]
+    alpha = masks(scene, frames)[..., None]
     colour = np.asarray(COLOURS[scene.combination.colour]) + np.asarray(scene.jitter)
     return np.clip(np.rint(alpha * colour + (1 - alpha) * texture(scene)), 0, 255).astype(np.uint8)
 
