@@ -13,7 +13,7 @@ from cogvideo_core.settings.presets import PRESETS
 from cogvideo_core.settings.specs import InversionSpec
 from cogvideo_core.settings.tune_specs import TuneSpec
 from cogvideo_core.storage.ledger import Ledger
-from cogvideo_core.tuning.marks import Marks, clip_marks, gain, shortfall
+from cogvideo_core.tuning.marks import Marks, clip_marks, gain, lowered, shortfall
 from cogvideo_core.tuning.picking import front, picked
 from cogvideo_core.tuning.pruning import dominates, given_up, rungs_of
 from cogvideo_core.tuning.search import Found, Search, groups_of
@@ -165,6 +165,7 @@ def test_gives_up_what_is_dominated_out_of_reach_or_in_the_worse_half() -> None:
     assert given_up([Marks(0.9, 33.5, 0.5)] * 3, 31, BASE, [better]) == ""
     assert "worse half of 2 trials" in given_up(own, 20, BASE, [better])  # cheaper, so not dominated
     assert given_up(own, 31, BASE, [trial(7, [(0.85, 34.0)] * 2)]) == ""  # has seen fewer clips
+    assert given_up([Marks(0.9, 30.0, 0.5)] * 3, 30, lowered(BASE, 2), []) == ""
 
 
 def test_the_pick_is_no_worse_and_gains_most() -> None:
@@ -175,6 +176,8 @@ def test_the_pick_is_no_worse_and_gains_most() -> None:
     assert picked([bought, pruned], BASE) is None
     assert picked([trial(0, [(0.8, 33.0)] * CLIPS)], BASE) is None  # no gain: the preset stays
     assert [one.number for one in front([bought, good, cheap, pruned])] == [2, 0]
+    assert picked([bought, cheap], BASE, give_db=1) == cheap and picked([bought, cheap], BASE, give_db=2) == bought
+    assert picked([trial(0, [(0.82, 32.0)] * CLIPS)], BASE, give_db=2) is None  # text gains less than is given for it
     assert dominates((1.0, 1.0), (1.0, 0.5)) and not dominates((1.0, 1.0), (1.0, 1.0))
 
 

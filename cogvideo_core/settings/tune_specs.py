@@ -60,6 +60,13 @@ class TuneSpec(Spec):
     most_cost: float = Field(
         1.5, title="Most cost", gt=0, le=20, description="Evaluations of an edit, in those of the preset."
     )
+    give_db: float = Field(
+        0.0,
+        title="Give, in dB",
+        ge=0,
+        le=20,
+        description="By how much less a recipe may preserve than the preset, for edits that show their prompts more.",
+    )
     seed: int = Field(0, title="Seed", ge=0, le=2**31 - 1, description="Of the choice of clips and of the search.")
     first_random: int = Field(
         10, title="Random trials", ge=1, le=1000, description="Drawn evenly, before the search learns from results."

@@ -50,6 +50,11 @@ def mean_marks(clips: Sequence[Marks]) -> Marks:
     return Marks(*np.mean(clips, axis=0).tolist())
 
 
+def lowered(clips: Sequence[Marks], give_db: float) -> list[Marks]:
+    """The preset's marks as they are asked of recipes that may preserve less by so much."""
+    return [marks._replace(preserved=marks.preserved - give_db) for marks in clips]
+
+
 def gaps(marks: Marks, base: Marks, allowed: Mapping[str, float]) -> dict[str, float]:
     """By how much each quality falls below the preset's, beyond what is allowed, in units; at most 0 for no worse."""
     return {name: (getattr(base, name) - allowed[name] - getattr(marks, name)) / UNITS[name] for name in QUALITIES}

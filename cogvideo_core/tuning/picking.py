@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cogvideo_core.tuning.marks import TOLERANCE, UNITS, Marks, gain, mean_marks, shortfall
+from cogvideo_core.tuning.marks import TOLERANCE, UNITS, Marks, gain, lowered, mean_marks, shortfall
 from cogvideo_core.tuning.pruning import dominates
 from cogvideo_core.tuning.trials import Trial
 
@@ -16,10 +16,15 @@ RULE = (
 )
 
 
-def picked(trials: Sequence[Trial], base: Sequence[Marks]) -> Trial | None:
-    """The trial that `RULE` names; None where the preset stays. base: the preset's marks by clip."""
-    preset = mean_marks(base)
-    fit = [trial for trial in complete(trials) if shortfall(trial.marks(), preset) == 0]
+def rule(give_db: float) -> str:
+    """The rule of the pick in words."""
+    return RULE + (f" Preserved may be less by another {give_db:g} dB." if give_db else "")
+
+
+def picked(trials: Sequence[Trial], base: Sequence[Marks], give_db: float = 0.0) -> Trial | None:
+    """The trial that `rule` names; None where the preset stays. base: the preset's marks by clip."""
+    preset, floor = mean_marks(base), mean_marks(lowered(base, give_db))
+    fit = [trial for trial in complete(trials) if shortfall(trial.marks(), floor) == 0]
     fit = [trial for trial in fit if gain(trial.marks(), preset) > 0]
     return max(fit, key=lambda trial: (round(gain(trial.marks(), preset), 3), -trial.cost), default=None)
 

@@ -103,7 +103,7 @@ def search_of(
         "space": [spec.steps, round(most, 3), layers, spec.layer_clips],
         "against": preset.recipe.fingerprint,
         "judge": judge_fingerprint(judge),
-    }
+    } | ({"give_db": spec.give_db} if spec.give_db else {})
     return Search(spec, space, preset, Store(ledger, about), unset, ready.clips, ready.held_out)
 
 

@@ -12,8 +12,8 @@ from cogvideo_core.dataset.target import Target
 from cogvideo_core.settings.specs import InversionSpec
 from cogvideo_core.storage.uris import shown_clip
 from cogvideo_core.tuning import page
-from cogvideo_core.tuning.marks import QUALITIES, TOLERANCE, UNITS, Marks, differences, mean_marks, spans
-from cogvideo_core.tuning.picking import RULE, front
+from cogvideo_core.tuning.marks import QUALITIES, TOLERANCE, UNITS, Marks, differences, lowered, mean_marks, spans
+from cogvideo_core.tuning.picking import front, rule
 from cogvideo_core.tuning.preparing import Prepared
 from cogvideo_core.tuning.search import Found, Search, groups_of
 from cogvideo_core.tuning.space import Point
@@ -45,15 +45,16 @@ def summary(search: Search, found: Found, ready: Prepared) -> Record:
         "against": search.spec.against,
         "budget": search.spec.budget,
         "stopped": found.stopped,
-        "rule": RULE,
+        "rule": rule(search.spec.give_db),
         "units": UNITS,
         "tolerance": TOLERANCE,
+        "give_db": search.spec.give_db,
         "counts": counts | {"evaluations": sum(one.evaluations for one in every)},
         "seconds": round(sum(one.seconds for one in every) + search.prepared_s, 1),
         "preset": about(found.preset, search.spec.against),
         "pick": about(found.pick) if found.pick else None,
         "pick_minus_preset": gains(found),
-        "confirmed": confirmed(found),
+        "confirmed": confirmed(found, search.spec.give_db),
         "front": [about(one) for one in front(trials)],
         "layers": layer_curve(search, found.layers),
         "trials": [about(one, full=False) for one in trials],
@@ -92,12 +93,12 @@ def gains(found: Found) -> Record | None:
     }
 
 
-def confirmed(found: Found) -> str:
+def confirmed(found: Found, give_db: float = 0.0) -> str:
     """What the held-out clips say of the pick. yes: its means are no worse there, to the tolerance. no: the interval of
-    text or preserved is below zero. unclear: neither."""
+    text or preserved is below zero. unclear: neither. Of preserved, `give_db` are given away before."""
     if found.pick is None:
         return ""
-    held = differences(found.held_out[1].clips, found.held_out[0].clips)
+    held = differences(found.held_out[1].clips, lowered(found.held_out[0].clips, give_db))
     if all(held[name][0] >= -TOLERANCE[name] for name in QUALITIES):
         return "yes"
     return "no" if any(held[name][2] < 0 for name in ("text", "preserved")) else "unclear"

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from cogvideo_core.errors import BadSpec, NotFinite
 from cogvideo_core.settings.tune_specs import TuneSpec
-from cogvideo_core.tuning.marks import Marks, clip_marks
+from cogvideo_core.tuning.marks import Marks, clip_marks, lowered
 from cogvideo_core.tuning.picking import picked
 from cogvideo_core.tuning.proposing import propose
 from cogvideo_core.tuning.pruning import given_up, rungs_of
@@ -86,7 +86,7 @@ class Search:
         reserve_s = 2.2 * self.held_out * preset.seconds / self.clips  # for the held-out clips
         layers = self._layers(clock, reserve_s)
         trials, stopped = self._trials(clock, preset, reserve_s)
-        pick = picked(trials, preset.clips)
+        pick = picked(trials, preset.clips, self.spec.give_db)
         return Found(preset, trials, layers, pick, self._held_out(pick), stopped)
 
     @property
@@ -127,7 +127,7 @@ class Search:
 
     def _trials(self, clock: Clock, preset: Trial, reserve_s: float) -> tuple[list[Trial], str]:
         """All trials, those of earlier calls first, and why there are no more."""
-        trials, base = self.store.all(), preset.clips
+        trials, base = self.store.all(), lowered(preset.clips, self.spec.give_db)
         while True:
             if self.spec.trials and len(trials) >= self.spec.trials:
                 return trials, f"{len(trials)} trials are done"

@@ -217,6 +217,7 @@ def main() -> None:
     parser.add_argument("--layer-groups", type=int, default=6, help="of the layer study; 0: none")
     parser.add_argument("--held-out", type=int, default=16, help="clips of the oracle's list")
     parser.add_argument("--other", default="attention", choices=OTHERS, help="how the other model is perturbed")
+    parser.add_argument("--give-db", type=float, default=4.0, help="tune.give_db of the other model's search")
     parser.add_argument("--only", choices=["shapes", "other"], help="one of the models")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -231,7 +232,8 @@ def main() -> None:
     for name, model in models.items():
         if args.only in (None, name):
             place = args.root / (name if name == "shapes" else f"other_{args.other}")  # of recipe and page
-            found, spent = tuned(model, manifest, args.root / "run", place, spec)
+            own = spec if name == "shapes" else spec.model_copy(update={"give_db": args.give_db})
+            found, spent = tuned(model, manifest, args.root / "run", place, own)
             key = "tuned_minus_balanced" if name == "shapes" else "other_tuned_minus_balanced"
             told |= {key: compared(model, found, args.held_out, args.root / "oracle"), f"{name}_search": spent}
             print(json.dumps(told), flush=True)
