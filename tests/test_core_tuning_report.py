@@ -79,7 +79,7 @@ def test_the_page_is_whole_and_safe(done: Written) -> None:
 
 def test_without_a_better_recipe_the_preset_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file then holds the preset, and the page says so."""
-    monkeypatch.setattr("cogvideo_core.tuning.search.picked", lambda trials, base: None)
+    monkeypatch.setattr("cogvideo_core.tuning.search.picked", lambda *_: None)
     one = written(tmp_path, 1)
     assert one.told["pick"] is None and one.told["pick_minus_preset"] is None
     text = (tmp_path / "tune" / "recipe.yaml").read_text()
