@@ -38,7 +38,7 @@ def plan_dataset(
     groups: Record = {"dataset": dataset, "model": model, "inversion": inversion, "recipe": recipe}
     settings = Settings(**groups, output=output, engine=engine, judge=judge, mask=mask, screen=screen)
     planned = work.discover_clips(settings, probe=probe)
-    rows = [[name, f"{value:,}"] for name, value in planned.items() if isinstance(value, int)]
+    rows = [[name.replace("_", " "), f"{value:,}"] for name, value in planned.items() if isinstance(value, int)]
     if estimate:
         rows = work.estimate_run(settings, planned, workers_of(engine))
     table = markdown_table([{"what": what, "estimate": value} for what, value in rows], ["what", "estimate"])

@@ -12,9 +12,10 @@ from cogvideo_core.dataset.outcomes import Spool, added, parked, tried_before
 from cogvideo_core.errors import HopelessRun
 from cogvideo_core.planning.tables import Planned, read_batches
 from cogvideo_core.stages.failures import SameFailure
+from cogvideo_core.stages.whole import shares, window_count
 from cogvideo_core.stages.wishes import edits_by_recipe
 from flows.engines import Submit, in_flight
-from flows.fan_out import Futures, in_window
+from flows.fan_out import Chain, Futures, in_window
 from flows.report import Progress
 from tasks import progress, work
 from tasks.settings import Settings
@@ -72,14 +73,13 @@ def _known(settings: Settings, wave: int) -> Iterator[list[Record]]:
         yield [parked(record, tried, park_after) for record in batch]
 
 
-def _chain(settings: Settings, submit: Submit, last_stage: LastStage) -> Any:
-    def edit(batch: list[Record]) -> Futures:
+def _chain(settings: Settings, submit: Submit, last_stage: LastStage) -> Chain:
+    def chain(batch: list[Record]) -> list[Futures]:
+        count = shares(sum(map(window_count, batch)), settings.engine)
         encoded = submit(work.named(work.encode_batch, batch), settings, batch)
-        inverted = submit(work.named(work.invert_batch, batch), settings, encoded)
-        return [encoded, inverted, submit(work.named(work.edit_batch, batch), settings, inverted)]
+        task, needed = work.named(work.invert_batch, batch), last_stage == "edit"
+        inverted = [submit(task, settings, encoded, needed, share, count) for share in range(count)]
+        edited = [submit(work.named(work.edit_batch, batch), settings, inverted)] if last_stage == "edit" else []
+        return [[encoded], inverted, *([edited] if edited else [])]
 
-    def invert(batch: list[Record]) -> Futures:
-        encoded = submit(work.named(work.encode_batch, batch), settings, batch)
-        return [encoded, submit(work.named(work.invert_batch, batch), settings, encoded, only_if_needed=False)]
-
-    return edit if last_stage == "edit" else invert
+    return chain

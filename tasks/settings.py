@@ -67,6 +67,8 @@ class Settings(Spec):
             del groups["model"][field]
         if self.model.weights == "stored":
             del groups["model"]["weights"]
+        if not self.dataset.overlap:
+            del groups["dataset"]["overlap"]
         groups["recipe"] = {k: v for k, v in groups["recipe"].items() if k not in unset or v != unset[k]}
         if self.recipe.ladder or self.judge.early_stop == "on":  # then it also decides which edits are made
             groups["judge"] = self.judge.as_json()

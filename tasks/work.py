@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, get_run_logger, task
@@ -21,6 +22,7 @@ from cogvideo_core.dataset.outcomes import Records, spanned
 from cogvideo_core.planning.tables import Planned, fill_probed, read_batches, write_plan
 from cogvideo_core.settings.judge_specs import JudgeSpec
 from cogvideo_core.settings.specs import OutputSpec
+from cogvideo_core.stages import whole
 from cogvideo_core.stages.failures import attempt, is_failure, kind_of
 from cogvideo_core.stages.wishes import fitting, recipes_of
 from cogvideo_core.storage.ledger import Ledger
@@ -150,20 +152,24 @@ def encode_batch(settings: Settings, records: list[Record]) -> list[Record]:
 
 
 @verb("invert_batch")
-def invert_batch(settings: Settings, records: list[Record], only_if_needed: bool = True) -> list[Record]:
-    """Latents to trajectories."""
+def invert_batch(
+    settings: Settings, records: list[Record], only_if_needed: bool = True, share: int = 0, shares: int = 1
+) -> list[Record]:
+    """Latents to trajectories, of one of several shares of the batch's windows: a record each."""
     from cogvideo_core.stages import trajectory
 
+    records = whole.share_of(records, share, shares)
     with settings.slot():
         step = partial(trajectory.invert_clip, settings.work(), only_if_needed=only_if_needed)
         return marked([tried(step, record, "invert", settings) for record in records], "invert")
 
 
 @verb("edit_batch")
-def edit_batch(settings: Settings, records: list[Record]) -> list[Record]:
-    """Trajectories and prompts to edited clips."""
+def edit_batch(settings: Settings, inverted: list[list[Record]]) -> list[Record]:
+    """Trajectories, in shares, and prompts to edited clips."""
     from cogvideo_core.stages import edit
 
+    records = list(whole.joined(chain.from_iterable(inverted)))
     with settings.slot():
         step, done = partial(edit.edit_clip, settings.work()), []
         for record in records:

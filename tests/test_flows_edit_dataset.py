@@ -339,7 +339,7 @@ def test_fan_out_is_bounded_and_in_order() -> None:
 
     def chain(batch: list[Record]) -> Any:
         waiting.append(batch[0]["clip"])
-        return [Future(batch)]
+        return [[Future(batch)]]
 
     most, finished = 0, []
     for batch in in_window([[{"clip": n}] for n in range(10)], chain, 3):
@@ -355,7 +355,7 @@ def test_a_task_that_breaks_fails_its_clips_only() -> None:
     broken = Future(RuntimeError("the worker died"))
 
     def chain(batch: list[Record]) -> Any:
-        return [Future(batch), *[broken if batch[0]["clip"] == 1 else Future(batch)] * 2]
+        return [[Future(batch)], *[[broken if batch[0]["clip"] == 1 else Future(batch)]] * 2]
 
     batches: list[list[Record]] = [[{"clip": 0}], [{"clip": 1}, {"clip": 2}], [{"clip": 3}]]
     one, two, three = in_window(batches, chain, 2)
@@ -377,7 +377,7 @@ def test_a_task_that_dies_hides_no_earlier_failure(dies_in: str) -> None:
     batch: list[Record] = [parked, {"clip": "f"}, {"clip": "g", "attempts_before": 2}]
     stages = ["encode", "invert", "edit"]
     died = stages.index(dies_in)
-    futures: Any = [Future(encoded if n < died else RuntimeError("dead")) for n in range(3)]
+    futures: Any = [[Future(encoded if n < died else RuntimeError("dead"))] for n in range(3)]
     ((first, second, third),) = in_window([batch], lambda _: futures, 1)
     assert first is parked
     if dies_in == "encode":

@@ -408,7 +408,7 @@ def test_the_parents_memory_stays_flat_over_20_000_batches() -> None:
     tracemalloc.start()
     held = []
     with Spool("edit") as spool:
-        for done in in_window(batches(), lambda batch: [Done([batch[0] | {"edits": []}])], 16):
+        for done in in_window(batches(), lambda batch: [[Done([batch[0] | {"edits": []}])]], 16):
             spool.add(done)
             if spool.counts["clips"] % 10_000 == 0:
                 held.append(tracemalloc.get_traced_memory()[0])

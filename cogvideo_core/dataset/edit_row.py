@@ -35,6 +35,9 @@ class EditRow(TypedDict):
     height: int  # pixels
     width: int  # pixels
     fps: int
+    windows: NotRequired[int]  # that the clip was edited in, together
+    scenes: NotRequired[int]  # that it was cut into, each edited by itself
+    trimmed_frames: NotRequired[int]  # at the clip's end, which no window reaches
     own: NotRequired[str]  # the user's own columns of the clip and prompt, as JSON
     state: Literal["done", "stopped"]
     scores: dict[str, float]

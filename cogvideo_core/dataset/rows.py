@@ -40,6 +40,9 @@ ROW_FIELDS: dict[str, pa.DataType] = {
     "width": pa.int32(),
     "fps": pa.int32(),
     "damaged_frames": pa.int32(),
+    "windows": pa.int32(),
+    "scenes": pa.int32(),
+    "trimmed_frames": pa.int32(),
     **SCREEN_FIELDS,
     "verdict": pa.string(),
     "confidence": pa.float64(),
@@ -175,14 +178,9 @@ def edit_row(edit: Mapping[str, Any]) -> Row:
     row = {name: _clean(value) for name, value in edit.items() if name in TABLE_FIELDS or name == "scores"}
     name = SPLIT_WORDS.sub(lambda word: f"x{word.group()}", plain_name(row["name"]))
     # rows of earlier runs may lack these
-    added = {
-        "first_frame_uri": "",
-        "mask": "",
-        "mask_outline": "",
-        "strength": 1.0,
-        "damaged_frames": 0,
-    } | dict.fromkeys(SCREEN_FIELDS)
-    added |= {"start_s": 0.0, "end_s": 0.0}
+    added = {"first_frame_uri": "", "mask": "", "mask_outline": "", "strength": 1.0, "damaged_frames": 0}
+    added |= dict.fromkeys(SCREEN_FIELDS)
+    added |= {"start_s": 0.0, "end_s": 0.0, "windows": 1, "scenes": 1, "trimmed_frames": 0}
     added |= {"verdict": "unjudged", "confidence": None, "rejected_because": "", "kept": True}
     added |= {"own": "", "reviewed": "", "rank": 1, "rank_score": None, "candidates": 1, "saved_evaluations": 0}
     added |= {"edit_bytes": None, "source_bytes": None}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cogvideo_core.media.described import Probe
-from cogvideo_core.media.video import Window
+from cogvideo_core.media.video import Which, Window
 
-Which = Literal["first", "middle", "all"]
 ROUNDING_S = Fraction(1, 10**6)  # of windows' starts
 
 

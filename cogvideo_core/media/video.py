@@ -25,11 +25,12 @@ from cogvideo_core.media.fields import deinterlaced, treated
 from cogvideo_core.media.picture import input_options, shown
 from cogvideo_core.media.probe import probe
 from cogvideo_core.media.timeline import Picks, picks
-from cogvideo_core.media.tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, source_options
+from cogvideo_core.media.tools import Limits, check_file, ffmpeg_exe, file_url, reason, run, run_fed, source_options
 
 __all__ = ["Limits", "Probe", "View", "Window", "decode", "encode", "poster", "probe", "treated", "windows"]
 
 Fit = Literal["crop", "pad", "stretch"]
+Which = Literal["first", "middle", "all", "whole"]
 AUDIO_FOR_MP4 = ("aac", "mp3", "ac3", "eac3", "opus")  # flac's packets of 0.1 s would be cut too roughly
 ENCODE_TIMEOUT_S = 900.0
 POSTER_PX = 320
@@ -61,11 +62,9 @@ class Part(NamedTuple):
         return Part(self.start_s, min(self.end_s or probe.seconds, probe.seconds))
 
 
-def windows(
-    probe: Probe, clip: str, frames: int, fps: int, which: Literal["first", "middle", "all"], part: Part | None = None
-) -> list[Window]:
+def windows(probe: Probe, clip: str, frames: int, fps: int, which: Which, part: Part | None = None) -> list[Window]:
     """The windows of `frames` frames at `fps` in a part of the clip, or in all of it; "all" gives consecutive ones
-    without overlap or remainder.
+    without overlap or remainder, "whole" the first.
 
     Raises ClipTooShort, and ClipError for a part outside of the clip. Half a source frame may be missing, because
     containers round.
@@ -141,7 +140,8 @@ def encode(
     try:
         for copy in (True, False):  # the muxer says what mp4 can't hold, such as MP3 below 16 kHz
             graph = _encode_graph(frames.shape, part, fps, crf, audio, copy)
-            ran = run(ffmpeg.compile(graph, cmd=_ffmpeg()), path.name, ENCODE_TIMEOUT_S, frames.tobytes())
+            pixels = (frame.tobytes() for frame in frames)
+            ran = run_fed(ffmpeg.compile(graph, cmd=_ffmpeg()), pixels, path.name, ENCODE_TIMEOUT_S)
             if not ran.status or audio is None:
                 break
         if ran.status:

@@ -49,6 +49,11 @@ class Configured:
         return int(2 ** (len(self.vae_config.block_out_channels) - 1))
 
     @property
+    def fixed_frames(self) -> bool:
+        """Whether the model takes clips of its own length and size only: it has learned where its tokens are."""
+        return bool(self.transformer_config.use_learned_positional_embeddings)
+
+    @property
     def front_padding(self) -> int:
         """Latent frames put in front: one for CogVideoX 1.5, whose transformer takes them in pairs (8k+1 is odd)."""
         return 0 if self.transformer_config.patch_size_t is None else 1

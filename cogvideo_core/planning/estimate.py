@@ -118,23 +118,22 @@ def estimate(
     workers: int = 1,
 ) -> Estimate:
     """Seconds and bytes of a plan whose clips have about the same number of edits each."""
-    clips = planned["clips"]
-    rows = [
-        "",
-        *(override_text({"recipe": name}) for name in planned.get("recipes", ()) if _known(recipe, name)),
-    ]  # recipes of rows of their own
-    levels = levels_kept(inversion, recipe, model.layers, Readers(rows))
+    clips, latents = planned["clips"], model.latents(shape.frames, shape.height, shape.width)
+    windows, lengths = _windows(planned, latents[0])
+    own = [override_text({"recipe": name}) for name in planned.get("recipes", ()) if _known(recipe, name)]
+    levels = levels_kept(inversion, recipe, model.layers, Readers(["", *own]))  # recipes of rows of their own too
     states = 1 if inversion.method == "none" else len(levels) if levels else inversion.steps + 1
-    size = math.prod(model.latents(shape.frames, shape.height, shape.width))
+    size = math.prod(latents)
     itemsize = getattr(torch, inversion.dtype).itemsize
+    rows = clips * _rows_a_clip(planned, measured.edits, inversion.steps, recipe, model.layers)
     return Estimate(
-        clips
+        windows
         * (evaluations(inversion, highest_level(inversion, levels)) + gate_evaluations(inversion))
         * measured.step_s,
-        clips * _rows_a_clip(planned, measured.edits, inversion.steps, recipe, model.layers) * measured.row_s,
-        clips * measured.encode_s + planned["edits"] * measured.decode_s,
+        rows * windows / max(clips, 1) * measured.row_s,
+        lengths * measured.encode_s + planned["edits"] * lengths / max(clips, 1) * measured.decode_s,
         planned["edits"] * measured.judge_s,
-        clips * size * (states * itemsize + 4),
+        int(windows * size * (states * itemsize + 4)),
         workers,
         planned.get("mask_rows", 0) * len(auto_masks.levels(inversion.steps)) * measured.step_s,
     )
@@ -143,6 +142,21 @@ def estimate(
 def _known(recipe: RecipeSpec, name: str) -> bool:
     """Whether a plan's recipe is the run's or a preset; of a recipe file, a plan knows the name alone."""
     return name == recipe.name or name in RECIPES
+
+
+def _windows(planned: Planned, span: int) -> tuple[int, float]:
+    """How many windows of `span` latent frames the clips have, and how many they would fill without overlap."""
+    short = planned["clips"] - planned.get("long_clips", 0)
+    return short + planned.get("windows", 0), short + planned.get("clip_latents", 0) / span
+
+
+def overlap_of(planned: Planned) -> list[Row]:
+    """What the plan's long clips are cut into, in words; nothing where it has none."""
+    if not planned.get("windows"):
+        return []
+    more = planned["window_latents"] / planned["clip_latents"] - 1
+    told = f"{planned['windows']:,} of {planned['long_clips']:,} clips that are edited as one"
+    return [("windows", told), ("overlap", f"{100 * more:.0f} % more latent frames than without")]
 
 
 def _rows_a_clip(planned: Planned, at_once: int, steps: int, recipe: RecipeSpec, layers: int) -> float:
@@ -168,6 +182,7 @@ def rows_of(planned: Planned, measured: Measured, found: Estimate, device: str) 
     """The estimate in words."""
     return [
         ("clips", f"{planned['clips']:,} in {planned['batches']:,} batches, {planned['waves']:,} waves"),
+        *overlap_of(planned),
         ("refused rows", f"{planned['refused']:,}"),
         ("edits", f"{planned['edits']:,}"),
         ("device", device),

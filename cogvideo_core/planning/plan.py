@@ -22,6 +22,7 @@ from cogvideo_core.settings.specs import DatasetSpec
 from cogvideo_core.stages.failures import attempt, is_failure
 from cogvideo_core.stages.screen import Screening, check_scenes, screened
 from cogvideo_core.stages.units import part_of, shape_of
+from cogvideo_core.stages.whole import Rule, check_overlap, cut_up, parsed, rule_of
 from cogvideo_core.storage.ledger import Ledger
 
 Record = dict[str, Any]
@@ -41,6 +42,7 @@ def check_shape(dataset: DatasetSpec, model: Configured) -> None:
         raise BadSpec(
             f"field height: this model takes {own.frames} frames of {own.height}x{own.width} only; leave them 0"
         )
+    check_overlap(dataset, shape, model)
 
 
 def planned_clips(
@@ -51,13 +53,16 @@ def planned_clips(
     screen: ScreenSpec = NOT_SCREENED,
     ledger: Ledger | None = None,
 ) -> Iterator[Record]:
-    """Clip records and failures. With window "all" each clip is opened and gives one record per window, and it is
-    opened to look for duplicates; with `probe` it is opened too, and the findings are in its record.
+    """Clip records and failures. With window "all" each clip is opened and gives one record per window, with "whole"
+    it is opened and its record says in which windows it is cut; it is opened to look for duplicates too, and with
+    `probe`, and the findings are in its record.
 
     Clips that are opened are screened, several at a time; what is measured is kept in the ledger.
     """
-    screening = Screening(screen, dataset, shape_of(dataset, model), ledger)
-    opens = dataset.window == "all" or probe or screen.duplicates != "off"
+    shape = shape_of(dataset, model)
+    rule = rule_of(dataset, shape, model) if dataset.window == "whole" else None
+    screening = Screening(screen, dataset, shape, ledger, rule=rule)
+    opens = dataset.window in ("all", "whole") or probe or screen.duplicates != "off"
     found: Iterator[Record] = (
         attempt(partial(check_first_frame, dataset, model), dict(row), "discover")
         for row in islice(sources.read_clips(dataset, need_targets), dataset.limit or None)
@@ -109,15 +114,27 @@ def _opened(screening: Screening, clip: Record) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         path, content = clip_files.fetched(clip, Path(folder), limits)
         found = video.probe(path, clip["clip"], limits)
-        windows = len(video.windows(found, clip["clip"], *need, dataset.window, part_of(clip)))
         measured: Record = {}
+        if screening.rule is None:
+            windows = len(video.windows(found, clip["clip"], *need, dataset.window, part_of(clip)))
         if screening.spec.looks:
             measured = screened(screening, clip, path, content, found)
             check_scenes(screening, clip, measured)
             windows = len(measured["windows"])
+    if screening.rule:
+        clip, windows = clip | {"whole": _whole(screening.rule, clip, found, measured)}, 1
     about: Record = {"content": content, "seconds": found.seconds, "windows": windows, "measured": measured}
     sizes = {"source_frames": found.frames, "source_height": found.height, "source_width": found.width}
     return clip | about | sizes | {"source_fps": float(found.fps)}
+
+
+def _whole(rule: Rule, clip: Record, found: video.Probe, measured: Record) -> str:
+    """The field `whole` of a clip that was opened: "" where it is one window. Raises ClipTooShort, ClipError."""
+    whole = parsed(measured["whole"]) if measured else cut_up(found, clip["clip"], part_of(clip), [], rule)
+    if clip["image_uri"] and len(whole.windows) > 1:
+        problem = f"first_frame_uri {clip['first_frame_uri']!r}: one image can't be the first frame of every window"
+        raise ClipError(clip["clip"], problem, "set dataset.window to first or middle")
+    return "" if whole.plain else whole.text
 
 
 def _compared(screen: ScreenSpec, seen: Seen, clip: Record) -> Record:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from itertools import groupby
+from math import ceil
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -24,6 +25,7 @@ from cogvideo_core.inputs.masks import AUTO, asked_mask
 from cogvideo_core.settings.mask_specs import MaskSpec
 from cogvideo_core.settings.specs import EngineSpec, RecipeSpec, canonical
 from cogvideo_core.stages.failures import ERROR_FIELDS, is_failure
+from cogvideo_core.stages.whole import shares, whole_of, window_count
 from cogvideo_core.stages.wishes import asked_of, edits_by_recipe, prompts_of
 from cogvideo_core.storage.objects import storing
 from cogvideo_core.storage.uris import open_store
@@ -36,10 +38,10 @@ WORK_SCHEMA = pa.schema(
     | {"target_prompts": pa.list_(pa.string()), "size": pa.int64(), "window": pa.int32()}
     | {"batch": pa.int32(), "wave": pa.int32(), "own": pa.list_(pa.string()), "overrides": pa.list_(pa.string())}
     | {"start_s": pa.float64(), "end_s": pa.float64(), "mask": pa.string(), "mask_uri": pa.string()}
-    | {"duplicate_of": pa.string()}
+    | {"duplicate_of": pa.string(), "whole": pa.string()}
 )
 # named in the plan's hash only where they are given
-LATER = ("overrides", "start_s", "end_s", "mask", "mask_uri", "duplicate_of")
+LATER = ("overrides", "start_s", "end_s", "mask", "mask_uri", "duplicate_of", "whole")
 PROBED = {"content": pa.string(), "seconds": pa.float64(), "source_fps": pa.float64()} | {
     name: pa.int32() for name in ("source_frames", "source_height", "source_width")
 }  # of the file itself; empty until a run or plan opens it
@@ -67,6 +69,10 @@ class Planned(TypedDict):
     recipes: NotRequired[dict[str, int]]  # edits of each, where rows override the run's recipe
     mask_rows: NotRequired[int]  # evaluations at each level that is looked at for masks that are to be found
     screened: NotRequired[int]  # of the refused, where the screen was asked to drop any
+    long_clips: NotRequired[int]  # that are edited as one, in several windows
+    windows: NotRequired[int]  # of the long clips
+    window_latents: NotRequired[int]  # latent frames of these windows
+    clip_latents: NotRequired[int]  # latent frames of the long clips: what windows without overlap would have
 
 
 class _Sheet:
@@ -126,18 +132,23 @@ def read_planned(root: str, folder: str = "plan") -> Planned:
 def _numbered(clips: Iterable[Record], engine: EngineSpec) -> Iterator[Record]:
     """Gives good records their batch and wave. Adjacent rows of one clip share a batch, so that the second reuses the
     first one's inversion."""
-    index, last = -1, None
+    index, last, wave, more, windows = -1, None, 0, 0, Counter[int]()
     for record in clips:
         if not is_failure(record):
             index, last = index + (record["source_id"] != last), record["source_id"]
             batch = index // engine.clips_per_batch
-            record |= {"batch": batch, "wave": batch // engine.batches_per_wave}
+            if batch not in windows:  # a wave holds fewer batches that take more task runs
+                more += sum(shares(count, engine) - 1 for count in windows.values())
+                windows.clear()
+                wave = min(wave + 1, (batch + ceil(2 * more / 3)) // engine.batches_per_wave)
+            windows[batch] += window_count(record)
+            record |= {"batch": batch, "wave": wave}
         yield record
 
 
 def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec, mask: MaskSpec) -> Planned:
     counts, digest, batches, waves = {"clips": 0, "edits": 0, "refused": 0}, hashlib.sha256(), 0, 0
-    recipes, overridden = Counter[str](), False
+    recipes, long, overridden = Counter[str](), Counter[str](), False
     with ExitStack() as stack:
         schemas = {"clips": CLIPS_SCHEMA, "edits": EDITS_SCHEMA, "refused": REFUSED_SCHEMA}
         clips, edits, refused = (_Sheet(place / f"{name}.parquet", schema) for name, schema in schemas.items())
@@ -152,6 +163,7 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec, ma
                 continue
             counts["clips"] += 1
             recipes.update(edits_by_recipe(recipe, record))
+            long.update(_long(record))
             overridden |= any(record.get("overrides") or ())
             if asked_mask(record.get("mask"), mask.use) == AUTO:
                 counts["mask_rows"] = counts.get("mask_rows", 0) + 1 + len({*record["target_prompts"]})
@@ -162,9 +174,19 @@ def _write_sheets(place: Path, records: Iterable[Record], recipe: RecipeSpec, ma
         if (written := clips.flush()) is not None:
             edits.writer.write_table(edits_of(written, recipe))
         refused.flush()
-    counts |= {"edits": recipes.total(), "batches": batches, "waves": waves}
+    counts |= {"edits": recipes.total(), "batches": batches, "waves": waves} | dict(long)
     planned = Planned(**counts, plan=digest.hexdigest())  # type: ignore[typeddict-item]
     return planned | {"recipes": dict(recipes)} if overridden else planned
+
+
+def _long(record: Record) -> Record:
+    """The windows of a clip and their latent frames, where the plan says so."""
+    whole = whole_of(record)
+    if whole is None:
+        return {}
+    spans = sum(len(layout) * layout.span for layout in whole.layouts)
+    held = sum(layout.latents for layout in whole.layouts)
+    return {"long_clips": 1, "windows": len(whole.windows), "window_latents": spans, "clip_latents": held}
 
 
 def _hashed(record: Record) -> bytes:

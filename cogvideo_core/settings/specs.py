@@ -37,8 +37,19 @@ class DatasetSpec(Spec):
     limit: int = Field(
         0, title="First clips", ge=0, description="Take only so many clips, from the first on. 0: all of them."
     )
-    window: Literal["first", "middle", "all"] = Field(
-        "first", title="Window", description="Which part of a longer clip is edited; all = one unit per window."
+    window: Literal["first", "middle", "all", "whole"] = Field(
+        "first",
+        title="Window",
+        description="Which part of a longer clip is edited. all: window by window, each by itself; whole: the clip as "
+        "one, in windows that overlap.",
+    )
+    overlap: int = Field(
+        0,
+        title="Overlap",
+        ge=0,
+        le=60,
+        description="Of window=whole: latent frames, of four frames each, that neighbouring windows share at least. "
+        "0: a sixth of a window.",
     )
     fit: Literal["crop", "pad", "stretch"] = Field(
         "crop", title="Fit", description="How a clip of another aspect ratio becomes the model's size."

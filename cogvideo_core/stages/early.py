@@ -7,7 +7,7 @@ is given up is a judgement of its own in the ledger, and is not tried again whil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,12 +39,14 @@ class Stop(NamedTuple):
 
 
 class Denoised(NamedTuple):
-    """What became of a batch: the clean latents [E,f,C,h,w] of the edits that were finished, and the stops."""
+    """What became of a batch: the clean latents [f,C,h,w] of each edit that was finished, or a list of its scenes'
+    where the clip has several windows; and the stops."""
 
     edits: list[Edit]
-    latents: Tensor
+    latents: Tensor | Sequence[Any]
     stops: list[Stop]
     early: Mapping[str, Mapping[str, Scores]]  # edit key -> share of the steps -> scores of the clean estimate
+    spent: int | None = None  # evaluations, where they do not follow from the batch alone
 
 
 def stop_spec(edit_key: str, spec: JudgeSpec, calibration: Calibration | None) -> Record | None:

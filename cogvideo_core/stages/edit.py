@@ -11,18 +11,18 @@ from functools import cache
 from itertools import count
 
 import numpy as np
-import torch
 
-from cogvideo_core.diffusion import editing
 from cogvideo_core.errors import CorruptObject, FrozenEdit
 from cogvideo_core.judging import policy
+from cogvideo_core.media.film import stands_still
 from cogvideo_core.media.masks import pasted
 from cogvideo_core.media.outlines import outline
 from cogvideo_core.media.quality import colour_transferred, preserved_scores
 from cogvideo_core.media.regions import Mask, region_scores
 from cogvideo_core.models import batching, memory
 from cogvideo_core.settings.specs import RecipeSpec
-from cogvideo_core.stages import early, gate, masks
+from cogvideo_core.stages import early, gate, masks, progress, whole_edit
+from cogvideo_core.stages.denoise import denoise_batch
 from cogvideo_core.stages.encode import read_latents
 from cogvideo_core.stages.invert import source_frames
 from cogvideo_core.stages.judge import (
@@ -33,15 +33,16 @@ from cogvideo_core.stages.judge import (
     judge_stored,
     masked_scores,
 )
-from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.results import Made, commit_edit, committed_outline, committed_scores, edit_row
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
-from cogvideo_core.stages.units import Edit, held_by, pending_batches
+from cogvideo_core.stages.units import Edit, pending_batches
+from cogvideo_core.stages.whole import parsed, whole_of
 from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
-from cogvideo_core.storage.trajectories import Ahead
 from cogvideo_core.storage.uris import shown_clip
+
+OF_WINDOWS = ("windows", "window_keys", "joint")  # of a record, for its edits alone
 
 
 def edit_clip(work: Work, record: Record) -> Record:
@@ -50,7 +51,8 @@ def edit_clip(work: Work, record: Record) -> Record:
     unless its row names a recipe.
     """
     record, prompts, rows = dict(record), list(record["target_prompts"]), list[Record]()
-    source = cache(lambda: work.model.decode(read_latents(work, record["latents_key"])["latents"]))
+    record |= whole_edit.gathered(work, record) if whole_edit.several(record) else {}
+    source = cache(lambda: vae_source(work, record))
     shared = Shared(source, calibration_of(work.ledger, work.judge))
     for rung in count():
         edits = plan_edits(work, record, prompts, rung)
@@ -62,8 +64,16 @@ def edit_clip(work: Work, record: Record) -> Record:
         failed = {row["target_prompt"] for row in found} - _passed(work, found, shared.calibration)
         prompts = [prompt for prompt in prompts if prompt in failed]
     if work.output.keep_trajectories != "all":
-        drop_trajectory(work, record["trajectory_key"])
-    return record | {"edits": rows}
+        for window in record.get("windows") or [record]:
+            drop_trajectory(work, window["trajectory_key"])
+    return {name: value for name, value in record.items() if name not in OF_WINDOWS} | {"edits": rows}
+
+
+def vae_source(work: Work, record: Record) -> np.ndarray:
+    """What the VAE alone makes of the clip: frames uint8 [F,H,W,3]."""
+    if whole_edit.several(record):
+        return whole_edit.vae_source(work, record)
+    return work.model.decode(read_latents(work, record["latents_key"])["latents"])
 
 
 def _passed(work: Work, rows: Sequence[Record], calibration: policy.Calibration | None) -> set[str]:
@@ -111,7 +121,8 @@ def _row(work: Work, record: Record, edit: Edit, commit: Commit | None) -> Recor
 
 def batch_size(work: Work, record: Record, recipe: RecipeSpec) -> int:
     """The most edits by a recipe that are denoised together."""
-    latents = work.model.latents(record["frames"], record["height"], record["width"])
+    whole = whole_of(record)
+    latents = work.model.latents(whole.length if whole else record["frames"], record["height"], record["width"])
     return batching.edits_per_batch(work.model, work.engine, recipe, latents)
 
 
@@ -120,14 +131,14 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
     key, and the evaluations that they cost. Raises FrozenEdit after committing all usable edits.
     """
     told = f"clip {shown_clip(record['clip'])!r}"
-    known = bool(shared.masks)
+    known, several = bool(shared.masks), whole_edit.several(record)
     part, found = memory.as_many_as_fit(batch, work.model.room, lambda part: denoised(work, record, part, shared), told)
     together, recipe = [edit["edit_key"] for edit in part], recipe_of(work.recipe, batch[0])
     commits, frozen, source = {}, list[Edit](), shared.source
     for stop in found.stops:
         commits[stop.edit["edit_key"]] = early.commit_stop(work, record, stop, shared.calibration, together)
     for edit, latents in zip(found.edits, found.latents, strict=True):
-        frames = work.model.decode(latents)
+        frames = whole_edit.decoded(work, record, latents) if several else work.model.decode(latents)
         if stands_still(frames) and not stands_still(source_frames(work, record, record["frames"])):
             frozen.append(edit)
             continue
@@ -140,6 +151,9 @@ def edit_batch(work: Work, record: Record, batch: Sequence[Edit], shared: Shared
         remedy = "set model.dtype and vae_dtype to float32, check the model's files and LoRA, or change the recipe"
         raise FrozenEdit(record["clip"], problem, remedy)
     spent = 0 if known else masks.evaluations(work, record)
+    if found.spent is not None:
+        progress.clear(work, together, len(parsed(record["whole"]).scenes))
+        return commits, spent + found.spent
     spent += early.evaluations_of(recipe, work.inversion.steps, work.model.layers, len(part), found.stops)
     return commits, spent
 
@@ -161,56 +175,13 @@ def finished(work: Work, record: Record, edit: Edit, frames: np.ndarray, shared:
     return Made(frames, scores | gate.scores(record.get("reconstruction", {})), border)
 
 
-def stands_still(frames: np.ndarray) -> bool:
-    """Whether all of several frames [F,H,W,3] are equal."""
-    return len(frames) > 1 and bool((frames == frames[:1]).all())
-
-
 def denoised(work: Work, record: Record, batch: Sequence[Edit], shared: Shared) -> early.Denoised:
     """`denoise_batch` over the clip's trajectory; a damaged one is set aside and made again, once."""
+    if whole_edit.several(record):
+        return whole_edit.denoised(work, record, batch, shared)
     try:
         return denoise_batch(work, record, batch, trajectory_of(work, record, shared), shared)
     except CorruptObject:
         set_aside(work, record["trajectory_key"])
         shared.trajectories.clear()
         return denoise_batch(work, record, batch, trajectory_of(work, record, shared), shared)
-
-
-def denoise_batch(
-    work: Work, record: Record, batch: Sequence[Edit], trajectory: editing.Trajectory, shared: Shared
-) -> early.Denoised:
-    """A batch of edits of one clip and recipe, from start to clean latents; hopeless ones leave it on the way."""
-    model, recipe = work.model, recipe_of(work.recipe, batch[0])
-    schedule = model.schedule(work.inversion.steps, work.inversion.spacing)
-    reference = record["source_prompt"] if recipe.reference_prompt == "source" else record["inversion_prompt"]
-    prompts = [edit["target_prompt"] for edit in batch] + [recipe.negative_prompt, reference]
-    text = embeddings(model, work.ledger, prompts)
-    watch, velocity = early.Watch(work, record, batch, recipe, shared), conditioned(work, record)
-    masks.prepare(work, record, velocity, trajectory, shared)
-    held = held_by(work.mask, recipe, schedule.steps) if shared.masks else range(0)
-    with Ahead(trajectory, editing.levels_read(recipe, schedule.steps, model.layers, held)) as state_at:
-        starts = [editing.start_latents(recipe, schedule, state_at, edit["seed"]) for edit in batch]
-        x, stay = torch.stack(starts).to(model.device), None
-        given = {*recipe.strengths, *(edit["strength"] for edit in batch)}
-        strengths = None if given == {1.0} else torch.tensor([edit["strength"] for edit in batch]).to(x)
-        kept = masks.batch_masks(work, record, batch, recipe, shared)
-        texts = editing.Texts(text[:-2], text[-2:-1], text[-1:], strengths, kept)
-        states = editing.edit(velocity, x, texts, state_at, schedule, recipe, model.layers)
-        for step in range(editing.first_step(recipe, schedule.steps), schedule.steps):
-            after = states.send(stay)
-            work.on_step("edit")
-            stay = watch.look(step, x, after, schedule)
-            x = after if stay is None else after[stay.to(after.device)]
-            if not watch.left:
-                break
-    return early.Denoised(watch.left, model.crossing(x), watch.stops, watch.early)
-
-
-def conditioned(work: Work, record: Record) -> editing.RowVelocity:
-    """The model's velocity. An image-to-video model's edit rows see the edited first frame, where there is one, and
-    its reference rows the source's."""
-    if not work.model.image_to_video:
-        return work.model.velocity
-    image_ref = read_latents(work, record["latents_key"])["image"]
-    own = record["first_frame_key"]
-    return work.model.conditioned(read_latents(work, own)["image"] if own else image_ref, image_ref)

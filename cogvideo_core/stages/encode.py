@@ -17,28 +17,39 @@ from cogvideo_core.media import video
 from cogvideo_core.media.window import Place, taken_window
 from cogvideo_core.models.vae import finite
 from cogvideo_core.settings.specs import fingerprint
-from cogvideo_core.stages import screen
+from cogvideo_core.stages import screen, whole_encode
 from cogvideo_core.stages.first_frame import encode_first_frame
 from cogvideo_core.stages.masks import encode_mask
 from cogvideo_core.stages.screen import Placed
 from cogvideo_core.stages.units import frames_spec, latents_spec, part_of, shape_of, source_spec
+from cogvideo_core.stages.whole import whole_of
 from cogvideo_core.stages.work import Record, Work, timed
 from cogvideo_core.storage.ledger import Commit
 
 
 class Encoded(NamedTuple):
-    """What is committed of a clip's window, and what the screen says of it."""
+    """What is committed of a clip, and what the screen says of it. latents: keys, one for each window."""
 
-    latents: Commit
+    content: str
+    latents: list[str]
     source: Commit
     columns: Record
+
+    @property
+    def keys(self) -> Record:
+        if len(self.latents) == 1:
+            return {"latents_key": self.latents[0]}
+        return {
+            "latents_key": fingerprint(self.latents),
+            "window_keys": [{"latents_key": key} for key in self.latents],
+        }
 
 
 def encode_clip(work: Work, clip: Record) -> Record:
     """Latents, and the source video as the model sees it; image latents of an edited first frame, if the clip has one.
 
     Adds content, latents_key, source_key, first_frame, first_frame_key, mask_key, the screen's columns and the source's
-    own fields.
+    own fields; where the clip has several windows, also their window_keys.
     """
     record = dict(clip)
     with timed(record, "encode") as row:
@@ -46,9 +57,9 @@ def encode_clip(work: Work, clip: Record) -> Record:
         content = _known_content(work, clip)
         units = _reused(work, clip, content) if content else None
         row["reused"] = units is not None
-        latents, source, columns = units or _encode_file(work, clip)
-    about = {"content": latents.spec["content"], "latents_key": latents.key, "source_key": source.key}
-    record |= about | source.record | columns
+        units = units or _encode_file(work, clip)
+    about = {"content": units.content, "source_key": units.source.key}
+    record |= about | units.keys | units.source.record | units.columns
     return record | encode_mask(work, record)
 
 
@@ -72,10 +83,13 @@ def _reused(work: Work, clip: Record, content: str) -> Encoded | None:
 
 
 def _encoded(work: Work, clip: Record, placed: Placed, content: str) -> Encoded | None:
-    """Both units of a content, or None where one is missing."""
+    """The units of a content, or None where one is missing."""
+    if whole := whole_of(clip):
+        both = whole_encode.known(work, clip, whole, content)
+        return Encoded(content, *both, placed.columns) if both else None
     specs = _specs(work, clip, placed, content)
     latents, source = work.find("latents", fingerprint(specs[0])), work.find("sources", fingerprint(specs[1]))
-    return Encoded(latents, source, placed.columns) if latents and source else None
+    return Encoded(content, [latents.key], source, placed.columns) if latents and source else None
 
 
 def _encode_file(work: Work, clip: Record) -> Encoded:
@@ -97,6 +111,8 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     placed = screen.placed(work.screening, clip, screen.screened(work.screening, clip, path, content, found))
     if units := _encoded(work, clip, placed, content):  # of a run before there was a screen
         return units
+    if whole := whole_of(clip):
+        return Encoded(content, *whole_encode.encode_whole(work, clip, whole, path, content), placed.columns)
     view = video.View(shape.height, shape.width, shape.fps, work.dataset.fit)
     where = Place(placed.number, part_of(clip), placed.start_s)
     frames, found, window, damaged = taken_window(path, name, work.dataset, where, view, shape.frames)
@@ -112,7 +128,7 @@ def _encode_new(work: Work, clip: Record, path: Path, folder: Path, content: str
     record |= {"has_audio": audio is not None, "probe": found.as_json(), "damaged_frames": damaged}
     files = {"source.mp4": folder / "source.mp4"}
     source = work.ledger.commit("sources", fingerprint(source_of), files, source_of, record)
-    return Encoded(latents, source, placed.columns)
+    return Encoded(content, [latents.key], source, placed.columns)
 
 
 def _tensors(work: Work, frames: np.ndarray) -> dict[str, Tensor]:

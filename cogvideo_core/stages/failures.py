@@ -57,7 +57,8 @@ def failure(clip: Record, stage: str, error: Exception, attempts: int) -> Record
     """The row of the error table."""
     kind, retryable = kind_of(error)
     own_stage = error.stage if isinstance(error, EditError) else ""
-    kept = {name: clip[name] for name in ("source_id", "clip", "name", "window") if name in clip}
+    names = ("source_id", "clip", "name", "window", *(("of", "whole") if "of" in clip else ()))  # of a clip's windows
+    kept = {name: clip[name] for name in names if name in clip}
     return kept | {
         "stage": own_stage or stage,
         "error": type(error).__name__,

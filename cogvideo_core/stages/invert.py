@@ -16,12 +16,13 @@ from torch import Tensor
 from cogvideo_core.diffusion.ddim import Velocity
 from cogvideo_core.diffusion.inversion import evaluations, invert
 from cogvideo_core.errors import CorruptObject, OutOfMemory
-from cogvideo_core.media import video
+from cogvideo_core.media import film, video
 from cogvideo_core.models.memory import SMALLER, ran_out_of_memory
 from cogvideo_core.stages import gate
 from cogvideo_core.stages.encode import read_latents
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.units import INVERTER_FIELDS
+from cogvideo_core.stages.whole import first_shown
 from cogvideo_core.stages.work import Record, Work
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import open_trajectory, write_trajectory
@@ -125,7 +126,7 @@ def write_inversion(work: Work, record: Record, spec: Record, levels: list[int] 
 
 
 def source_frames(work: Work, record: Record, count: int) -> np.ndarray:
-    """The first frames of the source as the model saw it: uint8 [count,H,W,3]."""
+    """The first frames of the source as the model saw it, or of one of its windows: uint8 [count,H,W,3]."""
     commit = work.find("sources", record["source_key"])
     if commit is None:
         raise CorruptObject(f"source {record['source_key'][:12]} is missing or damaged and was set aside; run again")
@@ -135,7 +136,8 @@ def source_frames(work: Work, record: Record, count: int) -> np.ndarray:
             video.probe(path, record["clip"], limits),
             video.View(record["height"], record["width"], record["fps"], "stretch"),
         )
-        return video.decode(path, record["clip"], found, video.Window(0, 0.0, count), view, limits)
+        window = video.Window(0, round(first_shown(record) / record["fps"], 6), count)
+        return film.decoded(path, record["clip"], found, window, view, limits)
 
 
 def heard(velocity: Velocity, work: Work, stage: str) -> Velocity:

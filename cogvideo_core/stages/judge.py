@@ -18,7 +18,7 @@ import numpy as np
 
 from cogvideo_core.errors import BadSpec, ClipError, EditError, EndpointUnreachable, StorageError
 from cogvideo_core.judging import policy
-from cogvideo_core.media import video
+from cogvideo_core.media import film, video
 from cogvideo_core.media.regions import Mask
 from cogvideo_core.media.window import spread
 from cogvideo_core.settings.fingerprints import fingerprint
@@ -175,7 +175,7 @@ def stored_frames(ledger: Ledger, commit: Commit, name: str, row: Mapping[str, A
     with tempfile.TemporaryDirectory() as folder:
         path = ledger.fetch(commit, name, Path(folder))
         found = video.probe(path, clip, limits)
-        return video.decode(path, clip, found, video.Window(0, 0.0, row["frames"]), view, limits)
+        return film.decoded(path, clip, found, video.Window(0, 0.0, row["frames"]), view, limits)
 
 
 def judge_stored(ledger: Ledger, spec: JudgeSpec, rows: Sequence[Mapping[str, Any]]) -> int:

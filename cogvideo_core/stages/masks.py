@@ -77,6 +77,9 @@ def _check_recipes(work: Work, record: Record, text: str) -> None:
 def _asked(work: Work, record: Record) -> str:
     """What a row's mask comes from: "" for none, auto, a file or boxes."""
     text = masks.asked_mask(record.get("mask"), work.mask.use)
+    if record.get("window_keys") and (text == masks.AUTO or masks.by_model(text)):
+        problem = f"its mask can't be found, for it is edited in {len(record['window_keys'])} windows"
+        raise ClipError(record["clip"], problem, "give a mask, write none, or set dataset.window to first or all")
     if text == masks.AUTO and not record["source_prompt"]:
         problem = "its mask can't be found without a source prompt, which the target prompts are compared with"
         raise ClipError(record["clip"], problem, "fill source_prompt, or give a mask")
@@ -216,10 +219,18 @@ def alpha_of(work: Work, mask: np.ndarray) -> np.ndarray:
     return pixels.alpha_of(mask, work.mask.grow_px, work.mask.feather_px)
 
 
-def batch_masks(work: Work, record: Record, batch: Sequence[Edit], recipe: RecipeSpec, shared: Shared) -> Masks | None:
-    """What the denoising of a batch is given, on the model's device; None without masks."""
+def batch_masks(
+    work: Work,
+    record: Record,
+    batch: Sequence[Edit],
+    recipe: RecipeSpec,
+    shared: Shared,
+    frames: tuple[int, int] | None = None,
+) -> Masks | None:
+    """What the denoising of a batch is given, on the model's device; None without masks. frames: of a scene, from the
+    first to before the second; None: all."""
     found = [mask_of(record, edit["target_prompt"], shared) for edit in batch]
-    alphas = [torch.from_numpy(alpha_of(work, mask)) for mask in found if mask is not None]
+    alphas = [torch.from_numpy(alpha_of(work, mask[slice(*(frames or (None,)))])) for mask in found if mask is not None]
     if not alphas:
         return None
     model, config = work.model, work.model.transformer_config

@@ -13,6 +13,7 @@ from cogvideo_core.media import video
 from cogvideo_core.models.lora import shown
 from cogvideo_core.stages.screen import SCREEN_FIELDS
 from cogvideo_core.stages.units import Edit, brought_by, edit_spec, part_of
+from cogvideo_core.stages.whole import in_row
 from cogvideo_core.stages.wishes import recipe_of
 from cogvideo_core.stages.work import Record, Work
 from cogvideo_core.storage.ledger import Commit
@@ -68,6 +69,7 @@ def edit_row(work: Work, record: Record, edit: Edit, scores: Scores) -> Record:
         **{name: value for name, value in edit.items() if name != "own_recipe"},
         **part._asdict(),
         "damaged_frames": record.get("damaged_frames", 0),  # sources of earlier versions were not counted
+        **in_row(record),
         **{name: record.get(name) for name in SCREEN_FIELDS},
         "first_frame_uri": shown_clip(record["first_frame_uri"]),
         "mask": shown_clip(mask_of(record)),

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
-from itertools import count
+
+from itertools import count, repeat
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ from cogvideo_core.models.file_hashes import digest_of
 from cogvideo_core.settings.screen_specs import LOOKED_FOR, ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, fingerprint
 from cogvideo_core.stages.units import part_of
+from cogvideo_core.stages.whole import Rule, cut_up
 from cogvideo_core.storage.ledger import Ledger, Verify
 
 Record = dict[str, Any]
@@ -54,6 +55,7 @@ class Screening:
     shape: VideoShape
     ledger: Ledger | None = None
     verify: Verify = "size"
+    rule: Rule | None = None  # of clips that are edited as one
 
     def __post_init__(self) -> None:
         if self.spec.most_text:
@@ -105,7 +107,7 @@ def placed(screening: Screening, clip: Record, record: Record) -> Placed:
         found = Placed(clip["window"], None, columns)
     else:
         check_scenes(screening, clip, record)
-        window = record["windows"][clip["window"]]
+        window = _mean(record["windows"]) if screening.rule else record["windows"][clip["window"]]
         columns = {"screen_cuts": record["cuts"]} | {f"screen_{name}": window.get(name) for name in MEASURED}
         found = Placed(window["number"], window["start_s"], columns)
     why = reasons(screening.spec, clip, window)
@@ -114,6 +116,13 @@ def placed(screening: Screening, clip: Record, record: Record) -> Placed:
         raise ScreenedOut(clip["clip"], f"the screen says that {', '.join(why)}", remedy)
     columns |= {"screen_because": "; ".join(why), "duplicate_of": clip.get("duplicate_of") or ""}
     return found
+
+
+def _mean(windows: list[Record]) -> Record:
+    """The figures of a clip that is edited as one: the means over its windows, and where the first one is."""
+    names = [name for name in MEASURED if name in windows[0] and name != "start_s"]
+    means = {name: float(np.mean([window[name] for window in windows])) for name in names}
+    return windows[0] | means | {"cut_inside": any(window["cut_inside"] for window in windows)}
 
 
 def reasons(spec: ScreenSpec, clip: Record, window: Record) -> list[str]:
@@ -148,6 +157,7 @@ def _spec(screening: Screening, clip: Record, content: str) -> Record:
     """What determines what is measured. Limits don't; nor does where the file lies."""
     part = part_of(clip)
     given: Record = ({"fixed": True} if _bound(clip) else {}) | ({"part": list(part)} if any(part) else {})
+    given |= {"rule": list(screening.rule)} if screening.rule else {}
     if screening.spec.most_text:
         given |= {"text": digest_of([Path(screening.spec.text_model)])}
     return given | {
@@ -173,7 +183,7 @@ class _Look(NamedTuple):
 
 def _looked_at(screening: Screening, clip: Record, path: Path, probe: video.Probe) -> Record:
     spec, dataset, need, part = screening.spec, screening.dataset, screening.need, part_of(clip)
-    usual = video.windows(probe, clip["clip"], *need, dataset.window, part)
+    usual = [] if screening.rule else video.windows(probe, clip["clip"], *need, dataset.window, part)
     rate, limits = shots.rate_of(probe), video.Limits.of(dataset)
     begin, end = part.within(probe, clip["clip"])
     # the nearest frame: parts of a data set often begin right at a cut
@@ -187,15 +197,26 @@ def _looked_at(screening: Screening, clip: Record, path: Path, probe: video.Prob
     with closing(frames):
         seen = scenes.Seen(first, first, [], end - begin <= most, begin, end, rate)
         look = _look(pairs, seen, need, enough, stays)
-    found = scenes.spots(scenes.spans(look.seen, probe, need), usual, need, dataset.window)
-    if stays:
-        found = [scenes.Spot(window.start_s, window.index) for window in usual]
     told = [round(float(cut / rate), 3) for cut in look.seen.cuts]
-    windows = [_measured(look, spot, need, _bound(clip)) for spot in found]
-    if spec.most_text:
-        reads = partial(_text, spec.text_model, path, clip["clip"], probe, limits)
-        windows = [window | {"text": reads(window["start_s"], need)} for window in windows]
-    return {"cuts": len(told), "cuts_s": told[:CUTS_TOLD], "windows": windows}
+    record: Record = {"cuts": len(told), "cuts_s": told[:CUTS_TOLD]}
+    needs = repeat(need)
+    if screening.rule:
+        cuts = [] if stays else [Fraction(cut) / rate for cut in look.seen.cuts]
+        whole = cut_up(probe, clip["clip"], part, cuts, screening.rule)
+        found = [scenes.Spot(whole.start_s(window.begin), None) for window in whole.windows]
+        found[0] = found[0]._replace(number=0)
+        needs = iter([need._replace(frames=whole.layouts[window.scene].length) for window in whole.windows])
+        record |= {"whole": whole.text}
+    elif stays:
+        found = [scenes.Spot(window.start_s, window.index) for window in usual]
+    else:
+        found = scenes.spots(scenes.spans(look.seen, probe, need), usual, need, dataset.window)
+    windows = list[Record]()
+    for spot, own in zip(found, needs, strict=False):
+        windows.append(_measured(look, spot, own, _bound(clip)))
+        if spec.most_text:
+            windows[-1]["text"] = _text(spec.text_model, path, clip["clip"], probe, limits, spot.start_s, own)
+    return record | {"windows": windows}
 
 
 def _text(

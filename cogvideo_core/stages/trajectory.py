@@ -24,6 +24,7 @@ from cogvideo_core.stages.units import (
     planned_edits,
     trajectory_spec,
 )
+from cogvideo_core.stages.whole import joined, parsed, windows_of
 from cogvideo_core.stages.wishes import prompts_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
@@ -33,10 +34,27 @@ from cogvideo_core.storage.virtual import noised_state
 
 def plan_edits(work: Work, record: Record, prompts: Sequence[str] | None = None, rung: int = 0) -> list[Edit]:
     """The clip's edits in planned order, keys included: of all its prompts, or of these, on a rung of the ladder."""
-    key = fingerprint(_trajectory_spec(work, record))
+    about = joint(work, record)
+    key = fingerprint(about or _trajectory_spec(work, record))
+    record = record | {"joint": about}
     wanted = [prompt for prompt in prompts_of(record) if prompts is None or prompt.text in prompts]
     wishes = (record["source_prompt"], wanted, brought_by(record, work.mask))
     return planned_edits(key, work.recipe, work.output, *wishes, rung)
+
+
+def joint(work: Work, record: Record) -> Record:
+    """What edits of several windows are determined by, besides their recipe: how the clip is cut up, and the windows'
+    trajectories. {} for a clip of one window. record: the clip's or one of its windows'."""
+    keys = record.get("window_keys")
+    if not keys:
+        return {}
+    whole = parsed(record["whole"])
+    made = iter([fingerprint(_trajectory_spec(work, record | own)) for own in keys])
+    scenes = [
+        {**scene._asdict(), "places": layout.places, "trajectories": [next(made) for _ in layout.places]}
+        for scene, layout in zip(whole.scenes, whole.layouts, strict=True)
+    ]
+    return {"scenes": scenes}
 
 
 def _trajectory_spec(work: Work, record: Record) -> Record:
@@ -58,8 +76,11 @@ def invert_clip(work: Work, record: Record, only_if_needed: bool = True) -> Reco
     """Adds trajectory_key, and reconstruction where it is known. Nothing is computed if the trajectory is committed, or
     if it is not to be kept and every edit is done or will invert for itself.
 
-    Raises PoorReconstruction for a clip that the gate rejects or rejected before.
+    A clip of several windows gets them, each inverted. Raises PoorReconstruction for a clip that the gate rejects or
+    rejected before.
     """
+    if record.get("window_keys") and "of" not in record:
+        return next(joined([invert_clip(work, window, only_if_needed) for window in windows_of(record)]))
     spec, prompt = _trajectory_spec(work, record), inversion_prompt(work.inversion, record["source_prompt"])
     record = record | {"trajectory_key": fingerprint(spec), "inversion_prompt": prompt}
     with timed(record, "invert") as row:
@@ -82,7 +103,7 @@ def accepted(work: Work, record: Record, commit: Commit) -> Record:
 
 def _needs_trajectory(work: Work, record: Record) -> bool:
     keep = work.output.keep_trajectories
-    if keep != "until_edited":
+    if keep == "all" or (keep == "none" and not record.get("window_keys")):
         return keep == "all"
     calibration = calibration_of(work.ledger, work.judge)
     return any(committed(work, edit["edit_key"], calibration) is None for edit in plan_edits(work, record))
@@ -93,7 +114,7 @@ def trajectory_of(work: Work, record: Record, shared: Shared) -> editing.Traject
     key, held = record["trajectory_key"], shared.trajectories
     if key not in held:
         commit = work.find("trajectories", key)
-        if commit is None and work.output.keep_trajectories != "none":
+        if commit is None and (work.output.keep_trajectories != "none" or record.get("window_keys")):
             invert_clip(work, record, only_if_needed=False)
             commit = work.find("trajectories", key)
         if commit is not None:

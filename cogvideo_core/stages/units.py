@@ -184,12 +184,14 @@ def edit_spec(
 
 
 def brought_by(record: Mapping[str, Any], mask: MaskSpec) -> dict[str, Any]:
-    """What a row's edits have of their own: the sha256 of an edited first frame, and the mask. Only what there is.
+    """What a row's edits have of their own: the sha256 of an edited first frame, the mask, and the windows that they
+    are made of together. Only what there is.
 
     A mask that is found depends on all prompts of its row, which it is found with.
     """
     first_frame, key = record["first_frame"], record.get("mask_key", "")
-    found = {"first_frame": first_frame} if first_frame else {}
+    found: dict[str, Any] = {"first_frame": first_frame} if first_frame else {}
+    found |= {"whole": record["joint"]} if record.get("joint") else {}
     if key:
         prompts = [record["source_prompt"], *dict.fromkeys(record["target_prompts"])]
         found["mask"] = {"mask": key, **mask.steering(auto=key == AUTO)}

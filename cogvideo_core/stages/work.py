@@ -21,6 +21,7 @@ from cogvideo_core.settings.screen_specs import ScreenSpec
 from cogvideo_core.settings.specs import DatasetSpec, EngineSpec, InversionSpec, OutputSpec, RecipeSpec
 from cogvideo_core.stages.screen import Screening
 from cogvideo_core.stages.units import shape_of
+from cogvideo_core.stages.whole import rule_of
 from cogvideo_core.storage.ledger import Commit, Ledger, Stage
 
 Record = dict[str, Any]
@@ -60,7 +61,9 @@ class Work:
 
     @property
     def screening(self) -> Screening:
-        return Screening(self.screen, self.dataset, shape_of(self.dataset, self.model), self.ledger, self.output.verify)
+        shape = shape_of(self.dataset, self.model)
+        rule = rule_of(self.dataset, shape, self.model) if self.dataset.window == "whole" else None
+        return Screening(self.screen, self.dataset, shape, self.ledger, self.output.verify, rule)
 
 
 def worker() -> str:

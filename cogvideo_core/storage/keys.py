@@ -6,7 +6,17 @@ import re
 from typing import Literal, get_args
 
 Stage = Literal[
-    "clips", "screens", "prompts", "sources", "latents", "trajectories", "edits", "judgements", "answers", "trials"
+    "clips",
+    "screens",
+    "prompts",
+    "sources",
+    "latents",
+    "trajectories",
+    "progress",
+    "edits",
+    "judgements",
+    "answers",
+    "trials",
 ]
 STAGES: tuple[str, ...] = get_args(Stage)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -110,7 +110,7 @@ def usage(ledger: Ledger) -> dict[str, tuple[int, int]]:
 
 def garbage(ledger: Ledger, keep: Keep, older: timedelta, quarantine: bool = False) -> Iterator[Finding]:
     """Objects that nothing needs and that are older than `older`: attempts without a commit, trajectories past their
-    retention, and on demand what was set aside.
+    retention, what is left of unfinished edits, and on demand what was set aside.
 
     Younger objects may belong to a writer that is at work. A trajectory is past `until_edited` once an edit was made
     from it and no edit of that batch is missing.
@@ -139,6 +139,8 @@ def _key(name: str) -> str:
 def _why(stage: Stage, name: str, commit: Commit | None, expired: bool) -> str:
     if stage == "trajectories" and commit is not None and expired:
         return "trajectory past its retention"
+    if stage == "progress" and commit is not None:
+        return "progress of an edit that nobody makes"
     if name.endswith("/commit.json"):
         return ""
     folder = name.split("/", 3)[3]
@@ -149,7 +151,15 @@ def _why(stage: Stage, name: str, commit: Commit | None, expired: bool) -> str:
 def _edited_trajectories(ledger: Ledger) -> set[str]:
     commits = list(ledger.units("edits"))
     done = {commit.key for commit in commits}
-    return {commit.spec["trajectory"] for commit in commits if done.issuperset(commit.record.get("batch", []))}
+    finished = (commit.spec for commit in commits if done.issuperset(commit.record.get("batch", [])))
+    return {key for spec in finished for key in _trajectories_of(spec)}
+
+
+def _trajectories_of(edit: Mapping[str, Any]) -> list[str]:
+    """The trajectories that an edit of this spec was made from: one for each window."""
+    if "whole" not in edit:
+        return [edit["trajectory"]]
+    return [key for scene in edit["whole"]["scenes"] for key in scene["trajectories"]]
 
 
 def _stale(ledger: Ledger, name: str, before: datetime) -> bool:
