@@ -119,6 +119,8 @@ def test_windows_become_their_clips_again(shares: int) -> None:
     done = [
         failure(window, "invert", ValueError(f"clip {window['clip']!r}: it is poor; remove it"), 1)
         if window["clip"] == "b" and window["window"] == 2
+        else window
+        if is_failure(window)
         else window | {"timings": [*window.get("timings", []), {"stage": "invert"}]}
         for window in each
     ]
@@ -218,7 +220,8 @@ def test_the_source_is_the_whole_clip(works: Works, folder: Path) -> None:
     """Its video and what the VAE makes of it show each frame at its time, on both sides of the cut."""
     work = works()
     record = trajectory.invert_clip(work, encode_clip(work, planned(work, folder)))
-    own = np.concatenate([bounced(5, CUT), bounced(6, FRAMES - CUT)])[:SHOWN].astype(int)
+    given = np.concatenate([bounced(5, CUT), bounced(6, FRAMES - CUT)])[:SHOWN]
+    own = given.astype(int)
     shown = source_frames(work, record, SHOWN).astype(int)
     assert np.abs(shown - own).mean((1, 2, 3)).max() < 6
     for window, place in zip(record["windows"], whole.parsed(record["whole"]).windows, strict=True):
@@ -228,9 +231,9 @@ def test_the_source_is_the_whole_clip(works: Works, folder: Path) -> None:
     windows = record["windows"]
     first, second = (read_latents(work, windows[n]["latents_key"])["latents"] for n in (0, 1))
     assert first[2].equal(second[0])  # what neighbours share is equal
-    alone = work.model.encode_sequence(shown[CUT:].astype(np.uint8))
+    alone, after = work.model.encode_sequence(given[CUT:])[:3], work.model.encode_sequence(given[CUT - 4 :])[1:4]
     behind = read_latents(work, windows[3]["latents_key"])["latents"]
-    assert (behind - alone[:3]).abs().mean() < 0.05 * alone.abs().mean()  # a scene begins anew
+    assert (behind - alone).abs().mean() < 0.5 * (behind - after).abs().mean()  # a scene begins anew
 
 
 @pytest.mark.parametrize("clip", ["one.mp4", "long.mp4"])

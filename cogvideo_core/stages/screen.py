@@ -156,7 +156,7 @@ def check_scenes(screening: Screening, clip: Record, record: Record) -> None:
 def _spec(screening: Screening, clip: Record, content: str) -> Record:
     """What determines what is measured. Limits don't; nor does where the file lies."""
     part = part_of(clip)
-    given: Record = ({"fixed": True} if _bound(clip) else {}) | ({"part": list(part)} if any(part) else {})
+    given: Record = ({"fixed": True} if _bound(screening, clip) else {}) | ({"part": list(part)} if any(part) else {})
     given |= {"rule": list(screening.rule)} if screening.rule else {}
     if screening.spec.most_text:
         given |= {"text": digest_of([Path(screening.spec.text_model)])}
@@ -169,8 +169,11 @@ def _spec(screening: Screening, clip: Record, content: str) -> Record:
     }
 
 
-def _bound(clip: Record) -> bool:
-    """Whether a clip brings pictures that belong to its window: this is not moved, then."""
+def _bound(screening: Screening, clip: Record) -> bool:
+    """Whether a clip brings pictures that belong to its window: this is not moved, then. Windows of a clip that is
+    edited as one are where they are in any case."""
+    if screening.rule:
+        return False
     mask = str(clip.get("mask") or "")
     return bool(clip["image_uri"]) or (mask not in ("", AUTO, NONE) and words(mask) is None)
 
@@ -188,7 +191,7 @@ def _looked_at(screening: Screening, clip: Record, path: Path, probe: video.Prob
     begin, end = part.within(probe, clip["clip"])
     # the nearest frame: parts of a data set often begin right at a cut
     first, most = int(begin * rate + 0.5), 60 * spec.most_minutes
-    stays = spec.cuts == "ignore" or _bound(clip)
+    stays = spec.cuts == "ignore" or _bound(screening, clip)
     frames = shots.small_frames(path, clip["clip"], probe, limits, min(end - float(first / rate), most), first)
     pairs: Iterable[tuple[np.ndarray, bool]] = ((frame, False) for frame in frames)
     if spec.cuts == "avoid":
@@ -213,7 +216,7 @@ def _looked_at(screening: Screening, clip: Record, path: Path, probe: video.Prob
         found = scenes.spots(scenes.spans(look.seen, probe, need), usual, need, dataset.window)
     windows = list[Record]()
     for spot, own in zip(found, needs, strict=False):
-        windows.append(_measured(look, spot, own, _bound(clip)))
+        windows.append(_measured(look, spot, own, _bound(screening, clip)))
         if spec.most_text:
             windows[-1]["text"] = _text(spec.text_model, path, clip["clip"], probe, limits, spot.start_s, own)
     return record | {"windows": windows}

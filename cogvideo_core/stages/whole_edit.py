@@ -46,9 +46,7 @@ def gathered(work: Work, record: Record) -> Record:
 def check_recipe(record: Record, batch: Sequence[Edit], asked: Asked) -> None:
     """Raises ClipError for what only clips of one window can have."""
     if asked.recipe.colour_transfer:
-        problem = (
-            f"its edit {batch[0]['target_prompt'][:60]!r} asks for recipe.colour_transfer, which looks at one window"
-        )
+        problem = f"its edit {batch[0]['target_prompt'][:60]!r} asks for recipe.colour_transfer, which needs one window"
         raise ClipError(record["clip"], problem, "turn it off, or set dataset.window to first, middle or all")
 
 
