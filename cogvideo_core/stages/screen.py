@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-
 from itertools import count, repeat
 from math import ceil
 from pathlib import Path
@@ -202,7 +201,7 @@ def _looked_at(screening: Screening, clip: Record, path: Path, probe: video.Prob
         look = _look(pairs, seen, need, enough, stays)
     told = [round(float(cut / rate), 3) for cut in look.seen.cuts]
     record: Record = {"cuts": len(told), "cuts_s": told[:CUTS_TOLD]}
-    needs = repeat(need)
+    needs: Iterable[scenes.Need] = repeat(need)
     if screening.rule:
         cuts = [] if stays else [Fraction(cut) / rate for cut in look.seen.cuts]
         whole = cut_up(probe, clip["clip"], part, cuts, screening.rule)
