@@ -671,6 +671,17 @@ def test_only_failures_climb_the_ladder(works: MakeWork, folder: Path, monkeypat
     assert made == 0 and [row["edit_key"] for row in again["edits"]] == [row["edit_key"] for row in record["edits"]]
 
 
+def test_one_text_in_two_ways_climbs_by_itself(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt that two rows ask for, each with a seed of its own: the one whose edit is rejected goes on, whatever
+    becomes of the other's."""
+    work = judged(works, monkeypatch, Judge(lambda _, number: 0.9 if number == 1 else 0.1), recipe={"ladder": ["fast"]})
+    asked = clip(folder)
+    text = asked["target_prompts"][0]
+    asked |= {"target_prompts": [text, text], "overrides": ['{"seed":1}', '{"seed":2}'], "own": ["", ""]}
+    record, _ = spent(work, asked)
+    assert [(row["recipe"], row["seed"]) for row in record["edits"]] == [("balanced", 1), ("balanced", 2), ("fast", 2)]
+
+
 def test_the_ladder_ends_at_most_candidates(works: MakeWork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing passes, each prompt has as many edits as are allowed; unjudged edits climb nothing."""
     hopeless = judged(works, monkeypatch, Judge(lambda *_: 0.1), recipe=RIVALS | {"most_candidates": 3})

@@ -37,7 +37,7 @@ from cogvideo_core.stages.results import Made, commit_edit, committed_outline, c
 from cogvideo_core.stages.trajectory import drop_trajectory, plan_edits, set_aside, trajectory_of
 from cogvideo_core.stages.units import Edit, pending_batches
 from cogvideo_core.stages.whole import parsed, whole_of
-from cogvideo_core.stages.wishes import recipe_of
+from cogvideo_core.stages.wishes import Prompt, asked_of, identity, prompts_of, recipe_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.uris import shown_clip
@@ -50,7 +50,7 @@ def edit_clip(work: Work, record: Record) -> Record:
     whole. A prompt of which the judge rejects every edit is tried again with the next preset of the recipe's ladder,
     unless its row names a recipe.
     """
-    record, prompts, rows = dict(record), list(record["target_prompts"]), list[Record]()
+    record, prompts, rows = dict(record), prompts_of(record), list[Record]()
     record |= whole_edit.gathered(work, record) if whole_edit.several(record) else {}
     source = cache(lambda: vae_source(work, record))
     shared = Shared(source, calibration_of(work.ledger, work.judge))
@@ -61,8 +61,8 @@ def edit_clip(work: Work, record: Record) -> Record:
         found = made(work, record, edits, shared)
         judge_stored(work.ledger, work.judge, [row for row in found if row["state"] == "done"])
         rows += found
-        failed = {row["target_prompt"] for row in found} - _passed(work, found, shared.calibration)
-        prompts = [prompt for prompt in prompts if prompt in failed]
+        passed = _passed(work, found, shared.calibration)
+        prompts = [prompt for prompt in prompts if _failed(work, prompt, rung, edits, passed)]
     if work.output.keep_trajectories != "all":
         for window in record.get("windows") or [record]:
             drop_trajectory(work, window["trajectory_key"])
@@ -77,11 +77,18 @@ def vae_source(work: Work, record: Record) -> np.ndarray:
 
 
 def _passed(work: Work, rows: Sequence[Record], calibration: policy.Calibration | None) -> set[str]:
-    """The prompts of which an edit was not rejected; unjudged ones are not tried again either."""
+    """The keys of the edits that were not rejected; unjudged ones are not tried again either."""
     judge = judge_fingerprint(work.judge)
     done = [row for row in rows if row["state"] == "done"]
     verdicts = [policy.decide(all_scores(work.ledger, row, judge), work.judge, calibration).verdict for row in done]
-    return {row["target_prompt"] for row, verdict in zip(done, verdicts, strict=True) if verdict != "rejected"}
+    return {row["edit_key"] for row, verdict in zip(done, verdicts, strict=True) if verdict != "rejected"}
+
+
+def _failed(work: Work, prompt: Prompt, rung: int, edits: Sequence[Edit], passed: set[str]) -> bool:
+    """Whether a prompt has edits on this rung, and none of them has passed. Rows may ask for one text in two ways."""
+    keys = {identity(edit): edit["edit_key"] for edit in edits}
+    own = [keys[identity(asked)] for asked, _ in asked_of(work.recipe, [prompt], rung)]
+    return bool(own) and not passed.intersection(own)
 
 
 def made(work: Work, record: Record, edits: Sequence[Edit], shared: Shared) -> list[Record]:

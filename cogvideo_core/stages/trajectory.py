@@ -25,19 +25,19 @@ from cogvideo_core.stages.units import (
     trajectory_spec,
 )
 from cogvideo_core.stages.whole import joined, parsed, windows_of
-from cogvideo_core.stages.wishes import prompts_of
+from cogvideo_core.stages.wishes import Prompt, prompts_of
 from cogvideo_core.stages.work import Record, Shared, Work, timed
 from cogvideo_core.storage.ledger import Commit
 from cogvideo_core.storage.trajectories import open_trajectory
 from cogvideo_core.storage.virtual import noised_state
 
 
-def plan_edits(work: Work, record: Record, prompts: Sequence[str] | None = None, rung: int = 0) -> list[Edit]:
+def plan_edits(work: Work, record: Record, prompts: Sequence[Prompt] | None = None, rung: int = 0) -> list[Edit]:
     """The clip's edits in planned order, keys included: of all its prompts, or of these, on a rung of the ladder."""
     about = joint(work, record)
     key = fingerprint(about or _trajectory_spec(work, record))
     record = record | {"joint": about}
-    wanted = [prompt for prompt in prompts_of(record) if prompts is None or prompt.text in prompts]
+    wanted = prompts_of(record) if prompts is None else prompts
     wishes = (record["source_prompt"], wanted, brought_by(record, work.mask))
     return planned_edits(key, work.recipe, work.output, *wishes, rung)
 

@@ -62,6 +62,11 @@ def _asked(target_prompt: str, recipe: str, seed: int, strength: float, negative
     return asked | {"own_recipe": text} if text else asked
 
 
+def identity(asked: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the edits of a clip apart."""
+    return tuple(asked.get(name, "") for name in Asked.__annotations__)
+
+
 def recipe_of(recipe: RecipeSpec, asked: Asked) -> RecipeSpec:
     """The recipe that an edit is made by, in a run with this recipe."""
     text = asked.get("own_recipe")
