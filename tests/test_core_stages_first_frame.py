@@ -18,6 +18,7 @@ from PIL import Image
 from cogvideo_core.dataset import tables
 from cogvideo_core.diffusion.editing import edit_evaluations
 from cogvideo_core.errors import ClipTooLarge, CorruptObject, EditError, NotAnImage
+from cogvideo_core.inputs import clip_files
 from cogvideo_core.media import still, video
 from cogvideo_core.models import model
 from cogvideo_core.planning import plan
@@ -288,7 +289,7 @@ def test_large_files_are_refused(
     loaded: model.VideoModel, folder: Path, memory: Callable[[str, bytes], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Locally and from a store, more bytes than the limit are never read as a picture."""
-    monkeypatch.setattr(first_frame, "MAX_BYTES", 1000)
+    monkeypatch.setattr(clip_files, "MOST_SMALL_BYTES", 1000)
     url = memory("one.png", (folder / "one.png").read_bytes())
     for failed in edited(work_of(loaded, folder), "one.png", url)[0]:
         assert failed["error"] == "ClipTooLarge" and failed["message"].endswith("give a smaller image")

@@ -20,6 +20,7 @@ from cogvideo_core.media.tools import Limits
 from cogvideo_core.storage.uris import is_remote, open_store, scrubbed
 
 CHUNK_BYTES = 1 << 20
+MOST_SMALL_BYTES = 64_000_000
 File = Mapping[str, Any]
 """A clip's record, of which clip, uri, size, stamp and source_id are read; see `sources.Clip`."""
 
@@ -57,6 +58,16 @@ def fetch(clip: File, folder: Path, max_bytes: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _download(clip, path, max_bytes)
     return path
+
+
+def small_file(name: str, uri: str, remedy: str) -> bytes:
+    """The bytes of a picture or mask, called so in errors. Raises what `fetch` raises; `remedy` is for a large one."""
+    file: File = {"clip": name, "uri": uri, "size": 0, "source_id": "small"}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return fetch(file, Path(folder), MOST_SMALL_BYTES).read_bytes()
+    except ClipTooLarge as error:
+        raise ClipTooLarge(error.clip, error.problem, remedy) from error
 
 
 def content_sha256(path: Path) -> str:

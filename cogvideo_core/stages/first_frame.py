@@ -8,21 +8,18 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from cogvideo_core.errors import ClipTooLarge, about_field
+from cogvideo_core.errors import about_field
 from cogvideo_core.inputs import clip_files
 from cogvideo_core.media.still import read_image
 from cogvideo_core.media.video import Fit
 from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages.units import first_frame_spec, shape_of
 from cogvideo_core.stages.work import Record, Work
-
-MAX_BYTES = 64_000_000
 
 
 def encode_first_frame(work: Work, clip: Record) -> Record:
@@ -33,22 +30,13 @@ def encode_first_frame(work: Work, clip: Record) -> Record:
     if not clip["image_uri"]:
         return {"first_frame": "", "first_frame_key": ""}
     with about_field(clip["clip"], "first_frame_uri"):
-        data = _bytes(clip)
+        data = clip_files.small_file(clip["first_frame_uri"], clip["image_uri"], "give a smaller image")
         content = hashlib.sha256(data).hexdigest()
         spec = first_frame_spec(work.dataset, work.model, content)
         key = fingerprint(spec)
         if work.find("latents", key) is None:
             _commit(work, key, spec, read_image(data, clip["first_frame_uri"], work.dataset.max_pixels))
     return {"first_frame": content, "first_frame_key": key}
-
-
-def _bytes(clip: Record) -> bytes:
-    named: Any = {"clip": clip["first_frame_uri"], "uri": clip["image_uri"], "size": 0, "source_id": "first-frame"}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return clip_files.fetch(named, Path(folder), MAX_BYTES).read_bytes()
-    except ClipTooLarge as error:
-        raise ClipTooLarge(error.clip, error.problem, "give a smaller image") from error
 
 
 def _commit(work: Work, key: str, spec: Record, image: Image.Image) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from cogvideo_core.diffusion import auto_masks, editing
 from cogvideo_core.diffusion.masks import Masks, cells_of, pixels_of, tokens_of
-from cogvideo_core.errors import ClipError, ClipTooLarge, CorruptObject, NotAMask, about_field
+from cogvideo_core.errors import ClipError, CorruptObject, NotAMask, about_field
 from cogvideo_core.inputs import clip_files, masks
 from cogvideo_core.inputs.manifests import ending
 from cogvideo_core.media import masks as pixels
@@ -32,7 +32,6 @@ from cogvideo_core.media.tools import VIDEO_ENDINGS
 from cogvideo_core.models import batching
 from cogvideo_core.settings.recipes import MASKED
 from cogvideo_core.settings.specs import RecipeSpec, fingerprint
-from cogvideo_core.stages.first_frame import MAX_BYTES
 from cogvideo_core.stages.found_masks import encode_found
 from cogvideo_core.stages.prompts import embeddings
 from cogvideo_core.stages.units import FORMAT, Edit, held_by, part_of
@@ -41,6 +40,7 @@ from cogvideo_core.stages.work import Record, Shared, Work
 from cogvideo_core.storage.bits import commit_mask, read_mask
 from cogvideo_core.storage.uris import is_remote, open_store, resolve, scrubbed
 
+TOO_LARGE = "give a smaller file, or a video"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_PICTURES = 100_000
 
@@ -111,7 +111,7 @@ def _read(work: Work, record: Record, text: str, place: Place) -> np.ndarray:
     if kind in VIDEO_ENDINGS:
         return _video(work, text, uri, place)
     if kind == ".npz":
-        found = pixels.array_pictures(_bytes(text, uri), text, work.dataset.max_pixels)
+        found = pixels.array_pictures(clip_files.small_file(text, uri, TOO_LARGE), text, work.dataset.max_pixels)
     elif kind in PICTURES:
         found = _pictures(work, text, [uri])
     elif os.path.isdir(uri) or (is_remote(uri) and not kind):
@@ -135,19 +135,14 @@ def _video(work: Work, text: str, uri: str, place: Place) -> np.ndarray:
 
 def _pictures(work: Work, text: str, uris: Sequence[str]) -> Pictures:
     def picture(index: int) -> np.ndarray:
-        image = read_image(_bytes(text, uris[index]), posixpath.basename(uris[index]), work.dataset.max_pixels)
+        image = read_image(
+            clip_files.small_file(text, uris[index], TOO_LARGE),
+            posixpath.basename(uris[index]),
+            work.dataset.max_pixels,
+        )
         return np.asarray(image).max(-1)  # of R, G and B: label pictures have colours
 
     return Pictures(len(uris), picture)
-
-
-def _bytes(text: str, uri: str) -> bytes:
-    named: Any = {"clip": text, "uri": uri, "size": 0, "source_id": "mask"}
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            return clip_files.fetch(named, Path(folder), MAX_BYTES).read_bytes()
-    except ClipTooLarge as error:
-        raise ClipTooLarge(error.clip, error.problem, "give a smaller file, or a video") from error
 
 
 def _listed(text: str, uri: str, allow_outside: bool) -> list[str]:
