@@ -164,7 +164,7 @@ def test_wrong_sets_name_group_and_field(invoke: Invoke, given: str, words: list
 def test_an_unknown_preset_lists_the_known(invoke: Invoke) -> None:
     """Exit code 2."""
     result = invoke("run", "clips", "--recipe", "tasty")
-    assert result.exit_code == 2 and "balanced, faithful, bold, fast, seed, text" in result.stderr
+    assert result.exit_code == 2 and "balanced, faithful, bold, fast, insert, remove, seed, text" in result.stderr
 
 
 def test_demo(demo: tuple[Path, Result]) -> None:
@@ -281,12 +281,6 @@ def test_inspect_a_key_and_a_folder(invoke: Invoke, demo: tuple[Path, Result]) -
     assert re.search(r"edit\.mp4  [\d,]+ bytes  sha256 [0-9a-f]{16}  ok", by_key.stdout)
     trajectory = invoke("inspect", row["trajectory_key"], "--root", root)
     assert '"levels": 5' in trajectory.stdout and '"iterations": 1' in trajectory.stdout
-
-
-def test_study_refuses_a_page_that_is_not_there(invoke: Invoke, tmp_path: Path) -> None:
-    """Exit code 2 and the field's name, before a model is loaded; nothing is written."""
-    result = invoke("study", "inversion", "--json", tmp_path / "out.json", "--page", tmp_path / "none.md")
-    assert result.exit_code == 2 and "field page" in result.stderr and not (tmp_path / "out.json").exists()
 
 
 def test_inspect_a_damaged_unit(invoke: Invoke, copied: Path) -> None:
