@@ -106,7 +106,7 @@ about = DatasetSpec(source=manifest, window="whole"), inversion, RecipeSpec(), O
 work = Work(*about, model.load(ModelSpec(path=folder)), Ledger(root), screen=ScreenSpec())
 (record,) = plan.planned_clips(work.dataset, work.model, screen=work.screen, ledger=work.ledger)
 record = trajectory.invert_clip(work, encode_clip(work, record))
-before, keep, progress.KEEP_EVERY_S = work.model.evaluations, progress.Progress._keep, 0.0
+before, keep, progress.KEEP_EVERY_S = work.model.evaluations, progress.Answers._keep, 0.0
 
 def counted(self, v):
     global calls
@@ -115,7 +115,7 @@ def counted(self, v):
     if not calls:
         os.kill(os.getpid(), signal.SIGKILL)
 
-progress.Progress._keep = counted
+progress.Answers._keep = counted
 (row,) = edit.edit_clip(work, record)["edits"]
 print(json.dumps([work.model.evaluations - before, row["edit_key"]]))
 """

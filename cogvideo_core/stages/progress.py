@@ -36,7 +36,7 @@ def _found(ledger: Ledger, edit_keys: Sequence[str], scene: int, first: int) -> 
     return ledger.find("progress", fingerprint(spec_of(edit_keys, scene, first)), "full")
 
 
-class Progress:
+class Answers:
     """The answers of one scene of a batch, in the order of the calls. A context manager: when it is left by an error,
     or after more than a few seconds, what is not stored yet is stored."""
 
@@ -48,7 +48,7 @@ class Progress:
         self.spent = 0  # rows that were computed here
         self.kept_at = time.monotonic()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Answers:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -17,7 +17,7 @@ from cogvideo_core.settings.specs import fingerprint
 from cogvideo_core.stages import early, masks
 from cogvideo_core.stages.denoise import Asked, asked_of, begun, conditioned, followed, levels_of
 from cogvideo_core.stages.encode import read_latents
-from cogvideo_core.stages.progress import Progress
+from cogvideo_core.stages.progress import Answers
 from cogvideo_core.stages.trajectory import joint, set_aside, trajectory_of
 from cogvideo_core.stages.units import Edit
 from cogvideo_core.stages.whole import parsed
@@ -71,19 +71,19 @@ def denoise_scenes(work: Work, record: Record, batch: Sequence[Edit], shared: Sh
         if not watch.left:
             break
         with ExitStack() as stack:
-            progress = stack.enter_context(Progress(work, keys, number))
-            found.append(_scene(work, record, number, asked, watch, shared, Opened(stack, progress)))
-        spent += progress.spent
+            answers = stack.enter_context(Answers(work, keys, number))
+            found.append(_scene(work, record, number, asked, watch, shared, Opened(stack, answers)))
+        spent += answers.spent
         watch.looks = {}
     finished = [[scene[edit].cpu() for scene in found] for edit in range(len(watch.left))]
     return early.Denoised(watch.left, finished, watch.stops, watch.early, spent)
 
 
 class Opened(NamedTuple):
-    """What is open while a scene is denoised: readers of trajectories, which the stack closes, and the progress."""
+    """What is open while a scene is denoised: readers of trajectories, which the stack closes, and the answers."""
 
     stack: ExitStack
-    progress: Progress
+    answers: Answers
 
 
 def _scene(
@@ -93,7 +93,7 @@ def _scene(
     whole = parsed(record["whole"])
     layout, own = whole.layouts[number], windows_in(record, number)
     levels = levels_of(work, asked, bool(record["mask_key"]))
-    velocities = [opened.progress.of(conditioned(work, window)) for window in own]
+    velocities = [opened.answers.of(conditioned(work, window)) for window in own]
     states = [opened.stack.enter_context(Ahead(trajectory_of(work, each, shared), levels)) for each in own]
     windows, batch = Windows(layout, velocities, states), list(watch.left)
     scene = whole.scenes[number]
