@@ -75,7 +75,7 @@ def test_a_second_up_changes_nothing(here: Any) -> None:
     """The same processes, and nothing on the server is touched; all of it listens on loopback alone."""
     with here.client() as client:
         before, started = on_server(client), here.state()
-        assert len(before["automations"]) == 1 and len(before["deployments"]) == 12
+        assert len(before["automations"]) == 1 and len(before["deployments"]) == 13
         assert "started or changed: nothing" in here.up("--crashed-after", str(CRASHED_AFTER_S))
         told = here.cli("deploy", PREFECT_API_URL=f"{here.url}/api")  # the server's part alone
         assert told.stdout == "new or changed: nothing\n", told.stderr
